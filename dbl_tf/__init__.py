@@ -1,0 +1,1 @@
+"""Distribution-Balanced Loss (Wu et al., ECCV 2020) for Keras."""

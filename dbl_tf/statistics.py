@@ -1,0 +1,263 @@
+"""Statistics of a multi-label training set: counts, co-occurrence, Eq. 1 and Eq. 2 of the paper.
+
+NumPy only, so that a data-preparation job can use it without a deep-learning framework.
+
+Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
+Datasets, ECCV 2020, section 3.1.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+HEAD_MIN_COUNT = 100
+TAIL_MAX_COUNT = 20  # exclusive: a class of 20 examples is medium
+GROUP_NAMES = ("head", "medium", "tail")
+
+_FORMAT = "dbl_tf.LabelStatistics/1"
+_ROWS_PER_BLOCK = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelStatistics:
+    """What the loss, the sampler and the evaluation need to know of the training labels.
+
+    Made by `from_labels` or `load`; the constructor takes what these have computed.
+
+    Attributes:
+        class_counts: int64 (C,), n_i, the examples that hold class i.
+        num_examples: N, the number of training examples.
+        cooccurrence: int64 (C, C), n_(i∩j), the examples that hold both i and j; n_i on the
+            diagonal.
+        class_names: C distinct strings; "0", "1", … where none were given.
+
+    Raises:
+        ValueError: the parts do not describe one set of labels.
+
+    Example:
+
+    >>> statistics = LabelStatistics.from_labels([[1, 0], [1, 1], [1, 0]], ["person", "sheep"])
+    >>> statistics.class_counts.tolist(), statistics.num_examples
+    ([3, 1], 3)
+    >>> statistics.instance_probability([[1, 0], [1, 1]]).round(4).tolist()
+    [0.1667, 0.6667]
+    """
+
+    class_counts: np.ndarray
+    num_examples: int
+    cooccurrence: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        counts, cooccurrence = self.class_counts, self.cooccurrence
+        num_classes = len(self.class_names)
+        if counts.shape != (num_classes,) or cooccurrence.shape != (num_classes, num_classes):
+            raise ValueError(
+                f"{num_classes} class names, class_counts of shape {counts.shape} and cooccurrence "
+                f"of shape {cooccurrence.shape} do not belong together"
+            )
+        if not np.array_equal(np.diagonal(cooccurrence), counts):
+            raise ValueError("the diagonal of cooccurrence must equal class_counts")
+        if len(set(self.class_names)) != num_classes:
+            repeated = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
+            raise ValueError(f"class names must be distinct, found more than once: {repeated}")
+        if num_classes and (counts.min() < 0 or counts.max() > self.num_examples):
+            raise ValueError(
+                f"class_counts must lie in [0, {self.num_examples}], the number of examples; "
+                f"found {counts.min()} to {counts.max()}"
+            )
+
+    @classmethod
+    def from_labels(cls, labels: Any, class_names: Sequence[str] | None = None):
+        """Counts the labels of a training set.
+
+        Args:
+            labels: multi-hot (N, C), zeros and ones: an array or nested list of any numeric or
+                boolean type, or a `scipy.sparse` matrix.
+            class_names: C distinct names.
+
+        Raises:
+            ValueError: a label that is neither 0 nor 1 (with its row and class), an array that is
+                not two-dimensional, or names that do not fit the columns.
+        """
+        num_examples, num_classes = _shape_of(labels)
+        if class_names is None:
+            class_names = [str(i) for i in range(num_classes)]
+        if len(class_names) != num_classes:
+            raise ValueError(
+                f"labels have {num_classes} columns and {len(class_names)} class names were given"
+            )
+        names = tuple(str(name) for name in class_names)
+        if is_sparse(labels):
+            rows = _checked_sparse(labels, names)
+            cooccurrence = np.asarray((rows.T @ rows).todense())
+        else:
+            # float64 products of zeros and ones are exact up to 2^53 and run on BLAS.
+            cooccurrence = np.zeros((num_classes, num_classes))
+            for first_row, block in _row_blocks(labels):
+                block = _checked_dense(block, names, first_row).astype(np.float64)
+                cooccurrence += block.T @ block
+        cooccurrence = cooccurrence.astype(np.int64)
+        return cls(np.diagonal(cooccurrence).copy(), num_examples, cooccurrence, names)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def priors(self) -> np.ndarray:
+        """p_i = n_i/N, float64 (C,)."""
+        return self.class_counts / self.num_examples
+
+    @functools.cached_property
+    def conditional_probability(self) -> np.ndarray:
+        """p(i given j) = n_(i∩j)/n_j, float64 (C, C), row i, column j; zero where n_j is zero.
+
+        Fig. 5 of the paper plots its transpose.
+        """
+        return self.cooccurrence / np.maximum(self.class_counts, 1)
+
+    @functools.cached_property
+    def resampled_probability(self) -> np.ndarray:
+        """p̂_i, float64 (C,): how often class i is seen after class-aware re-sampling (Eq. 1).
+
+        The mean runs over the classes that have examples.
+        """
+        return self.conditional_probability.sum(axis=1) / max(self._num_nonempty, 1)
+
+    def instance_probability(self, labels: Any) -> np.ndarray:
+        """P^I(x), the share of draws that example x gets under class-aware re-sampling (Eq. 2).
+
+        Args:
+            labels: multi-hot (B, C), dense or `scipy.sparse`, of examples of the training set.
+
+        Returns:
+            float64 (B,); zero for an example without labels. Over the whole training set it sums
+            to 1.
+
+        Raises:
+            ValueError: labels of another width, or a label of a class without training examples.
+        """
+        _, num_classes = _shape_of(labels)
+        if num_classes != self.num_classes:
+            raise ValueError(
+                f"labels have {num_classes} columns, the statistics {self.num_classes} classes"
+            )
+        empty = self.class_counts == 0
+        if empty.any() and (absent := labels[:, np.flatnonzero(empty)].sum()) != 0:
+            raise ValueError(
+                f"{absent} labels are of classes without training examples: "
+                f"{[self.class_names[i] for i in np.flatnonzero(empty)]}"
+            )
+        share = np.where(empty, 0.0, 1.0 / np.maximum(self.class_counts, 1))
+        share /= max(self._num_nonempty, 1)
+        if is_sparse(labels):
+            return np.asarray(labels @ share, np.float64)
+        return np.concatenate(
+            [np.asarray(block, np.float64) @ share for _, block in _row_blocks(labels)]
+            or [np.zeros(0)]
+        )
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Class indices of "head" (n ≥ 100), "medium" (20 ≤ n < 100) and "tail" (n < 20)."""
+        counts = self.class_counts
+        members = (
+            counts >= HEAD_MIN_COUNT,
+            (counts >= TAIL_MAX_COUNT) & (counts < HEAD_MIN_COUNT),
+            counts < TAIL_MAX_COUNT,
+        )
+        return {
+            name: np.flatnonzero(member) for name, member in zip(GROUP_NAMES, members, strict=True)
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the statistics as JSON; of the co-occurrences only those that occur."""
+        rows, columns = np.nonzero(np.triu(self.cooccurrence))
+        content = {
+            "format": _FORMAT,
+            "num_examples": self.num_examples,
+            "class_names": list(self.class_names),
+            "class_counts": self.class_counts.tolist(),
+            "cooccurrence": {
+                "i": rows.tolist(),
+                "j": columns.tolist(),
+                "count": self.cooccurrence[rows, columns].tolist(),
+            },
+        }
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike):
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: the file is not such a JSON document.
+        """
+        with open(path, encoding="utf-8") as file:
+            try:
+                content = json.load(file)
+            except ValueError as error:
+                raise ValueError(f"{path} is not JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise ValueError(f"{path} holds no label statistics: no field 'format' = {_FORMAT!r}")
+        names = tuple(content["class_names"])
+        pairs = content["cooccurrence"]
+        cooccurrence = np.zeros((len(names), len(names)), np.int64)
+        cooccurrence[pairs["i"], pairs["j"]] = pairs["count"]
+        cooccurrence[pairs["j"], pairs["i"]] = pairs["count"]
+        counts = np.asarray(content["class_counts"], np.int64)
+        return cls(counts, int(content["num_examples"]), cooccurrence, names)
+
+    @property
+    def _num_nonempty(self) -> int:
+        return int(np.count_nonzero(self.class_counts))
+
+
+def is_sparse(labels: Any) -> bool:
+    """Whether `labels` is a `scipy.sparse` matrix or array (told without importing SciPy)."""
+    return hasattr(labels, "tocsr")
+
+
+def _shape_of(labels: Any) -> tuple[int, int]:
+    shape = labels.shape if hasattr(labels, "shape") else np.shape(labels)
+    if len(shape) != 2:
+        raise ValueError(f"labels must be of shape (N, C), got {tuple(shape)}")
+    return int(shape[0]), int(shape[1])
+
+
+def _row_blocks(labels: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of rows, so that a wide table of bytes is never held as float64 whole."""
+    labels = np.asarray(labels)
+    for first_row in range(0, len(labels), _ROWS_PER_BLOCK):
+        yield first_row, labels[first_row : first_row + _ROWS_PER_BLOCK]
+
+
+def _checked_dense(block: np.ndarray, class_names: Sequence[str], first_row: int) -> np.ndarray:
+    wrong = (block != 0) & (block != 1)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise _label_error(block[row, column], first_row + row, class_names[column])
+    return block
+
+
+def _checked_sparse(labels: Any, class_names: Sequence[str]) -> Any:
+    rows = labels.tocsr().astype(np.float64)
+    rows.sum_duplicates()
+    wrong = (rows.data != 0) & (rows.data != 1)
+    if wrong.any():
+        entry = int(np.flatnonzero(wrong)[0])
+        row = int(np.searchsorted(rows.indptr, entry, side="right")) - 1
+        raise _label_error(rows.data[entry], row, class_names[rows.indices[entry]])
+    return rows
+
+
+def _label_error(value: Any, row: int, class_name: str) -> ValueError:
+    return ValueError(f"labels must be 0 or 1, found {value} in row {row}, class {class_name!r}")
