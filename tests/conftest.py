@@ -1,0 +1,26 @@
+"""Fixtures that several test modules use."""
+
+import csv
+import pathlib
+
+import numpy as np
+import pytest
+
+SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """Real photographs, label lists and weights that lie beside the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"{SHARED_DATA} is absent: the real data lie beside the repository")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def voc_mlt_labels(shared_data) -> np.ndarray:
+    """Multi-hot labels, bool (1142, 20), of VOC-MLT's train list; classes sorted by name."""
+    with open(shared_data / "voc_mlt" / "voc_mlt_train.csv", newline="") as file:
+        rows = [row["labels"].split() for row in csv.DictReader(file)]
+    names = sorted({name for row in rows for name in row})
+    return np.array([[name in row for name in names] for row in rows])
