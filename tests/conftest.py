@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -24,3 +25,9 @@ def voc_mlt_labels(shared_data) -> np.ndarray:
         rows = [row["labels"].split() for row in csv.DictReader(file)]
     names = sorted({name for row in rows for name in row})
     return np.array([[name in row for name in names] for row in rows])
+
+
+def pytest_configure():
+    """Two logical CPU devices, so that `MirroredStrategy` runs with two replicas anywhere."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
