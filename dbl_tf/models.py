@@ -28,6 +28,7 @@ def build_backbone(
     image_size: int,
     *,
     weights: str | None = None,
+    pretrained: bool | None = None,
     options: Mapping[str, Any] | None = None,
     frozen_layers: Sequence[str] = (),
 ) -> keras.Model:
@@ -38,6 +39,8 @@ def build_backbone(
         image_size: S.
         weights: None for random ones, "imagenet", or a file that `load_weights` reads into the
             network without its top.
+        pretrained: whether the network is treated as a pre-trained one; whether it has `weights`
+            if None.
         options: further arguments of the network's constructor, such as `{"alpha": 0.75}`.
         frozen_layers: prefixes of the names of layers that are not to be trained.
 
@@ -64,7 +67,7 @@ def build_backbone(
             layer.trainable = False
     images = keras.Input(shape, name="images")
     inputs = preprocess(images)
-    if weights is None:
+    if not (weights is not None if pretrained is None else pretrained):
         if keras.backend.backend() == "tensorflow":
             for layer in network.layers:
                 if isinstance(layer, layers.BatchNormalization):
@@ -117,6 +120,36 @@ def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
     """The whole network, from images in [0, 255] to logits; shares its parts' weights."""
     images = keras.Input(backbone.input_shape[1:], name="images")
     return keras.Model(images, head(backbone(images)), name="classifier")
+
+
+def copy_weights(source: str, backbone: keras.Model, head: keras.Model) -> None:
+    """Starts a network from the weights of another, trained one.
+
+    The classifier is left as it is where the other one has another number of classes.
+
+    Args:
+        source: a `.keras` file of a network that `join` made, or a directory with a `model.keras`.
+        backbone: of `build_backbone`.
+        head: of `build_head`.
+
+    Raises:
+        ValueError: the file holds no such network, or one with another backbone.
+    """
+    path = os.path.join(source, "model.keras") if os.path.isdir(source) else source
+    if not os.path.isfile(path):
+        raise ValueError(f"there are no weights to start from: {path} does not exist")
+    trained = keras.models.load_model(path, compile=False)
+    parts = {layer.name: layer for layer in trained.layers}
+    if not {"backbone", "head"} <= set(parts):
+        raise ValueError(f"{path} holds no network with a backbone and a head")
+    shapes = [[tuple(w.shape) for w in b.weights] for b in (backbone, parts["backbone"])]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the backbone in {path} is another one than that of this run")
+    backbone.set_weights(parts["backbone"].get_weights())
+    for layer in head.layers:
+        values = parts["head"].get_layer(layer.name).get_weights()
+        if [w.shape for w in values] == [tuple(w.shape) for w in layer.weights]:
+            layer.set_weights(values)
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")

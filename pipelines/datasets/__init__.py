@@ -1,1 +1,54 @@
 """Where labelled images come from: one module for each data set."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pipelines.datasets.examples import Examples, LabelledData
+
+if TYPE_CHECKING:
+    from pipelines.config import DataConfig
+
+__all__ = ["DEFAULTS", "NAMES", "Defaults", "Examples", "LabelledData", "load"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """What a run on a data set uses where no flag says otherwise."""
+
+    backbone: str
+    backbone_weights: str
+    image_size: int
+    learning_rate: float
+
+
+DEFAULTS = {
+    # Small images and no pre-training, so a small network of the project's own.
+    "digits_mlt": Defaults("small_resnet", "none", image_size=32, learning_rate=0.1),
+    "table": Defaults("ResNet50", "imagenet", image_size=224, learning_rate=0.02),
+}
+NAMES = tuple(DEFAULTS)
+
+
+def load(config: "DataConfig") -> LabelledData:
+    """Loads and checks the data set of a configuration.
+
+    Raises:
+        ValueError: what is wrong with the data, with file and row.
+    """
+    if config.dataset == "digits_mlt":
+        from pipelines.datasets import digits_mlt
+
+        data = digits_mlt.load(config.data_seed)
+    else:
+        from pipelines.datasets import table
+
+        data = table.load(
+            config.examples,
+            images_dir=config.images_dir,
+            class_names=config.class_names,
+            label_separator=config.label_separator,
+            check_images=config.check_images,
+            skip_bad_images=config.skip_bad_images,
+            cache_dir=config.cache_path,
+        )
+    return data

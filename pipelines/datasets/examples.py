@@ -50,3 +50,38 @@ class LabelledData:
     class_names: tuple[str, ...]
     splits: Mapping[str, Examples]
     flip_probability: float = 0.5
+
+    def with_classes(self, class_names: Sequence[str]) -> "LabelledData":
+        """The same examples over another list of classes, that of a model.
+
+        Args:
+            class_names: all classes that the labels use, and others; any order.
+
+        Raises:
+            ValueError: a class that the labels use is not among them.
+        """
+        column = {name: i for i, name in enumerate(class_names)}
+        unknown = [
+            name
+            for i, name in enumerate(self.class_names)
+            if name not in column and any(s.labels[:, [i]].sum() for s in self.splits.values())
+        ]
+        if unknown:
+            raise ValueError(
+                f"{len(unknown)} classes of the data are not among the {len(column)} of the model: "
+                f"{', '.join(unknown[:20])}; it knows {', '.join(class_names[:20])}"
+                f"{', …' if len(class_names) > 20 else ''}"
+            )
+        known = [i for i, name in enumerate(self.class_names) if name in column]
+        target = np.array([column[self.class_names[i]] for i in known], int)
+
+        def moved(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+            cells = labels[:, known].tocoo()
+            shape = (labels.shape[0], len(column))
+            return scipy.sparse.csr_array((cells.data, (cells.row, target[cells.col])), shape)
+
+        splits = {
+            name: dataclasses.replace(examples, labels=moved(examples.labels))
+            for name, examples in self.splits.items()
+        }
+        return dataclasses.replace(self, class_names=tuple(class_names), splits=splits)

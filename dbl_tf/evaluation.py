@@ -1,0 +1,176 @@
+"""Predicting, scoring, and the files and tables that say how good a model is."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dbl_tf import metrics
+from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
+
+
+def predict(
+    model: keras.Model, batches: tf.data.Dataset, verbose: str | int = "auto"
+) -> np.ndarray:
+    """Probabilities σ(z), float32 (N, C), of batches of images, in their order.
+
+    Raises:
+        FloatingPointError: logits that are not finite.
+    """
+    logits = model.predict(batches, verbose=verbose)
+    if not np.isfinite(logits).all():
+        raise FloatingPointError(
+            f"{np.count_nonzero(~np.isfinite(logits).all(axis=1))} of {len(logits)} examples have "
+            "logits that are not finite"
+        )
+    return keras.ops.convert_to_numpy(keras.ops.sigmoid(logits.astype(np.float32)))
+
+
+class MeanAveragePrecision(keras.callbacks.Callback):
+    """Puts the exact mAP of a split into the logs of each epoch, as `val_map`.
+
+    Stands before the callbacks that read it (`CSVLogger`, `ModelCheckpoint`, …). Predictions are
+    gathered on the host in their order, so it is right under any strategy.
+
+    Args:
+        batches: images of the split, in the order of `labels`.
+        labels: multi-hot (N, C).
+        name: of the log entry.
+        verbose: as of `model.predict`.
+    """
+
+    def __init__(
+        self, batches: tf.data.Dataset, labels: Any, name: str = "val_map", verbose: int = 0
+    ):
+        super().__init__()
+        self.batches, self.labels, self.name, self.verbose = batches, labels, name, verbose
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Predicts the split and adds its mAP to `logs`."""
+        probabilities = predict(self.model, self.batches, self.verbose)
+        logs[self.name] = metrics.mean_average_precision(self.labels, probabilities)["total"]
+
+
+def score(
+    labels: Any,
+    probabilities: np.ndarray,
+    statistics: LabelStatistics,
+    thresholds: np.ndarray,
+    thresholds_from: str,
+) -> dict[str, Any]:
+    """What `metrics.json` holds; NaN, which JSON lacks, as None.
+
+    Args:
+        labels: multi-hot (N, C) of the test split.
+        probabilities: (N, C).
+        statistics: of the training labels, which decide the groups.
+        thresholds: (C,), chosen on another split.
+        thresholds_from: name of that split.
+    """
+    labels = np.asarray(labels, bool)
+    class_names, groups = statistics.class_names, statistics.groups
+    group_of = {int(i): name for name in GROUP_NAMES for i in groups[name]}
+    average_precision = metrics.average_precision(labels, probabilities)
+    at_half = metrics.precision_recall_f1(labels, probabilities, 0.5)
+    at_threshold = metrics.precision_recall_f1(labels, probabilities, thresholds)
+    test_counts = labels.sum(axis=0)
+    per_class = {
+        name: {
+            "ap": average_precision[i],
+            "train_count": int(statistics.class_counts[i]),
+            "test_count": int(test_counts[i]),
+            "group": group_of[i],
+            "at_0.5": {key: at_half[key][i] for key in ("precision", "recall", "f1")},
+            "at_threshold": {
+                "threshold": thresholds[i],
+                **{key: at_threshold[key][i] for key in ("precision", "recall", "f1")},
+            },
+        }
+        for i, name in enumerate(class_names)
+    }
+    return _without_nan(
+        {
+            "mAP": metrics.mean_by_group(average_precision, groups),
+            "F1": {
+                "micro_at_0.5": at_half["micro_f1"],
+                "macro_at_0.5": at_half["macro_f1"],
+                "micro_at_threshold": at_threshold["micro_f1"],
+                "macro_at_threshold": at_threshold["macro_f1"],
+                "thresholds_from": thresholds_from,
+            },
+            "num_test_examples": len(labels),
+            "classes_without_test_positives": [
+                name for name, count in zip(class_names, test_counts, strict=True) if count == 0
+            ],
+            "per_class": per_class,
+        }
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, float | np.floating):
+        return None if math.isnan(value) else float(value)
+    return value
+
+
+def format_table(scores: dict[str, Any]) -> str:
+    """The scores of `score` as a table of text, mAP in percent by group."""
+    counts = {name: 0 for name in ("total", *GROUP_NAMES)}
+    for entry in scores["per_class"].values():
+        counts["total"] += 1
+        counts[entry["group"]] += 1
+    lines = [f"{'':8}{'total':>8}" + "".join(f"{name:>8}" for name in GROUP_NAMES)]
+    lines.append(f"{'classes':8}" + "".join(f"{counts[name]:8}" for name in counts))
+    cells = (scores["mAP"][name] for name in counts)
+    lines.append(
+        f"{'mAP %':8}" + "".join(f"{'–':>8}" if v is None else f"{100 * v:8.2f}" for v in cells)
+    )
+    f1 = scores["F1"]
+    lines.append(
+        f"micro F1 {100 * f1['micro_at_threshold']:.2f} %, macro F1 "
+        f"{100 * f1['macro_at_threshold']:.2f} % at thresholds chosen on {f1['thresholds_from']}"
+    )
+    if scores["classes_without_test_positives"]:
+        names = ", ".join(scores["classes_without_test_positives"])
+        lines.append(f"without positives in test, so left out of the means: {names}")
+    return "\n".join(lines)
+
+
+def write_scores(scores: dict[str, Any], path: str | os.PathLike) -> None:
+    """Writes the scores as JSON, whole or not at all."""
+    incomplete = f"{path}.incomplete"
+    with open(incomplete, "w", encoding="utf-8") as file:
+        json.dump(scores, file, ensure_ascii=False, indent=1, allow_nan=False)
+    os.replace(incomplete, path)
+
+
+def write_predictions(
+    names: Sequence[str],
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    path: str | os.PathLike,
+    errors: Sequence[str] | None = None,
+) -> None:
+    """Writes a CSV file: a row for each image, a column of probabilities for each class.
+
+    Nine digits, which float32 needs to come back as it was. With `errors` a column `error` follows
+    the image, and a row that has one holds no probabilities.
+    """
+    incomplete = f"{path}.incomplete"
+    with open(incomplete, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", *([] if errors is None else ["error"]), *class_names])
+        for i, (name, row) in enumerate(zip(names, probabilities, strict=True)):
+            cells = [f"{p:.9g}" for p in row]
+            if errors is not None:
+                cells = [errors[i], *([""] * len(cells) if errors[i] else cells)]
+            writer.writerow([name, *cells])
+    os.replace(incomplete, path)

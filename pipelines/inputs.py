@@ -1,0 +1,170 @@
+"""Puts a data set, a sampler, the image reader and the weights together as batches for `fit`.
+
+Indices first, bytes last: a batch is chosen on labels alone, and only its images are read.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from pipelines import images
+from pipelines.datasets.examples import Examples
+
+# Turns labels (B, C) into weights (B, C).
+Weighting = Callable[[tf.Tensor], tf.Tensor]
+
+
+class UnreadableImageError(ValueError):
+    """An image that passed the checks, or was not checked, could not be read."""
+
+
+def training_batches(
+    examples: Examples,
+    indices: tf.data.Dataset,
+    *,
+    image_size: int,
+    seed: int,
+    flip_probability: float = 0.5,
+    weighting: Weighting | None = None,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """Augmented batches of the examples that a sampler has chosen.
+
+    Image, labels and weights of batch t are functions of (seed, t) if its indices are.
+
+    Args:
+        examples: of the training split.
+        indices: int64 (B,) for each step, from `start_step` on, of `pipelines.sampling`.
+        image_size: S.
+        seed: of the augmentation.
+        flip_probability: how often an image is mirrored.
+        weighting: makes the weights from the labels; None for none.
+        start_step: t of the first batch.
+
+    Returns:
+        (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in [0, 255], (B, C) and
+        (B, C).
+    """
+    batch_size = int(indices.element_spec.shape[0])
+    labels_at, weigh = dense_labels(examples.labels), _attach(weighting)
+
+    def places(step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return step * batch_size + tf.range(batch_size, dtype=tf.int64), batch
+
+    def read(place: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image_seed = tf.stack([tf.constant(seed, tf.int64), place])
+        image = images.read_for_training(
+            examples.read(index), image_size, image_seed, flip_probability=flip_probability
+        )
+        return image, index
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    return (
+        tf.data.Dataset.zip(steps, indices)
+        .map(places)
+        .unbatch()
+        .map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size, drop_remainder=True)
+        .map(lambda batch, index: weigh(batch, labels_at(index)))
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def feature_batches(
+    features: np.ndarray,
+    labels: scipy.sparse.csr_array,
+    indices: tf.data.Dataset,
+    weighting: Weighting | None = None,
+) -> tf.data.Dataset:
+    """As `training_batches`, of features that were computed once, float32 (N, F)."""
+    labels_at, weigh = dense_labels(labels), _attach(weighting)
+    with tf.device("CPU"):
+        table = tf.constant(features)
+    return indices.map(
+        lambda index: weigh(tf.gather(table, index), labels_at(index)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    ).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) -> tf.data.Dataset:
+    """Images of all examples in their order, resized only: float32 (≤ B, S, S, 3) in [0, 255]."""
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        return images.read_for_evaluation(examples.read(index), image_size)
+
+    return (
+        tf.data.Dataset.range(len(examples))
+        .map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def encoded_batches(examples: Examples, batch_size: int) -> tf.data.Dataset:
+    """Encoded bytes of all examples in their order: string (≤ B,)."""
+    return (
+        tf.data.Dataset.range(len(examples))
+        .map(examples.read, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from positions, int64 (B,), to multi-hot float32 (B, C), for use in `tf.data`.
+
+    The matrix stays sparse: a million examples of a thousand classes fit.
+    """
+    num_classes = labels.shape[1]
+    labels = labels.astype(bool).tocsr()
+    labels.eliminate_zeros()
+    with tf.device("CPU"):
+        row_starts = tf.constant(labels.indptr, tf.int64)
+        columns = tf.constant(labels.indices, tf.int64)
+
+    def labels_at(index: tf.Tensor) -> tf.Tensor:
+        entries = tf.ragged.range(tf.gather(row_starts, index), tf.gather(row_starts, index + 1))
+        cells = tf.stack([entries.value_rowids(), tf.gather(columns, entries.values)], axis=1)
+        shape = tf.stack([tf.size(index, tf.int64), num_classes])
+        dense = tf.scatter_nd(cells, tf.ones_like(entries.values, tf.float32), shape)
+        return tf.ensure_shape(dense, (index.shape[0], num_classes))
+
+    return labels_at
+
+
+def find_unreadable(
+    examples: Examples, indices: tf.data.Dataset, image_size: int
+) -> UnreadableImageError | None:
+    """The error that names the first image that cannot be read, None if all can.
+
+    For use after a pipeline has failed, since the error of a decoder does not know its file.
+
+    Args:
+        examples: of the split.
+        indices: the positions in question, int64 (B,) each.
+        image_size: S.
+    """
+    seen: set[int] = set()
+    for batch in indices.as_numpy_iterator():
+        for index in batch.tolist():
+            if index in seen:
+                continue
+            seen.add(index)
+            try:
+                images.read_for_evaluation(examples.read(tf.constant(index, tf.int64)), image_size)
+            except tf.errors.OpError as error:
+                return UnreadableImageError(
+                    f"image {examples.names[index]} can no longer be read: {error.message}"
+                )
+    return None
+
+
+def _attach(weighting: Weighting | None) -> Callable[..., tuple[tf.Tensor, ...]]:
+    def weigh(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        if weighting is None:
+            return inputs, labels
+        return inputs, labels, weighting(labels)
+
+    return weigh

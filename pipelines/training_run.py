@@ -1,0 +1,398 @@
+"""One training run, from its configuration to its directory: train, evaluate, export."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dbl_tf import (
+    evaluation,
+    losses,
+    methods,
+    models,
+    optimizers,
+    serving,
+    training,
+    weighting,
+)
+from dbl_tf.statistics import LabelStatistics
+from pipelines import datasets, evaluation_run, images, inputs, sampling
+from pipelines.config import IMAGENET, NO_WEIGHTS, ConfigError, RunConfig
+from pipelines.datasets import Examples, LabelledData
+
+MAX_WARMUP_STEPS = 500
+# A pipeline runs fewer batches than this ahead of the step that training is at.
+_LOOK_AHEAD_BATCHES = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a run trains, once the number of its examples is known."""
+
+    steps_per_epoch: int
+    steps: int
+    warmup_steps: int
+    decay_steps: tuple[int, ...]
+
+
+def make_plan(config: RunConfig, statistics: LabelStatistics) -> Plan:
+    """Steps, warm-up and decays of a resolved configuration.
+
+    The learning rate falls at the same shares of the training as in the method's own schedule.
+    """
+    steps_per_epoch = sampling.steps_per_epoch(
+        config.sampler, statistics.class_counts, statistics.num_examples, config.batch_size
+    )
+    steps = config.steps or config.epochs * steps_per_epoch
+    schedule = methods.get(config.method).schedule
+    warmup = config.warmup_steps
+    return Plan(
+        steps_per_epoch=steps_per_epoch,
+        steps=steps,
+        warmup_steps=min(MAX_WARMUP_STEPS, steps // 10) if warmup is None else warmup,
+        decay_steps=tuple(round(steps * e / schedule.epochs) for e in schedule.decay_epochs),
+    )
+
+
+def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
+    """Trains, evaluates and exports into `config.run_dir`; continues what is there.
+
+    The directory receives `config.json`, `statistics.json`, `history.csv`, `tensorboard/`,
+    `checkpoints/`, `model.keras`, `thresholds.json`, `predictions.csv`, `metrics.json` and
+    `saved_model/1/`.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        ValueError: data that cannot be used, or a directory that holds another run.
+        FloatingPointError: the loss is no longer finite.
+    """
+    config = config.resolved()
+    run_dir = pathlib.Path(config.run_dir)
+    check_directory(config, run_dir)
+    strategy = training.make_strategy(config.strategy)
+    if config.batch_size % strategy.num_replicas_in_sync:
+        raise ConfigError(
+            f"--batch_size={config.batch_size} does not divide evenly by the "
+            f"{strategy.num_replicas_in_sync} replicas of --strategy={config.strategy}"
+        )
+    data = datasets.load(config)
+    train = data.splits["train"]
+    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+    check_classes(config, statistics)
+    plan = make_plan(config, statistics)
+
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+    with strategy.scope():
+        backbone, head = build_networks(config, statistics.num_classes)
+        network = head if config.freeze_backbone else models.join(backbone, head)
+        network.compile(
+            make_optimizer(config, plan), make_loss(config, statistics), jit_compile=False
+        )
+    open_directory(config, statistics, run_dir)
+    print(describe(config, data, statistics, plan), flush=True)
+
+    if config.freeze_backbone:
+        features = _Features(config, backbone)
+        batches = _feature_batches(config, train, statistics, features)
+        inputs_of = features.batches
+    else:
+        batches = _image_batches(config, data, statistics)
+
+        def inputs_of(examples: Examples) -> tf.data.Dataset:
+            return evaluation_run.image_batches(examples, config.image_size)
+
+    checkpoints = training.Checkpoints(run_dir / "checkpoints")
+
+    def at_risk() -> tf.data.Dataset:
+        """Positions that the pipeline may have failed at."""
+        step = max(checkpoints.steps(), default=0)
+        ahead = plan.steps_per_epoch + _LOOK_AHEAD_BATCHES
+        return make_indices(config, train, step).take(ahead)
+
+    callbacks = [keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)]
+    if "val" in data.splits:
+        val = data.splits["val"]
+        # First, so that the callbacks behind it find `val_map` in the logs.
+        callbacks.insert(0, evaluation.MeanAveragePrecision(inputs_of(val), val.labels.toarray()))
+    with evaluation_run.naming_unreadable(train, at_risk, config.image_size):
+        training.fit(
+            network,
+            batches,
+            steps=plan.steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            checkpoints=checkpoints,
+            checkpoint_every=config.checkpoint_every,
+            history_path=run_dir / "history.csv",
+            callbacks=callbacks,
+        )
+
+    model = plain_copy(config, models.join(backbone, head), statistics.num_classes)
+    model.save(run_dir / "model.keras")
+    scored = head if config.freeze_backbone else model
+
+    def predict(examples: Examples) -> np.ndarray:
+        def positions() -> tf.data.Dataset:
+            return evaluation_run.every_position(examples)
+
+        with evaluation_run.naming_unreadable(examples, positions, config.image_size):
+            return evaluation.predict(scored, inputs_of(examples))
+
+    print("choosing thresholds")
+    thresholds = evaluation_run.choose_thresholds(predict, data)
+    thresholds.save(run_dir / "thresholds.json")
+    print("evaluating on the test split")
+    scores = evaluation_run.score_test(predict, data, statistics, thresholds, run_dir)
+    if config.export:
+        example = tf.convert_to_tensor(0, tf.int64)
+        serving.export(
+            model,
+            statistics,
+            lambda encoded: images.read_batch(encoded, config.image_size),
+            lambda image: images.resize(image, config.image_size),
+            run_dir / "saved_model" / "1",
+            thresholds=thresholds.values,
+            thresholds_from=thresholds.chosen_on,
+            example_image=train.read(example).numpy(),
+        )
+    return scores
+
+
+def check_directory(config: RunConfig, run_dir: pathlib.Path) -> None:
+    """Refuses a directory that holds a run of another configuration, or other files.
+
+    Raises:
+        ConfigError: naming the fields that differ.
+    """
+    saved = run_dir / "config.json"
+    if saved.exists():
+        differences = RunConfig.load(saved).differences(config)
+        if differences:
+            raise ConfigError(
+                f"{run_dir} holds a run of another configuration: continue it with its own, or "
+                "choose another --run_dir. What differs:\n  " + "\n  ".join(differences)
+            )
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        raise ConfigError(f"{run_dir} is not empty and holds no run; choose another --run_dir")
+
+
+def open_directory(config: RunConfig, statistics: LabelStatistics, run_dir: pathlib.Path) -> None:
+    """Writes what a run is, or checks that the data of a run that goes on are the same.
+
+    Raises:
+        ValueError: the training labels have changed since the run was started.
+    """
+    saved = run_dir / "statistics.json"
+    if saved.exists():
+        before = LabelStatistics.load(saved)
+        if before.class_names != statistics.class_names or not np.array_equal(
+            before.cooccurrence, statistics.cooccurrence
+        ):
+            raise ValueError(
+                f"the training labels are not those that {run_dir} was started with; choose "
+                "another --run_dir"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    config.save(run_dir / "config.json")
+    statistics.save(saved)
+
+
+def check_classes(config: RunConfig, statistics: LabelStatistics) -> None:
+    """Refuses classes that the method cannot learn from, by name.
+
+    Raises:
+        ValueError: a class in no training example, or in all of them where the margin is used.
+    """
+    counts, names = statistics.class_counts, np.array(statistics.class_names, object)
+    if config.allow_empty_classes:
+        return
+    empty = names[counts == 0]
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} classes have no training example: {', '.join(empty[:20])}"
+            f"{', …' if len(empty) > 20 else ''}. Add some, leave the classes out, or pass "
+            "--allow_empty_classes"
+        )
+    full = names[counts == statistics.num_examples]
+    if len(full) and methods.get(config.method).negative_tolerant and config.kappa != 0:
+        raise ValueError(
+            f"{', '.join(full)} is in every training example, so that the margin (Eq. 9) of "
+            f"--method={config.method} is not finite. Leave the class out, or pass --kappa=0"
+        )
+
+
+def describe(config: RunConfig, data: LabelledData, statistics: LabelStatistics, plan: Plan) -> str:
+    """What is going to be trained, for a person."""
+    groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
+    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
+    counts = statistics.class_counts
+    method = methods.get(config.method)
+    return (
+        f"{config.dataset}: {sizes} images; {statistics.num_classes} classes ({groups}) of "
+        f"{counts.min()} to {counts.max()} training examples\n"
+        f"{config.method}: {method.summary}; {config.sampler} sampler\n"
+        f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
+        f"{', frozen' if config.freeze_backbone else ''}; {plan.steps} steps of "
+        f"{config.batch_size} images, {plan.steps_per_epoch} an epoch; in {config.run_dir}"
+    )
+
+
+def make_loss(config: RunConfig, statistics: LabelStatistics) -> losses.DistributionBalancedLoss:
+    """The loss of a resolved configuration."""
+    return methods.get(config.method).make_loss(
+        statistics.class_counts,
+        statistics.num_examples,
+        alpha=config.alpha,
+        beta=config.beta,
+        mu=config.mu,
+        lambda_=config.lambda_,
+        kappa=config.kappa,
+        margin=config.margin,
+        rebalance_in=config.rebalance_in,
+        clamp_counts=config.allow_empty_classes,
+    )
+
+
+def make_weighting(config: RunConfig, statistics: LabelStatistics) -> inputs.Weighting | None:
+    """The weights that the pipeline makes from labels; None where it makes none."""
+    if not methods.get(config.method).rebalance or config.rebalance_in != "pipeline":
+        return None
+    counts = statistics.class_counts
+    if config.allow_empty_classes:
+        counts = weighting.clamp_counts(counts, statistics.num_examples)
+    return lambda labels: weighting.rebalanced_weights(
+        labels, counts, config.alpha, config.beta, config.mu
+    )
+
+
+def make_optimizer(config: RunConfig, plan: Plan) -> optimizers.CoupledDecaySGD:
+    """SGD with the schedule of the plan."""
+    return optimizers.CoupledDecaySGD(
+        optimizers.WarmupStepDecay(config.learning_rate, plan.warmup_steps, plan.decay_steps),
+        momentum=config.momentum,
+        coupled_weight_decay=config.weight_decay,
+    )
+
+
+def make_indices(config: RunConfig, examples: Examples, start_step: int) -> tf.data.Dataset:
+    """Positions of the examples of each batch, from a step on."""
+    return sampling.SAMPLERS[config.sampler](
+        examples.labels, config.batch_size, seed=config.seed, start_step=start_step
+    )
+
+
+def build_networks(
+    config: RunConfig, num_classes: int, *, load_weights: bool = True
+) -> tuple[keras.Model, keras.Model]:
+    """Backbone and head of a resolved configuration.
+
+    Args:
+        config: of the run.
+        num_classes: C.
+        load_weights: whether they start from the weights of the configuration; if not, they have
+            the same structure and random weights.
+    """
+    weights = None if config.backbone_weights == NO_WEIGHTS else config.backbone_weights
+    try:
+        backbone = models.build_backbone(
+            config.backbone,
+            config.image_size,
+            weights=weights if load_weights else None,
+            pretrained=weights is not None or config.init_from is not None,
+            options=config.backbone_options,
+            frozen_layers=config.frozen_layers,
+        )
+    except OSError as error:
+        if weights != IMAGENET:
+            raise
+        raise ConfigError(
+            f"the ImageNet weights of {config.backbone} cannot be had here ({error}); pass "
+            "--backbone_weights=FILE with a file of them, or =none"
+        ) from error
+    head = models.build_head(backbone.output_shape[-1], num_classes, seed=config.seed)
+    if config.init_from and load_weights:
+        models.copy_weights(config.init_from, backbone, head)
+    return backbone, head
+
+
+def plain_copy(config: RunConfig, model: keras.Model, num_classes: int) -> keras.Model:
+    """The trained network in float32 on one device, as it is evaluated and served."""
+    keras.config.set_dtype_policy("float32")
+    copy = models.join(*build_networks(config, num_classes, load_weights=False))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+class _Features:
+    """Pooled features of a split by a backbone that does not train, computed once and kept.
+
+    They are kept in the cache folder under a digest of the backbone's weights and of the images, so
+    that runs which differ above the backbone share them.
+    """
+
+    def __init__(self, config: RunConfig, backbone: keras.Model):
+        self.config, self.backbone = config, backbone
+        digest = hashlib.sha256(backbone.to_json().encode())
+        for weight in backbone.get_weights():
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        digest.update(f"{config.dataset} {config.data_seed}".encode())
+        self._digest = digest
+
+    def __call__(self, examples: Examples) -> np.ndarray:
+        digest = self._digest.copy()
+        for name in examples.names:
+            digest.update(f"\n{os.path.abspath(name)}".encode())
+            if os.path.exists(name):
+                status = os.stat(name)
+                digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
+        path = self.config.cache_path / "features" / f"{digest.hexdigest()[:32]}.npy"
+        if path.exists():
+            return np.load(path)
+        print(f"computing features of {len(examples)} images")
+        size = self.config.image_size
+        with evaluation_run.naming_unreadable(
+            examples, lambda: evaluation_run.every_position(examples), size
+        ):
+            features = self.backbone.predict(evaluation_run.image_batches(examples, size))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.npy")
+        np.save(beside, features)
+        os.replace(beside, path)
+        return features
+
+    def batches(self, examples: Examples) -> tf.data.Dataset:
+        """The features in batches, in the order of the examples."""
+        return tf.data.Dataset.from_tensor_slices(self(examples)).batch(evaluation_run.BATCH_SIZE)
+
+
+def _feature_batches(
+    config: RunConfig, train: Examples, statistics: LabelStatistics, features: _Features
+) -> Callable[[int], tf.data.Dataset]:
+    weigh, table = make_weighting(config, statistics), features(train)
+    return lambda step: inputs.feature_batches(
+        table, train.labels, make_indices(config, train, step), weigh
+    )
+
+
+def _image_batches(
+    config: RunConfig, data: LabelledData, statistics: LabelStatistics
+) -> Callable[[int], tf.data.Dataset]:
+    weigh, train = make_weighting(config, statistics), data.splits["train"]
+    flip = data.flip_probability if config.flip_probability is None else config.flip_probability
+    return lambda step: inputs.training_batches(
+        train,
+        make_indices(config, train, step),
+        image_size=config.image_size,
+        seed=config.seed,
+        flip_probability=flip,
+        weighting=weigh,
+        start_step=step,
+    )
