@@ -4,12 +4,13 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ _CHECK_VERSION = b"1"
 _STAT_THREADS = 16  # on a network drive a stat call waits, it does not compute
 _STAT_BLOCK = 4096
 _READ_BLOCK = 64
+_FEW = 200  # so many files are read one by one before a pipeline would have started
 _SECONDS_BEFORE_PROGRESS = 2
 _SECONDS_BETWEEN_SAVES = 60
 _NUM_SHOWN = 5
@@ -199,70 +201,73 @@ def _read_all(
 ) -> dict[int, str]:
     """Reads the files at these positions; remembers the good ones, says what the others have."""
     decode = level == "all"
-    with tf.device("CPU"):
-        table = tf.constant([os.fsencode(paths[i]) for i in positions])
-        # An error drops its element alone; what is missing in the end is looked at once more.
-        blocks = (
-            tf.data.Dataset.range(len(positions))
-            .map(lambda i: (i, *_look(table[i], decode)), num_parallel_calls=tf.data.AUTOTUNE)
-            .ignore_errors()
-            .batch(_READ_BLOCK)
-            .prefetch(tf.data.AUTOTUNE)
-        )
     passed = np.zeros(len(positions), bool)
     reasons = {}
-    bar = keras.utils.Progbar(len(positions), interval=1, unit_name="image")
-    shown, started = False, time.monotonic()
-    saved = started
+    with tf.device("CPU"):
+        table = tf.constant([os.fsencode(paths[i]) for i in positions])
 
     def save():
         _save_cache(cache, _at_level(digests[positions[passed]], level))
 
     try:
-        for block, found, _ in blocks.as_numpy_iterator():
-            good = found == b""
-            passed[block[good]] = True
-            for i, reason in zip(block[~good], found[~good], strict=True):
-                reasons[int(positions[i])] = reason.decode(errors="replace")
-            now = time.monotonic()
-            if progress and (shown or now - started > _SECONDS_BEFORE_PROGRESS):
-                shown = True
-                bar.update(int(block[-1]) + 1, finalize=False)
-            if now - saved > _SECONDS_BETWEEN_SAVES:
-                save()
-                saved = now
-        if shown:
-            bar.update(len(positions), finalize=True)
+        if len(positions) > _FEW:
+            saved = time.monotonic()
+            for good in _good_positions(table, decode, progress):
+                passed[good] = True
+                if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
+                    save()
+                    saved = time.monotonic()
         for i in np.flatnonzero(~passed):
-            if (position := int(positions[i])) not in reasons:
-                try:
-                    reason, _ = _look(table[i], decode)
-                    reason = reason.numpy().decode(errors="replace")
-                except tf.errors.OpError as error:
-                    reason = _readable(error.message)
-                if reason:
-                    reasons[position] = reason
-                else:
-                    passed[i] = True
+            try:
+                reason = _reason(table[i], decode).numpy().decode(errors="replace")
+            except tf.errors.OpError as error:
+                reason = _readable(error.message)
+            if reason:
+                reasons[int(positions[i])] = reason
+            else:
+                passed[i] = True
     finally:
         save()
     return reasons
 
 
-def _look(path: tf.Tensor, decode: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """What is wrong with the file, "" if nothing, and its height, by which decoding is asked for.
+def _good_positions(table: tf.Tensor, decode: bool, progress: bool) -> Iterator[np.ndarray]:
+    """Positions of good files in a table of paths, in blocks, read in parallel."""
+    with tf.device("CPU"):
+        blocks = (
+            tf.data.Dataset.range(len(table))
+            .map(lambda i: (i, _is_good(table[i], decode)), num_parallel_calls=tf.data.AUTOTUNE)
+            .ignore_errors()  # each takes its own element along, and no other
+            .batch(_READ_BLOCK)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+    bar = keras.utils.Progbar(len(table), interval=1, unit_name="image")
+    started = time.monotonic()
+    shown = False
+    for block, good in blocks.as_numpy_iterator():
+        yield block[good]
+        if progress and time.monotonic() - started > _SECONDS_BEFORE_PROGRESS:
+            bar.update(int(block[-1]) + 1, finalize=False)
+            shown = True
+    if shown:
+        bar.update(len(table), finalize=True)
 
-    Raises:
-        tf.errors.OpError: it cannot be read, or its data do not decode.
-    """
+
+@tf.function  # traced once in a process: that takes seconds
+def _is_good(path: tf.Tensor, decode: bool) -> tf.Tensor:
+    encoded = tf.io.read_file(path)
+    if decode:  # which inspects the header too; asking for the size has it done
+        return tf.size(images.decode(encoded)) > 0
+    return images.inspect(encoded) == ""
+
+
+@tf.function
+def _reason(path: tf.Tensor, decode: bool) -> tf.Tensor:
     encoded = tf.io.read_file(path)
     reason = images.inspect(encoded)
-    height = tf.constant(0)
-    if decode:
-        height = tf.cond(
-            reason == "", lambda: tf.shape(images.decode(encoded))[0], lambda: tf.constant(0)
-        )
-    return reason, height
+    if decode and reason == "" and tf.size(images.decode(encoded)) == 0:
+        reason = tf.constant("has no pixels")
+    return reason
 
 
 def _readable(message: str) -> str:
@@ -275,30 +280,38 @@ def _load_cache(path: str) -> np.ndarray:
     """The digests in the cache; none where it is damaged: it is then taken away, with a warning."""
     try:
         with open(path, "rb") as file:
-            digests = np.lib.format.read_array(file, allow_pickle=False)
-            complete = not file.read(1)
+            content = file.read()
     except FileNotFoundError:
         return np.zeros(0, np.uint64)
-    except (ValueError, OverflowError, MemoryError) as error:
-        damage = str(error)
-    else:
-        ours = digests.dtype == np.uint64 and digests.ndim == 1 and complete
-        if ours and (digests[1:] > digests[:-1]).all():
+    # Compared whole: NumPy's reader raises errors of many kinds over a damaged header.
+    size = len(content) - len(_npy(np.zeros(0, np.uint64)))
+    if size >= 0 and size % 8 == 0:
+        digests = np.frombuffer(content, np.uint64, offset=len(content) - size)
+        if content == _npy(digests) and (digests[1:] > digests[:-1]).all():
             return digests
-        damage = "not a sorted list of digests"
-    logging.warning("%s is damaged (%s); it is rebuilt, all images are read again", path, damage)
+    logging.warning(
+        "%s is damaged: it holds no sorted list of digests; it is rebuilt, and the images are "
+        "read again",
+        path,
+    )
     os.remove(path)
     return np.zeros(0, np.uint64)
 
 
 def _save_cache(path: str, digests: np.ndarray) -> None:
     """Adds digests to the cache; another process sees the file before or after, never between."""
-    digests = np.union1d(_load_cache(path), digests)
+    content = _npy(np.union1d(_load_cache(path), digests))
     beside = f"{path}.{os.getpid()}"
     try:
         with open(beside, "wb") as file:
-            np.save(file, digests)
+            file.write(content)
         os.replace(beside, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(beside)
+
+
+def _npy(digests: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, digests)
+    return file.getvalue()
