@@ -22,8 +22,16 @@ MAX_BRIGHTNESS = 32.0
 MAX_SCALE = 0.5  # contrast and saturation are scaled by 1 ± this
 MAX_HUE = 18.0  # degrees
 
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-_JPEG, _PNG, _GIF, _BMP, _UNREAD = range(5)
+# What files of each format begin with; the position says which branch reads them.
+_MAGICS = {b"\xff\xd8\xff": 0, b"\x89PNG\r\n\x1a\n": 1, b"GIF87a": 2, b"GIF89a": 2, b"BM": 3}
+_NO_FORMAT = 4
+_READ_FORMATS = "JPEG, PNG, GIF and BMP are"
+_UNREAD_MAGICS = {  # name: offset, four bytes there
+    "WebP": (8, (b"WEBP",)),
+    "TIFF": (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    "AVIF": (8, (b"avif", b"avis")),
+    "HEIC": (8, (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
+}
 
 # Steps of a walk through the parts of a header before it is given up: hostile bytes can hold
 # millions of parts, photographs hold tens.
@@ -82,14 +90,15 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     `PIL.Image.resize(..., BILINEAR)`: without that, a large photograph would be point-sampled.
 
     Args:
-        image: (H, W, 3), any numeric type.
+        image: (H, W, 3) in [0, 255], any numeric type.
         image_size: S, the side of the result.
 
     Returns:
-        float32 (S, S, 3), in the units of the image.
+        float32 (S, S, 3) in [0, 255].
     """
     resized = tf.image.resize(image, (image_size, image_size), antialias=True)
-    return tf.ensure_shape(resized, (image_size, image_size, 3))
+    # The weights sum to one within rounding only.
+    return tf.clip_by_value(resized, 0.0, 255.0)
 
 
 def augment(
@@ -247,19 +256,30 @@ def _crop_size(image_shape: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, t
 
 
 def _read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Reason (empty if readable), index of the format, and EXIF orientation (1 to 8)."""
-    reason, image_format = _detect_format(encoded)
+    """Reason (empty if readable), which branch reads the format, and EXIF orientation (1 to 8)."""
+    magics, masks = (
+        np.array([int.from_bytes(part.ljust(8, b"\0"), "big", signed=True) for part in parts])
+        for parts in (_MAGICS, [b"\xff" * len(magic) for magic in _MAGICS])
+    )
+    start = tf.io.decode_raw(
+        tf.strings.substr(encoded, 0, 8), tf.int64, fixed_length=8, little_endian=False
+    )
+    matches = tf.equal(tf.bitwise.bitwise_and(start, masks), magics)
+    # argmax finds the first that matches; the last always does.
+    first = tf.argmax(tf.cast(tf.concat([matches, [True]], 0), tf.int32))
+    image_format = tf.gather([*_MAGICS.values(), _NO_FORMAT], first)
+    upright = tf.constant(1, tf.int64)
     reason, orientation = tf.switch_case(
         image_format,
         [
             lambda: _jpeg_header(encoded),
             lambda: _png_header(encoded),
-            lambda: (_gif_header(encoded)[0], tf.constant(1, tf.int64)),
-            lambda: (_bmp_header(encoded)[0], tf.constant(1, tf.int64)),
-            lambda: (reason, tf.constant(1, tf.int64)),
+            lambda: (_gif_header(encoded)[0], upright),
+            lambda: (_bmp_header(encoded)[0], upright),
+            lambda: (_unread_format(encoded), upright),
         ],
     )
-    return tf.ensure_shape(reason, ()), image_format, orientation
+    return tf.ensure_shape(reason, ()), image_format, tf.ensure_shape(orientation, ())
 
 
 def _decode_as(encoded: tf.Tensor, image_format: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -322,121 +342,117 @@ def _spells(digits: tf.Tensor, text: bytes) -> tf.Tensor:
     return tf.reduce_all(tf.equal(digits[: len(text)], tf.constant(list(text), tf.int64)))
 
 
-def _first_reason(*checks: tuple[tf.Tensor, tf.Tensor | str]) -> tf.Tensor:
-    """The message of the first check that holds, or an empty string."""
-    reason = tf.constant("")
-    for refused, message in reversed(checks):
-        reason = tf.where(refused, message, reason)
-    return reason
+def _first_reason(*checks: tuple) -> tf.Tensor:
+    """The message of the first check that holds, or an empty string.
+
+    A check is a boolean (), a message, and the numbers for the {} in the message. Messages are
+    composed only where one is needed: in good images they would cost more than the header.
+    """
+    failed = tf.stack([failed for failed, *_ in checks])
+
+    def describe():
+        messages = [tf.strings.format(message, numbers) for _, message, *numbers in checks]
+        return tf.gather(tf.stack(messages), tf.argmax(tf.cast(failed, tf.int32)))
+
+    return tf.cond(tf.reduce_any(failed), describe, lambda: tf.constant(""))
 
 
-def _size_checks(
-    name: str, width: tf.Tensor, height: tf.Tensor
-) -> tuple[tuple[tf.Tensor, tf.Tensor], ...]:
-    declares = tf.strings.format(f"{name} declares {{}} x {{}} pixels", (width, height))
+def _size_checks(name: str, width: tf.Tensor, height: tf.Tensor) -> tuple[tuple, ...]:
+    message = f"{name} declares {{}} x {{}} pixels"
     too_large = (width > MAX_SIDE) | (height > MAX_SIDE) | (width * height > MAX_PIXELS)
-    limit = f"; at most {MAX_PIXELS}, and {MAX_SIDE} a side, are read"
+    limit = f"; at most {MAX_PIXELS} in all and {MAX_SIDE} a side are read"
     return (
-        ((width <= 0) | (height <= 0), declares),
-        (too_large, declares + limit),
+        ((width <= 0) | (height <= 0), message, width, height),
+        (too_large, message + limit, width, height),
     )
 
 
-def _detect_format(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    start = _bytes(encoded, 0, 12)
+def _unread_format(encoded: tf.Tensor) -> tf.Tensor:
+    start = tf.strings.join([tf.strings.substr(encoded, 0, 12), "\0" * 12])
+    in_iso_box = tf.equal(tf.strings.substr(start, 4, 4), "ftyp")
+    checks = [(tf.equal(encoded, ""), "the image is empty: 0 bytes")]
+    for name, (offset, magics) in _UNREAD_MAGICS.items():
+        found = tf.reduce_any(tf.equal(tf.strings.substr(start, offset, 4), tf.constant(magics)))
+        if name in ("AVIF", "HEIC"):
+            found &= in_iso_box
+        checks.append((found, f"{name} is not read; {_READ_FORMATS}"))
+    unknown = f"the bytes are of no known image format; {_READ_FORMATS}"
+    return _first_reason(*checks, (tf.constant(True), unknown))
 
-    def starts_with(*texts):
-        return functools.reduce(operator.or_, [_spells(start, text) for text in texts])
 
-    read = [
-        starts_with(b"\xff\xd8\xff"),
-        starts_with(b"\x89PNG\r\n\x1a\n"),
-        starts_with(b"GIF87a", b"GIF89a"),
-        starts_with(b"BM"),
-    ]
-    # argmax finds the first that holds; the last always does.
-    image_format = tf.argmax(tf.stack([*read, True]), output_type=tf.int32)
-    brands = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-    brand = start[8:]
-    in_box = _spells(start[4:], b"ftyp")
-    are_read = f"; {', '.join(_FORMATS[:-1])} and {_FORMATS[-1]} are"
-    reason = _first_reason(
-        (tf.equal(encoded, ""), "the image is empty: 0 bytes"),
-        (starts_with(b"RIFF") & _spells(brand, b"WEBP"), "WebP is not read" + are_read),
-        (starts_with(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF is not read" + are_read),
-        (
-            in_box & (_spells(brand, b"avif") | _spells(brand, b"avis")),
-            "AVIF is not read" + are_read,
-        ),
-        (
-            in_box & functools.reduce(operator.or_, [_spells(brand, b) for b in brands]),
-            "HEIC is not read" + are_read,
-        ),
-        (tf.constant(True), "the bytes are of no known image format" + are_read),
-    )
-    return reason, image_format
+def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
+    """How far to go from each JPEG marker to the next (ITU T.81, B.1.1), as libjpeg does.
+
+    Returns:
+        The bytes to skip, int64 (257,), and whether the segment's length adds to them. Entry 0 is
+        of what is no marker, entry 1 + m of FF m. No step: the header ends here.
+    """
+    marker = np.arange(256)
+    is_frame = (marker >= 0xC0) & (marker <= 0xCF) & ~np.isin(marker, (0xC4, 0xC8, 0xCC))
+    is_end = is_frame | ((marker >= 0xD8) & (marker <= 0xDA))
+    is_bare = (marker <= 0x01) | ((marker >= 0xD0) & (marker <= 0xD7))
+    skipped = np.where(is_end, 0, np.where(marker == 0xFF, 1, 2))
+    has_length = ~(is_end | is_bare | (marker == 0xFF))
+    return np.append(1, skipped), np.append(0, has_length)
 
 
 def _jpeg_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reason and EXIF orientation of a JPEG, from one walk over its segments (ITU T.81, B.1.1)."""
+    """Reason and EXIF orientation of a JPEG, from one walk over its segments.
+
+    The walk is the whole cost of reading the orientation, so its body is of few ops.
+    """
     end = _length(encoded)
+    skipped, has_length = (tf.constant(table, tf.int64) for table in _jpeg_steps())
+    # Marker, length (any) and first content of the two segments looked for: EXIF and Adobe.
+    sought = np.frombuffer(b"\xff\xe1..Exif\0\0\xff\xee..Adobe.", ">u2").reshape(2, 5)
+    ignored = np.array([[0, 1, 0, 0, 0], [0, 1, 0, 0, 1]], bool)
 
-    def walk(position, exif, adobe, _):
-        part = _bytes(encoded, position, 10)
-        marker = _choose(part[0] == 0xFF, part[1], 0)
-        alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD7))
-        # As libjpeg, skip what is no marker: fill bytes, stuffed zeros and stray bytes.
-        none = (marker == 0x00) | (marker == 0xFF)
-        frame = (marker >= 0xC0) & (marker <= 0xCF) & ~_is_any(marker, (0xC4, 0xC8, 0xCC))
-        stop = frame | ((marker >= 0xD8) & (marker <= 0xDA))
-        is_exif = (marker == 0xE1) & _spells(part[4:], b"Exif\0\0") & (exif == 0)
-        is_adobe = (marker == 0xEE) & _spells(part[4:], b"Adobe")
-        step = _choose(
-            none, _choose((part[0] == 0xFF) & (part[1] == 0), 2, 1), 2 + 256 * part[2] + part[3]
-        )
-        step = _choose(alone, 2, step)
-        return (
-            _choose(stop, position, position + tf.cast(step, tf.int64)),
-            _choose(is_exif, position + 10, exif),
-            adobe | is_adobe,
-            stop,
-        )
+    def walk(position, _, found):
+        part = tf.strings.substr(encoded, position, tf.constant(10, tf.int64))
+        words = tf.io.decode_raw(part, tf.uint16, fixed_length=10, little_endian=False)
+        words = tf.cast(words, tf.int64)
+        marker, length = words[0], words[1]
+        entry = tf.maximum(marker - 0xFEFF, 0)
+        step = tf.gather(skipped, entry) + tf.gather(has_length, entry) * length
+        matches = tf.reduce_all(tf.equal(words, sought) | ignored, axis=1)
+        found = tf.where(matches & tf.equal(found, 0), position, found)
+        return tf.minimum(position + step, end), step, found
 
-    position, exif, adobe, stopped = tf.while_loop(
-        lambda position, exif, adobe, stopped: ~stopped & (position < end),
+    position, step, found = tf.while_loop(
+        lambda position, step, _: (step > 0) & (position < end),
         walk,
-        (
-            tf.constant(2, tf.int64),
-            tf.constant(0, tf.int64),
-            tf.constant(False),
-            tf.constant(False),
-        ),
+        (tf.constant(2, tf.int64), tf.constant(1, tf.int64), tf.zeros(2, tf.int64)),
         maximum_iterations=_MAX_HEADER_PARTS,
         parallel_iterations=1,
     )
+    exif, adobe = found[0], found[1]
     frame = _bytes(encoded, position, 10)
     marker, precision, channels = frame[1], frame[4], frame[9]
-    height, width = _big_endian(frame[5:7]), _big_endian(frame[7:9])
+    height, width = 256 * frame[5] + frame[6], 256 * frame[7] + frame[8]
     reason = _first_reason(
-        (~stopped | (position + 10 > end), "the JPEG header is cut off"),
+        (position + 10 > end, "the JPEG header is cut off"),
+        (step > 0, f"the JPEG holds {_MAX_HEADER_PARTS} segments or more before its frame header"),
         (marker >= 0xD8, "the JPEG has no frame header before its data"),
         (
             marker > 0xC2,
-            tf.strings.format(
-                "JPEG process SOF{} is not read; baseline, extended and progressive are",
-                marker - 0xC0,
-            ),
+            "JPEG process SOF{} is not read; baseline, extended and progressive are",
+            marker - 0xC0,
         ),
-        (precision != 8, tf.strings.format("JPEG of {} bits is not read; 8 bits are", precision)),
+        (precision != 8, "JPEG of {} bits is not read; 8 bits are", precision),
         (
             ~_is_any(channels, (1, 3, 4)),
-            tf.strings.format("JPEG of {} channels is not read; 1, 3 and 4 are", channels),
+            "JPEG of {} channels is not read; 1, 3 and 4 are",
+            channels,
         ),
-        ((channels == 4) & ~adobe, "CMYK JPEG without an Adobe marker is not read"),
+        # Whether such inks are inverted is not told, and readers disagree.
+        (
+            (channels == 4) & (adobe == 0),
+            "CMYK JPEG without an Adobe marker is not read",
+        ),
         *_size_checks("JPEG", width, height),
     )
     return reason, tf.cond(
-        exif > 0, lambda: _exif_orientation(encoded, exif), lambda: tf.constant(1, tf.int64)
+        exif > 0, lambda: _exif_orientation(encoded, exif + 10), lambda: tf.constant(1, tf.int64)
     )
 
 
@@ -475,7 +491,9 @@ def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         (~_spells(header[4:], b"IHDR"), "the PNG does not start with a header"),
         (
             ~functools.reduce(operator.or_, possible),
-            tf.strings.format("PNG has no colour type {} of {} bits", (colour, depth)),
+            "PNG has no colour type {} of {} bits",
+            colour,
+            depth,
         ),
         *_size_checks("PNG", width, height),
     )
@@ -619,31 +637,29 @@ def _bmp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
         (header_size == 12, "BMP with an OS/2 core header is not read"),
         (
             ~_is_any(header_size, (40, 52, 56, 108, 124)),
-            tf.strings.format("BMP with a header of {} bytes is not read", header_size),
+            "BMP with a header of {} bytes is not read",
+            header_size,
         ),
         (end < header_end, "the BMP header is cut off"),
         (
             ~_is_any(bits, (8, 24, 32)),
-            tf.strings.format("BMP of {} bits a pixel is not read; 8, 24 and 32 are", bits),
+            "BMP of {} bits a pixel is not read; 8, 24 and 32 are",
+            bits,
         ),
         (
             (compression != 0) & ((compression != 3) | (bits != 32)),
-            tf.strings.format(
-                "BMP of compression {} and {} bits a pixel is not read; uncompressed ones are",
-                (compression, bits),
-            ),
+            "BMP of compression {} and {} bits a pixel is not read; uncompressed ones are",
+            compression,
+            bits,
         ),
         (
             (compression == 3) & ~standard,
             "BMP with other bit masks than 8 bits of blue, green and red is not read",
         ),
-        ((bits == 8) & (colours > 256), tf.strings.format("BMP palette of {} colours", colours)),
+        ((bits == 8) & (colours > 256), "BMP palette of {} colours", colours),
         *_size_checks("BMP", width, height),
         (data_start < header_end, "the BMP data overlap its header"),
-        (
-            needed > end,
-            tf.strings.format("the BMP data are truncated: {} of {} bytes", (end, needed)),
-        ),
+        (needed > end, "the BMP data are truncated: {} of {} bytes", end, needed),
     )
     return reason, width, height, bits, data_start, palette_start, colours, top_down
 
