@@ -437,12 +437,16 @@ def _json_rows(path: str, problems: _Problems) -> Iterator[tuple[int, str, str, 
             found = f"image {json.dumps(image)}, split {json.dumps(split)}"
             problems.add("image and split must be strings", line, found)
             continue
-        if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
-            labels = [name.strip() for name in labels]
-        if not isinstance(labels, str) and (not isinstance(labels, list) or not all(labels)):
+        if isinstance(labels, list):
+            valid = all(isinstance(name, str) and name.strip() for name in labels)
+        else:
+            valid = isinstance(labels, str)
+        if not valid:
             found = json.dumps(labels, ensure_ascii=False)[:80]
             problems.add("labels must be a list of names, or one string", line, found)
             continue
+        if isinstance(labels, list):
+            labels = [name.strip() for name in labels]
         yield line, image, split, labels
     _report_unused(path, list(unused))
 
