@@ -1,0 +1,591 @@
+"""Anybody's own data: a table of image files, splits and labels, as CSV or JSON lines."""
+
+import array
+import collections
+import csv
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+from absl import logging
+
+from pipelines.datasets import image_files
+from pipelines.datasets.examples import Examples, LabelledData
+
+COLUMNS = ("image", "split", "labels")
+SPLITS = ("train", "val", "test")
+
+_SPLIT_CODES = {split: code for code, split in enumerate(SPLITS)}
+_NUM_SHOWN = 5
+
+
+class TableError(ValueError):
+    """A table of examples, or a list of classes, that cannot be used as it is."""
+
+
+def load(
+    examples: str | os.PathLike,
+    *,
+    images_dir: str | os.PathLike | None = None,
+    class_names: str | os.PathLike | None = None,
+    label_separator: str | None = None,
+    check_images: str = "all",
+    skip_bad_images: bool = False,
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    cache_dir: str | os.PathLike,
+) -> LabelledData:
+    """Reads a table of examples and checks it, down to the image files, before any work is done.
+
+    The table is a CSV file with a header, or JSON lines (a name that ends in `.jsonl` or `.json`,
+    or `{` as the first character), in UTF-8. Its columns or fields:
+
+    * `image`: path of the file, absolute or relative to `images_dir`.
+    * `split`: train, val or test. There must be train and test examples.
+    * `labels`: names of classes, separated by `|` where the column has one anywhere, else by
+      spaces; in JSON also a list of names, which are taken as they are. It may be empty.
+
+    An image that stands in two splits is refused: what was trained on would be tested on. Rows
+    that name an image again within a split are merged, with a warning, into one example with the
+    labels of all of them: left apart they would count double in N and n_i, and, where one class
+    has one row, each row would deny the labels of the others. Two paths are the same image where
+    they are equal after normalisation; the contents are not compared.
+
+    Args:
+        examples: the table.
+        images_dir: the folder of relative paths; the folder of the table where not given.
+        class_names: a text file with one class a line, which gives the order of the classes and
+            the only labels allowed. Without it the classes are the labels found, sorted.
+        label_separator: separates labels in place of `|` or spaces.
+        check_images: a level of `image_files.check_images`: "all", "header" or "exists".
+        skip_bad_images: leaves out images that fail the check, with a warning, where they would
+            be refused.
+        val_fraction: share in [0, 1) of the train images to set aside as "val", see
+            `set_aside_val`; 0 for none.
+        seed: of that choice.
+        cache_dir: folder where the image check remembers the files that passed.
+
+    Raises:
+        TableError: the table cannot be used; the message gives the file, the lines as an editor
+            counts them, what was found and what would be right.
+        image_files.BadImagesError: images that are missing or fail the check, likewise.
+        ValueError: an argument that makes no sense.
+    """
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must lie in [0, 1); found {val_fraction}")
+    if check_images not in image_files.LEVELS:
+        choices = ", ".join(image_files.LEVELS)
+        raise ValueError(f"check_images must be one of {choices}; found {check_images!r}")
+    if label_separator == "":
+        raise ValueError("label_separator must not be empty")
+    path = _existing_file(examples, "the table of examples")
+    if images_dir is None:
+        images_dir = os.path.dirname(path)
+    elif not os.path.isdir(images_dir):
+        raise ValueError(f"images_dir must be a folder; found no folder at {images_dir}")
+    classes = None if class_names is None else read_class_names(class_names)
+
+    rows = _read_rows(path, label_separator)
+    _refuse_absent_splits(path, rows.splits, "has no {} rows")
+    if val_fraction and (num_val := np.count_nonzero(rows.splits == _SPLIT_CODES["val"])):
+        raise ValueError(
+            f"val_fraction = {val_fraction} would set aside a val split, and {path} has one "
+            f"already, of {num_val} rows; leave one of the two out"
+        )
+    classes, labels = _label_matrix(path, rows, classes, class_names)
+    num_repeated_labels = len(rows.label_codes) - labels.nnz
+    images, labels, num_merged = _merge_repeated_images(path, rows, labels, images_dir)
+
+    bad = image_files.check_images(images.paths, level=check_images, cache_dir=cache_dir)
+    if bad:
+        if not skip_bad_images:
+            raise image_files.bad_images_error(
+                bad, num_images=len(images.paths), examples=path, lines=images.lines
+            )
+        logging.warning(
+            "%s: %d of %d images cannot be used and are left out:\n%s",
+            path,
+            len(bad),
+            len(images.paths),
+            image_files.describe(bad, lines=images.lines),
+        )
+        kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
+        images, labels = images.take(kept), labels[kept]
+        _refuse_absent_splits(path, images.splits, "has no {} rows with an image that can be used")
+
+    data = _labelled_data(classes, images, labels)
+    logging.info(
+        "%s: %s images; %d classes; %d images without labels; %d repeated rows merged; %d labels "
+        "repeated within a row; %d bad images left out",
+        path,
+        ", ".join(f"{len(split)} {name}" for name, split in data.splits.items()),
+        len(classes),
+        np.count_nonzero(np.diff(labels.indptr) == 0),
+        num_merged,
+        num_repeated_labels,
+        len(bad),
+    )
+    if val_fraction:
+        data = set_aside_val(data, val_fraction, seed=seed)
+    return data
+
+
+def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """Reads a text file with one class name a line; empty lines do not count.
+
+    Raises:
+        TableError: no such file, no name in it, or a name that stands in it twice.
+    """
+    path = _existing_file(path, "the list of class names")
+    first_line: dict[str, int] = {}
+    problems = _Problems(path)
+    for line, name in enumerate(_text_lines(path), start=1):
+        if not (name := name.strip()):
+            continue
+        if name in first_line:
+            problems.add("class names given twice", line, f"{name!r}, as line {first_line[name]}")
+        first_line.setdefault(name, line)
+    problems.raise_if_any()
+    if not first_line:
+        raise TableError(f"{path} is empty; it must hold one class name a line")
+    return tuple(first_line)
+
+
+def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> LabelledData:
+    """Moves a share of the train examples to a new split "val".
+
+    Stratified: the examples are sorted by the rarest class they hold, at random within one, and
+    every 1/fraction-th is taken, so that each of these groups loses its share to within one
+    example. A class that would be left without train examples gets one back from val.
+
+    Args:
+        data: has a split "train" and none called "val".
+        fraction: in (0, 1), of the train examples.
+        seed: the choice is a function of the labels, the fraction and this.
+
+    Raises:
+        ValueError: there is a split "val", or nothing would be set aside.
+    """
+    if "val" in data.splits:
+        raise ValueError("there is a val split already; nothing needs to be set aside")
+    train = data.splits["train"]
+    counts = train.labels.sum(axis=0, dtype=np.int64)
+    random = np.random.default_rng(seed)
+    # Class c of rank 0 has the fewest examples; examples without labels come last.
+    rank = np.empty(len(counts), np.int64)
+    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+    rarest = np.full(len(train), len(counts))
+    np.minimum.at(rarest, _row_of_entry(train.labels), rank[train.labels.indices])
+    order = np.lexsort((random.permutation(len(train)), rarest))
+
+    num_val = min(round(len(train) * fraction), len(train) - 1)
+    if num_val:
+        chosen = (np.arange(num_val) + random.random()) * (len(train) / num_val)
+        in_val = np.zeros(len(train), bool)
+        in_val[order[chosen.astype(np.int64)]] = True
+        columns = train.labels.tocsc()
+        left = train.labels[~in_val].sum(axis=0, dtype=np.int64)
+        for c in np.flatnonzero((left == 0) & (counts > 0)):
+            holders = columns.indices[columns.indptr[c] : columns.indptr[c + 1]]
+            if in_val[holders].all():  # an earlier class may have brought one back
+                in_val[random.choice(holders)] = False
+        num_val = np.count_nonzero(in_val)
+    if not num_val:
+        raise ValueError(
+            f"val_fraction = {fraction} sets nothing aside: there are {len(train)} train images, "
+            "and every class keeps one; give a larger fraction or a val split of your own"
+        )
+    logging.info("set aside %d of %d train images as val", num_val, len(train))
+    others = {name: split for name, split in data.splits.items() if name != "train"}
+    splits = {
+        "train": train.take(np.flatnonzero(~in_val)),
+        "val": train.take(np.flatnonzero(in_val)),
+        **others,
+    }
+    return dataclasses.replace(data, splits=splits)
+
+
+class _Problems:
+    """What is wrong with the lines of a file, gathered by kind."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, kind: str, line: int, found: str) -> None:
+        self._counts[kind] += 1
+        if self._counts[kind] <= _NUM_SHOWN:
+            self._first.setdefault(kind, []).append(f"    line {line}: {found}")
+
+    def add_all(self, kind: str, lines: Sequence[int], describe: Callable[[int], str]) -> None:
+        """Adds a problem for each line; `describe` maps a position in `lines` to what is there."""
+        self._counts[kind] += len(lines)
+        self._first[kind] = [
+            f"    line {line}: {describe(i)}" for i, line in enumerate(lines[:_NUM_SHOWN])
+        ]
+
+    def raise_if_any(self) -> None:
+        if not self._counts:
+            return
+        message = [f"{self._path} cannot be used:"]
+        for kind, count in self._counts.items():
+            message += [f"  {kind}: {count}", *self._first[kind]]
+            if count > _NUM_SHOWN:
+                message.append(f"    and {count - _NUM_SHOWN} more")
+        raise TableError("\n".join(message))
+
+
+@dataclasses.dataclass
+class _Rows:
+    """The rows of a table as they stand in it; label r is (label_rows[r], label_codes[r])."""
+
+    images: list[str]
+    splits: np.ndarray
+    lines: np.ndarray
+    label_rows: np.ndarray
+    label_codes: np.ndarray
+    label_names: list[str]
+    separator: str
+
+
+@dataclasses.dataclass
+class _Images:
+    """The distinct images of a table: what the file calls them, where they lie, their lines."""
+
+    names: Sequence[str]
+    paths: Sequence[str]
+    splits: np.ndarray
+    lines: np.ndarray
+
+    def take(self, positions: np.ndarray) -> "_Images":
+        return _Images(
+            [self.names[i] for i in positions],
+            [self.paths[i] for i in positions],
+            self.splits[positions],
+            self.lines[positions],
+        )
+
+
+def _existing_file(path: str | os.PathLike, what: str) -> str:
+    path = os.path.abspath(path)
+    if os.path.isfile(path):
+        return path
+    if os.path.exists(path):
+        raise TableError(f"{path} is not a file; {what} must be one")
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        raise TableError(f"{what} {path} is missing, and so is its folder")
+    near = difflib.get_close_matches(name, os.listdir(folder), n=_NUM_SHOWN)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    raise TableError(f"{what} {path} is missing from its folder{hint}")
+
+
+def _text_lines(path: str) -> Iterator[str]:
+    """Lines of a UTF-8 file, ends included, with or without a byte order mark."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except UnicodeDecodeError:
+        with open(path, "rb") as file:
+            for line, encoded in enumerate(file, start=1):
+                try:
+                    encoded.decode()
+                except UnicodeDecodeError as error:
+                    raise TableError(
+                        f"{path}, line {line}: byte {encoded[error.start]:#04x} is not UTF-8; "
+                        "save the file as UTF-8"
+                    ) from None
+        raise
+
+
+def _read_rows(path: str, label_separator: str | None) -> _Rows:
+    """Reads all rows; what is wrong with any of them is raised as one error."""
+    problems = _Problems(path)
+    reader = _json_rows if _is_json(path) else _csv_rows
+    images, splits, lines = [], array.array("b"), array.array("q")
+    codes: collections.defaultdict[str, int] = collections.defaultdict()
+    codes.default_factory = codes.__len__
+    labelled_rows, labels_in_row, label_codes = array.array("q"), array.array("q"), array.array("i")
+    cells, cell_rows = [], array.array("q")  # to be split once the separator is known
+
+    def add_labels(row: int, names: list[str]):
+        labelled_rows.append(row)
+        labels_in_row.append(len(names))
+        label_codes.extend(map(codes.__getitem__, names))
+
+    for line, image, split, labels in reader(path, problems):
+        if not image.strip():
+            problems.add("rows without an image", line, f"{image!r} where its path must stand")
+        split_code = _SPLIT_CODES.get(split.strip())
+        if split_code is None:
+            choices = ", ".join(SPLITS)
+            problems.add(f"unknown splits (the choices are {choices})", line, f"{split!r}")
+            continue
+        if isinstance(labels, str):
+            cells.append(labels)
+            cell_rows.append(len(images))
+        else:
+            add_labels(len(images), labels)
+        images.append(image)
+        splits.append(split_code)
+        lines.append(line)
+    problems.raise_if_any()
+    if not images:
+        raise TableError(f"{path} has no rows; it must have train and test examples")
+
+    if label_separator is None and any("|" in cell for cell in cells):
+        label_separator = "|"
+    if label_separator is None:
+        for row, cell in zip(cell_rows, cells, strict=True):
+            add_labels(row, cell.split())
+    else:
+        for row, cell in zip(cell_rows, cells, strict=True):
+            names = map(str.strip, cell.split(label_separator))
+            add_labels(row, [name for name in names if name])
+    return _Rows(
+        images=images,
+        splits=np.asarray(splits),
+        lines=np.asarray(lines),
+        label_rows=np.repeat(np.asarray(labelled_rows), np.asarray(labels_in_row)),
+        label_codes=np.asarray(label_codes),
+        label_names=list(codes),
+        separator=label_separator or " ",
+    )
+
+
+def _is_json(path: str) -> bool:
+    if path.lower().endswith((".jsonl", ".json")):
+        return True
+    with open(path, "rb") as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+
+
+def _csv_rows(path: str, problems: _Problems) -> Iterator[tuple[int, str, str, str]]:
+    """Line, image, split and labels of every row that has as many cells as the header."""
+    reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
+    line = 0  # the last one of the row before: a quoted cell may run over several
+    columns: list[str] = []
+    try:
+        for cells in reader:
+            first_line, line = line + 1, reader.line_num
+            if not cells:
+                continue
+            if not columns:
+                columns = [cell.strip() for cell in cells]
+                image, split, labels = _column_indices(path, first_line, columns)
+            elif len(cells) == len(columns):
+                yield first_line, cells[image], cells[split], cells[labels]
+            else:
+                kind = f"rows without exactly {len(columns)} cells, as the header has"
+                hint = "; a comma within a cell needs double quotes around the cell"
+                found = f"{len(cells)} cells{hint if len(cells) > len(columns) else ''}"
+                problems.add(kind, first_line, found)
+    except csv.Error as error:
+        raise TableError(
+            f"{path}, line {line + 1}: malformed CSV, {error}; a double quote opens a cell that "
+            "the next one must close, and is itself written twice"
+        ) from None
+    if not columns:
+        raise TableError(f"{path} is empty; its first line must be {','.join(COLUMNS)}")
+
+
+def _column_indices(path: str, line: int, columns: list[str]) -> list[int]:
+    if missing := [name for name in COLUMNS if name not in columns]:
+        hint = ""
+        if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+            hint = "; columns are separated by commas"
+        raise TableError(
+            f"{path}, line {line}: no column {', '.join(missing)}; the header has "
+            f"{', '.join(map(repr, columns))}{hint}"
+        )
+    if repeated := [name for name in COLUMNS if columns.count(name) > 1]:
+        raise TableError(f"{path}, line {line}: more than one column {', '.join(repeated)}")
+    _report_unused(path, [name for name in columns if name not in COLUMNS])
+    return [columns.index(name) for name in COLUMNS]
+
+
+def _json_rows(path: str, problems: _Problems) -> Iterator[tuple[int, str, str, str | list[str]]]:
+    """Line, image, split and labels of every line that holds such an object."""
+    unused: dict[str, None] = {}
+    for line, text in enumerate(_text_lines(path), start=1):
+        if text.isspace():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            found = f"column {error.colno}: {error.msg}"
+            problems.add("lines that are not one JSON object each", line, found)
+            continue
+        if not isinstance(row, dict):
+            found = f"a JSON {'array' if isinstance(row, list) else 'value'}, {text.strip()[:40]}"
+            problems.add("lines that are not one JSON object each", line, found)
+            continue
+        if missing := [name for name in COLUMNS if name not in row]:
+            found = f"no {', '.join(missing)}; there are {', '.join(map(repr, row)) or 'none'}"
+            problems.add(f"objects without all of the fields {', '.join(COLUMNS)}", line, found)
+            continue
+        if len(row) > len(COLUMNS):
+            unused |= dict.fromkeys(name for name in row if name not in COLUMNS)
+        image, split, labels = (row[name] for name in COLUMNS)
+        if not isinstance(image, str) or not isinstance(split, str):
+            found = f"image {json.dumps(image)}, split {json.dumps(split)}"
+            problems.add("image and split must be strings", line, found)
+            continue
+        if isinstance(labels, list):
+            valid = all(isinstance(name, str) and name.strip() for name in labels)
+        else:
+            valid = isinstance(labels, str)
+        if not valid:
+            found = json.dumps(labels, ensure_ascii=False)[:80]
+            problems.add("labels must be a list of names, or one string", line, found)
+            continue
+        if isinstance(labels, list):
+            labels = [name.strip() for name in labels]
+        yield line, image, split, labels
+    _report_unused(path, list(unused))
+
+
+def _report_unused(path: str, names: list[str]) -> None:
+    if names:
+        logging.warning("%s: not used: %s", path, ", ".join(map(repr, names)))
+
+
+def _refuse_absent_splits(path: str, splits: np.ndarray, absence: str) -> None:
+    counts = np.bincount(splits, minlength=len(SPLITS))
+    if absent := [name for name in ("train", "test") if not counts[_SPLIT_CODES[name]]]:
+        found = ", ".join(f"{n} {name}" for name, n in zip(SPLITS, counts, strict=True) if n)
+        raise TableError(
+            f"{path} {absence.format(' and no '.join(absent))}; both train and test are needed, "
+            f"there are {found or 'none'}"
+        )
+
+
+def _label_matrix(
+    path: str,
+    rows: _Rows,
+    classes: tuple[str, ...] | None,
+    classes_path: str | os.PathLike | None,
+) -> tuple[tuple[str, ...], scipy.sparse.csr_array]:
+    """The classes, and the labels of every row of the table, bool (rows, C)."""
+    if classes is None:
+        classes = tuple(sorted(rows.label_names))
+    if not rows.label_names:
+        raise TableError(f"{path} has no label in any of its {len(rows.images)} rows")
+    index = {name: i for i, name in enumerate(classes)}
+    column_of_code = np.array([index.get(name, -1) for name in rows.label_names])
+    columns = column_of_code[rows.label_codes]
+    if (unknown := np.flatnonzero(columns < 0)).size:
+        codes, counts = np.unique(rows.label_codes[unknown], return_counts=True)
+        first_rows = np.full(len(rows.label_names), len(rows.images))
+        np.minimum.at(first_rows, rows.label_codes[unknown], rows.label_rows[unknown])
+        order = np.argsort(first_rows[codes], kind="stable")
+
+        def describe(i: int) -> str:
+            name = rows.label_names[codes[order[i]]]
+            near = difflib.get_close_matches(name, classes, n=1)
+            hint = f", near {near[0]!r}" if near else ""
+            return f"{name!r}{hint} (rows with it: {counts[order[i]]})"
+
+        problems = _Problems(path)
+        problems.add_all(
+            f"labels that are not in {os.fspath(classes_path)} (labels are separated by "
+            f"{rows.separator!r}; --label_separator changes that)",
+            rows.lines[first_rows[codes[order]]],
+            describe,
+        )
+        problems.raise_if_any()
+    return classes, _sparse(rows.label_rows, columns, (len(rows.images), len(classes)))
+
+
+def _sparse(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]):
+    matrix = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=shape)
+    matrix = matrix.tocsr()  # adds up what is repeated: of booleans, their "or"
+    matrix.sort_indices()
+    return matrix
+
+
+def _row_of_entry(labels: scipy.sparse.csr_array) -> np.ndarray:
+    return np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
+
+
+def _merge_repeated_images(
+    path: str, rows: _Rows, labels: scipy.sparse.csr_array, images_dir: str | os.PathLike
+) -> tuple[_Images, scipy.sparse.csr_array, int]:
+    """The distinct images with the union of their labels, and how many rows that took away."""
+    images_dir = os.path.abspath(images_dir)
+    positions: collections.defaultdict[str, int] = collections.defaultdict()
+    positions.default_factory = positions.__len__
+    position_of_row = np.fromiter(
+        (positions[os.path.normpath(os.path.join(images_dir, name))] for name in rows.images),
+        np.int64,
+        len(rows.images),
+    )
+    paths = list(positions)
+    if len(paths) == len(rows.images):
+        return _Images(rows.images, paths, rows.splits, rows.lines), labels, 0
+
+    _, first_row = np.unique(position_of_row, return_index=True)
+    first_of_row = first_row[position_of_row]
+    leaks = np.flatnonzero(rows.splits != rows.splits[first_of_row])
+
+    def describe(i: int) -> str:
+        row, first = leaks[i], first_of_row[leaks[i]]
+        return (
+            f"{rows.images[row]} in {SPLITS[rows.splits[row]]}; line {rows.lines[first]} has it "
+            f"in {SPLITS[rows.splits[first]]}"
+        )
+
+    if leaks.size:
+        problems = _Problems(path)
+        problems.add_all(
+            "images in more than one split, so that what is learnt from would be tested on",
+            rows.lines[leaks],
+            describe,
+        )
+        problems.raise_if_any()
+
+    merged = _sparse(
+        position_of_row[_row_of_entry(labels)], labels.indices, (len(paths), labels.shape[1])
+    )
+    again = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
+    of_repeated = np.isin(position_of_row, position_of_row[again])
+    grown = np.diff(labels.indptr) < np.diff(merged.indptr)[position_of_row]
+    logging.warning(
+        "%s: %d rows name an image again within its split and are merged with the first that "
+        "does; of the images concerned %d have rows with different labels, and get all of them:\n"
+        "%s",
+        path,
+        len(again),
+        len(np.unique(position_of_row[of_repeated & grown])),
+        "\n".join(
+            f"  line {rows.lines[row]}: {rows.images[row]}, as line {rows.lines[first_of_row[row]]}"
+            for row in again[:_NUM_SHOWN]
+        ),
+    )
+    names = [rows.images[row] for row in first_row]
+    images = _Images(names, paths, rows.splits[first_row], rows.lines[first_row])
+    return images, merged, len(again)
+
+
+def _labelled_data(
+    classes: tuple[str, ...], images: _Images, labels: scipy.sparse.csr_array
+) -> LabelledData:
+    splits = {}
+    for code, name in enumerate(SPLITS):
+        positions = np.flatnonzero(images.splits == code)
+        if len(positions):
+            part = images.take(positions)
+            splits[name] = Examples(part.names, labels[positions], _reader(part.paths))
+    return LabelledData(class_names=classes, splits=splits)
+
+
+def _reader(paths: Sequence[str]):
+    with tf.device("CPU"):
+        table = tf.constant([os.fsencode(path) for path in paths])
+    return lambda position: tf.io.read_file(table[position])

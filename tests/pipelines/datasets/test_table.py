@@ -1,0 +1,425 @@
+import io
+import json
+import logging
+import pathlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.sparse
+import tensorflow as tf
+
+from dbl_tf.statistics import LabelStatistics
+from pipelines.datasets import image_files, table
+from pipelines.datasets.examples import Examples, LabelledData
+
+ROWS = [
+    ("a.jpg", "train", ["dog", "traffic light"]),
+    ("b.jpg", "train", ["traffic light"]),
+    ("c.jpg", "val", ["cat", "dog"]),
+    ("d.jpg", "test", ["cat"]),
+    ("e.jpg", "test", []),
+]
+DENSE = {  # classes cat, dog, traffic light
+    "train": [[0, 1, 1], [0, 0, 1]],
+    "val": [[1, 1, 0]],
+    "test": [[1, 0, 0], [0, 0, 0]],
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+    """Ten images a.jpg to j.jpg, each of another colour."""
+    for i, name in enumerate("abcdefghij"):
+        PIL.Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / f"{name}.jpg")
+    return tmp_path
+
+
+@pytest.fixture
+def load(tmp_path):
+    """`table.load` with a cache of its own and, unless told otherwise, the quickest check."""
+
+    def load(path, **arguments):
+        arguments = {"check_images": "exists", "cache_dir": tmp_path / "cache"} | arguments
+        return table.load(path, **arguments)
+
+    return load
+
+
+def write(path: pathlib.Path, text: str, encoding: str = "utf-8") -> pathlib.Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def csv_text(rows, separator: str = "|") -> str:
+    lines = [f"{image},{split},{separator.join(labels)}" for image, split, labels in rows]
+    return "\n".join(["image,split,labels", *lines, ""])
+
+
+def dense(data: LabelledData) -> dict[str, list[list[int]]]:
+    return {
+        name: split.labels.toarray().astype(int).tolist() for name, split in data.splits.items()
+    }
+
+
+def quoted(text: str) -> str:
+    return "\n".join('"' + line.replace(",", '","') + '"' for line in text.splitlines())
+
+
+def simple(*rows: str) -> str:
+    """CSV with one train row on line 2, one test row on line 3, and these from line 4 on."""
+    return "\n".join(["image,split,labels", "a.jpg,train,cat", "b.jpg,test,cat", *rows, ""])
+
+
+def test_labels_splits_and_names_are_those_of_the_file(folder, load):
+    data = load(write(folder / "t.csv", csv_text(ROWS)), check_images="all")
+    assert data.class_names == ("cat", "dog", "traffic light")
+    assert list(data.splits) == ["train", "val", "test"]
+    assert dense(data) == DENSE
+    assert list(data.splits["test"].names) == ["d.jpg", "e.jpg"]
+    for split in data.splits.values():
+        assert isinstance(split.labels, scipy.sparse.csr_array) and split.labels.dtype == bool
+
+
+def test_read_gives_the_bytes_of_the_file_inside_tf_data(folder, load):
+    data = load(write(folder / "t.csv", csv_text(ROWS)))
+    test = data.splits["test"]
+    assert list(tf.data.Dataset.range(len(test)).map(test.read).as_numpy_iterator()) == [
+        (folder / "d.jpg").read_bytes(),
+        (folder / "e.jpg").read_bytes(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding"),
+    [
+        ("t.csv", csv_text(ROWS), "utf-8-sig"),
+        ("t.csv", csv_text(ROWS).replace("\n", "\r\n"), "utf-8"),
+        ("t.csv", csv_text(ROWS).replace("\n", "\n\n").replace(",", ", "), "utf-8"),
+        ("t.csv", quoted(csv_text(ROWS)), "utf-8"),
+        ("t.jsonl", None, "utf-8"),
+        ("t.json", None, "utf-8-sig"),
+        ("t.txt", None, "utf-8"),
+    ],
+)
+def test_other_spellings_of_the_same_table_give_the_same(folder, load, name, text, encoding):
+    if text is None:
+        objects = [
+            {"image": image, "labels": labels, "split": split} for image, split, labels in ROWS
+        ]
+        objects[0]["labels"] = "dog | traffic light"  # a string is divided as a CSV cell would be
+        text = "\n".join(map(json.dumps, objects))
+    data = load(write(folder / name, text, encoding))
+    assert data.class_names == ("cat", "dog", "traffic light")
+    assert dense(data) == DENSE
+    assert list(data.splits["train"].names) == ["a.jpg", "b.jpg"]
+
+
+def test_separator_is_a_bar_where_there_is_one_anywhere_else_spaces(folder, load):
+    spaces = load(write(folder / "t.csv", csv_text([*ROWS[:3], ("d.jpg", "test", [])], " ")))
+    assert spaces.class_names == ("cat", "dog", "light", "traffic")
+    one_bar = load(write(folder / "t.csv", simple("c.jpg,train,traffic light", "d.jpg,val,a|b")))
+    assert one_bar.class_names == ("a", "b", "cat", "traffic light")
+    given = load(write(folder / "t.csv", csv_text(ROWS, " ; ")), label_separator=";")
+    assert dense(given) == DENSE
+    bar_in_a_name = load(write(folder / "t.csv", simple("c.jpg,val,x|y z")), label_separator=" ")
+    assert bar_in_a_name.class_names == ("cat", "x|y", "z")
+
+
+def test_names_in_a_json_list_are_taken_as_they_are(folder, load):
+    lines = [
+        {"image": "a.jpg", "split": "train", "labels": ["x|y", "traffic light"]},
+        {"image": "b.jpg", "split": "test", "labels": "x|y z"},
+    ]
+    data = load(write(folder / "t.jsonl", "\n".join(map(json.dumps, lines))))
+    assert data.class_names == ("traffic light", "x", "x|y", "y z")
+
+
+def test_class_names_give_the_order_and_may_have_no_examples(folder, load):
+    classes = write(folder / "classes.txt", "zebra\ntraffic light\n\ndog\r\ncat", "utf-8-sig")
+    data = load(write(folder / "t.csv", csv_text(ROWS)), class_names=classes)
+    assert data.class_names == ("zebra", "traffic light", "dog", "cat")
+    assert dense(data)["train"] == [[0, 1, 1, 0], [0, 1, 0, 0]]
+
+
+def test_images_dir_and_absolute_paths(folder, load):
+    (folder / "lists").mkdir()
+    rows = [("a.jpg", "train", ["x"]), (str(folder / "b.jpg"), "test", ["x"])]
+    path = write(folder / "lists" / "t.csv", csv_text(rows))
+    data = load(path, images_dir=folder)
+    assert data.splits["train"].read(tf.constant(0)) == (folder / "a.jpg").read_bytes()
+    assert data.splits["test"].read(tf.constant(0)) == (folder / "b.jpg").read_bytes()
+    with pytest.raises(image_files.BadImagesError, match=r"line 2: \S+/lists/a.jpg: no such file"):
+        load(path)
+    with pytest.raises(ValueError, match="images_dir must be a folder"):
+        load(path, images_dir=folder / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", ["is empty", "image,split,labels"]),
+        ("image,split,labels\n", ["has no rows"]),
+        ("image,labels\na.jpg,cat\n", ["line 1: no column split", "'image', 'labels'"]),
+        ("\nimage;split;labels\n", ["line 2: no column image, split, labels", "commas"]),
+        ("image,split,labels,image\n", ["line 1: more than one column image"]),
+        (
+            simple("c.jpg,trian,cat", "d.jpg,train,cat", "e.jpg,Test,cat"),
+            ["choices are train, val, test): 2", "line 4: 'trian'", "line 6: 'Test'"],
+        ),
+        (simple(",train,cat", " ,train,cat"), ["without an image: 2", "line 4: ''", "line 5: ''"]),
+        (
+            simple("c.jpg,train,cat,dog", "", "d.jpg,train"),
+            ["exactly 3 cells", "line 4: 4 cells; a comma", "line 6: 2 cells"],
+        ),
+        # A cell over two lines: the rows after it keep the numbers that an editor shows.
+        (simple('c.jpg,train,"cat\ndog"', "d.jpg,no,"), ["line 6: 'no'"]),
+        (simple('c.jpg,train,"cat', "d.jpg,train,cat"), ["line 4: malformed CSV"]),
+        (simple("a.jpg,dev,cat", ",train,cat"), ["line 4: 'dev'", "line 5: ''"]),
+        ("image,split,labels\na.jpg,test,cat\nb.jpg,val,cat\n", ["no train rows", "1 val, 1 test"]),
+        ("image,split,labels\na.jpg,train,cat\n", ["no test rows", "1 train"]),
+        ("image,split,labels\na.jpg,val,cat\n", ["no train and no test rows", "1 val"]),
+        ("image,split,labels\na.jpg,train,\nb.jpg,test,\n", ["no label in any of its 2 rows"]),
+        (
+            simple("b.jpg,train,cat", "./a.jpg,val,cat", "a.jpg,train,cat"),
+            [
+                "more than one split",
+                "line 4: b.jpg in train; line 3 has it in test",
+                "line 5: ./a.jpg in val; line 2 has it in train",
+            ],
+        ),
+    ],
+)
+def test_csv_that_cannot_be_used(folder, load, text, found):
+    path = write(folder / "t.csv", text)
+    with pytest.raises(table.TableError) as error:
+        load(path)
+    for part in [str(path), *found]:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"image": "c.jpg", "split": "train" "labels": []}', ["line 3: column 37: Expecting ','"]),
+        ('[{"image": "c.jpg"}]', ["line 3: a JSON array"]),
+        ("3", ["line 3: a JSON value, 3"]),
+        ('{"image": "c.jpg", "split": "train"}', ["line 3: no labels", "'image', 'split'"]),
+        ('{"image": 3, "split": "train", "labels": []}', ["line 3: image 3", "strings"]),
+        ('{"image": "c.jpg", "split": null, "labels": []}', ["line 3", "split null"]),
+        ('{"image": "c.jpg", "split": "train", "labels": null}', ["line 3: null", "list of names"]),
+        ('{"image": "c.jpg", "split": "train", "labels": ["x", 3]}', ['line 3: ["x", 3]']),
+        ('{"image": "c.jpg", "split": "train", "labels": ["x", " "]}', ['line 3: ["x", " "]']),
+        ('{"image": "", "split": "train", "labels": []}', ["line 3: ''", "without an image"]),
+        ('{"image": "c.jpg", "split": "tests", "labels": []}', ["line 3: 'tests'"]),
+    ],
+)
+def test_json_lines_that_cannot_be_used(folder, load, line, found):
+    good = [
+        '{"image": "a.jpg", "split": "train", "labels": ["x"]}',
+        '{"image": "b.jpg", "split": "test", "labels": ["x"]}',
+    ]
+    path = write(folder / "t.jsonl", "\n".join([good[0], "", line, good[1]]))
+    with pytest.raises(table.TableError) as error:
+        load(path)
+    for part in [str(path), *found]:
+        assert part in str(error.value)
+
+
+def test_problems_of_a_kind_are_counted_and_the_first_five_shown(folder, load):
+    path = write(folder / "t.csv", simple(*(f"{i}.jpg,dev{i},cat" for i in range(8))))
+    with pytest.raises(table.TableError) as error:
+        load(path)
+    assert "): 8\n" in str(error.value) and "and 3 more" in str(error.value)
+    assert "line 8: 'dev4'" in str(error.value) and "dev5" not in str(error.value)
+
+
+def test_labels_outside_class_names(folder, load):
+    classes = write(folder / "classes.txt", "cat\ndog\n")
+    path = write(folder / "t.csv", simple("c.jpg,train,dgo cat", "d.jpg,train,dgo", "e.jpg,val,ox"))
+    with pytest.raises(table.TableError) as error:
+        load(path, class_names=classes)
+    message = str(error.value)
+    assert str(path) in message and str(classes) in message
+    assert "line 4: 'dgo', near 'dog' (rows with it: 2)" in message
+    assert "line 6: 'ox' (rows with it: 1)" in message
+    assert "separated by ' '" in message and "--label_separator" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("cat\ndog\n\ncat\n", "line 4: 'cat', as line 1"), ("\n \n", "is empty")],
+)
+def test_class_names_that_cannot_be_used(folder, text, found):
+    with pytest.raises(table.TableError) as error:
+        table.read_class_names(write(folder / "classes.txt", text))
+    assert found in str(error.value) and str(folder / "classes.txt") in str(error.value)
+
+
+def test_missing_files_are_named_with_what_lies_near(folder, load):
+    write(folder / "examples.csv", simple())
+    with pytest.raises(table.TableError, match=r"exmaples\.csv is missing.*near it: examples\.csv"):
+        load(folder / "exmaples.csv")
+    with pytest.raises(table.TableError, match="so is its folder"):
+        load(folder / "no" / "examples.csv")
+    with pytest.raises(table.TableError, match="is not a file"):
+        load(folder)
+    with pytest.raises(table.TableError, match=r"list of class names .*classes\.txt is missing"):
+        load(folder / "examples.csv", class_names=folder / "classes.txt")
+
+
+def test_file_of_another_encoding_is_named_with_its_line(folder, load):
+    path = write(folder / "t.csv", simple("c.jpg,train,caf\xe9"), "latin-1")
+    with pytest.raises(table.TableError, match=r"t\.csv, line 4: byte 0xe9 is not UTF-8"):
+        load(path)
+
+
+def bad_images(folder: pathlib.Path) -> pathlib.Path:
+    """A table whose lines 4 to 8 name an image of each bad kind."""
+    encoded = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    PIL.Image.fromarray(noise).save(encoded, "JPEG")
+    (folder / "truncated.jpg").write_bytes(encoded.getvalue()[:1500])
+    (folder / "text.jpg").write_text("This is no picture at all, whatever it may be called.")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "folder.jpg").mkdir()
+    names = ("missing", "truncated", "text", "empty", "folder")
+    return write(folder / "t.csv", simple(*(f"{name}.jpg,train,dog" for name in names)))
+
+
+def test_bad_images_are_refused_with_their_lines(folder, load):
+    path = bad_images(folder)
+    with pytest.raises(image_files.BadImagesError) as error:
+        load(path, check_images="all")
+    message = str(error.value)
+    assert f"5 of 7 images of {path}" in message and "--skip_bad_images" in message
+    for line, name in enumerate(("missing", "truncated", "text", "empty", "folder"), start=4):
+        assert f"line {line}: {folder}/{name}.jpg: " in message
+    with pytest.raises(image_files.BadImagesError, match="3 of 7 images"):
+        load(path, check_images="exists")
+
+
+def test_bad_images_are_left_out_where_asked(folder, load, caplog):
+    data = load(bad_images(folder), check_images="all", skip_bad_images=True)
+    assert dense(data) == {"train": [[1, 0]], "test": [[1, 0]]}
+    assert list(data.splits["train"].names) == ["a.jpg"]
+    assert data.splits["test"].read(tf.constant(0)) == (folder / "b.jpg").read_bytes()
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "5 of 7 images" in warning and f"line 8: {folder}/folder.jpg" in warning
+
+
+def test_no_test_image_left_is_refused(folder, load):
+    (folder / "b.jpg").unlink()
+    path = write(folder / "t.csv", simple())
+    with pytest.raises(table.TableError, match="no test rows with an image that can be used"):
+        load(path, skip_bad_images=True)
+
+
+def test_rows_of_one_image_are_merged_with_a_warning(folder, load, caplog):
+    rows = ("c.jpg,train,cat", "./c.jpg,train,dog", "d.jpg,test,cat", "d.jpg,test,cat")
+    data = load(write(folder / "t.csv", simple(*rows)))
+    assert list(data.splits["train"].names) == ["a.jpg", "c.jpg"]
+    assert dense(data) == {"train": [[1, 0], [1, 1]], "test": [[1, 0], [1, 0]]}
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert (
+        "2 rows name an image again" in warning and "1 have rows with different labels" in warning
+    )
+    assert "line 5: ./c.jpg, as line 4" in warning and "line 7: d.jpg, as line 6" in warning
+
+
+def test_label_repeated_in_a_row_counts_once(folder, load):
+    data = load(write(folder / "t.csv", simple("c.jpg,train,dog dog cat")))
+    assert data.splits["train"].labels.nnz == 3
+    assert LabelStatistics.from_labels(data.splits["train"].labels).class_counts.tolist() == [2, 1]
+
+
+def test_summary_and_unused_columns_are_logged_once(folder, load, caplog):
+    caplog.set_level(logging.INFO, logger="absl")
+    text = "width,image,split,labels\n1,a.jpg,train,cat\n2,b.jpg,train,\n3,c.jpg,test,dog\n"
+    load(write(folder / "t.csv", text))
+    warning, summary = (record.getMessage() for record in caplog.records)
+    assert "not used: 'width'" in warning
+    assert "2 train, 1 test images; 2 classes; 1 images without labels" in summary
+    caplog.clear()
+    lines = [
+        {"image": f"{name}.jpg", "split": split, "labels": ["x"], "id": 3}
+        for name, split in (("a", "train"), ("b", "train"), ("c", "test"))
+    ]
+    load(write(folder / "t.jsonl", "\n".join(map(json.dumps, lines))))
+    assert [r.getMessage().count("not used: 'id'") for r in caplog.records] == [1, 0]
+
+
+def test_val_fraction_sets_aside_part_of_train(folder, load):
+    rows = [(f"{name}.jpg", "train", ["x"]) for name in "abcdefgh"]
+    path = write(folder / "t.csv", csv_text([*rows, ("i.jpg", "test", ["x"])]))
+    data = load(path, val_fraction=0.25, seed=3)
+    assert [len(data.splits[name]) for name in ("train", "val", "test")] == [6, 2, 1]
+    names = [*data.splits["train"].names, *data.splits["val"].names]
+    assert sorted(names) == [row[0] for row in rows]
+    for position, name in enumerate(data.splits["val"].names):
+        assert data.splits["val"].read(tf.constant(position)) == (folder / name).read_bytes()
+    again = load(path, val_fraction=0.25, seed=3)
+    assert again.splits["val"].names == data.splits["val"].names
+    others = {tuple(load(path, val_fraction=0.25, seed=s).splits["val"].names) for s in range(9)}
+    assert len(others) > 1
+
+
+@pytest.mark.parametrize("val_fraction", [-0.1, 1.0, float("nan")])
+def test_val_fraction_outside_its_range_is_refused(folder, load, val_fraction):
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        load(write(folder / "t.csv", simple()), val_fraction=val_fraction)
+
+
+def test_val_fraction_beside_a_val_split_or_of_nothing_is_refused(folder, load):
+    with pytest.raises(ValueError, match="has one already, of 1 rows"):
+        load(write(folder / "t.csv", csv_text(ROWS)), val_fraction=0.5)
+    with pytest.raises(ValueError, match="sets nothing aside: there are 1 train images"):
+        load(write(folder / "t.csv", simple()), val_fraction=0.5)
+
+
+def long_tailed(num_examples: int = 400) -> LabelledData:
+    """Classes held by 200, 100, 50, … 3, 1, 1 examples at random places, some with none."""
+    random = np.random.default_rng(5)
+    labels = np.zeros((num_examples, 9), bool)
+    for column, count in enumerate((200, 100, 50, 25, 12, 6, 3, 1, 1)):
+        labels[random.choice(num_examples, count, replace=False), column] = True
+    labels = scipy.sparse.csr_array(labels)
+    names = [str(i) for i in range(num_examples)]
+    train = Examples(names, labels, lambda position: tf.strings.as_string(position))
+    return LabelledData(tuple("abcdefghi"), {"train": train, "test": train.take(np.arange(3))})
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.95])
+def test_every_class_keeps_a_train_example_and_large_ones_their_share(fraction):
+    data = long_tailed()
+    counts = data.splits["train"].labels.sum(axis=0, dtype=int)
+    for seed in range(20):
+        splits = table.set_aside_val(data, fraction, seed=seed).splits
+        left = splits["train"].labels.sum(axis=0, dtype=int)
+        assert (left >= 1).all()
+        assert (left + splits["val"].labels.sum(axis=0, dtype=int) == counts).all()
+        num_val = len(splits["val"])
+        assert 400 * fraction - 9 <= num_val <= 400 * fraction  # up to one goes back for a class
+        # An example is stratified by its rarest class, so the other labels vary at random:
+        # four standard deviations of a hypergeometric number bound them.
+        spread = 4 * np.sqrt(counts * fraction * (1 - fraction)) + 2
+        assert (np.abs(left - counts * (1 - fraction)) <= spread).all()
+        assert set(splits["train"].names).isdisjoint(splits["val"].names)
+
+
+def test_real_table(shared_data, tmp_path):
+    path = shared_data / "voc_subset" / "examples.csv"
+    data = table.load(path, cache_dir=tmp_path)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 894, "test": 1200}
+    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
+    counts = statistics.class_counts
+    assert (len(counts), counts.min(), counts.max()) == (15, 4, 447)
+    assert {name: len(group) for name, group in statistics.groups.items()} == {
+        "head": 5,
+        "medium": 4,
+        "tail": 6,
+    }
+    first = data.splits["train"]
+    assert first.names[0] == "images/voc2007_000011.jpg"
+    assert first.read(tf.constant(0)) == (path.parent / first.names[0]).read_bytes()
+    assert [data.class_names[c] for c in first.labels[[2]].indices] == ["cat", "chair"]
