@@ -33,8 +33,8 @@ _DRAWS_PER_BLOCK = 8192
 # with a relative error below 2^-50 / P: one in a thousand at this limit.
 _MIN_PROBABILITY = 2.0**-40
 
-# Each round of the shuffle halves what is left of the starting order.
-_SHUFFLE_ROUNDS = 24
+# Each round of the shuffle halves what is left of the starting order: one part in a million stays.
+_SHUFFLE_ROUNDS = 20
 
 # Streams of random numbers that one seed must keep apart.
 _PROPOSALS, _ORDER, _CLASS_ORDER, _MEMBER_ORDER, _COPIES, _PHASES, _OFFSETS = range(7)
@@ -500,12 +500,15 @@ def _shuffled(index: tf.Tensor, size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     below `size`.
     """
 
+    scale = tf.cast(size, tf.float64) * 2.0**-53
+
     def swap_or_not(number, index):
         round_key = _mixed(key + _GOLDEN * tf.cast(number, tf.uint64))
-        pivot = tf.floor(_unit_interval(round_key) * tf.cast(size, tf.float64))
-        partner = tf.cast(pivot, tf.int64) - index
+        partner = tf.cast(_upper_53_bits(round_key) * scale, tf.int64) - index
         partner += tf.where(partner < 0, size, 0)
-        coin = _hashed_further(round_key, tf.maximum(index, partner))
+        # One fold between two products is enough for a single bit under a fresh key.
+        coin = round_key + _GOLDEN * tf.bitcast(tf.maximum(index, partner), tf.uint64)
+        coin = _folded(coin, 32) * _FACTORS[0]
         return number + 1, tf.where(tf.bitcast(coin, tf.int64) < 0, partner, index)
 
     _, element = tf.while_loop(
@@ -517,13 +520,15 @@ def _shuffled(index: tf.Tensor, size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
 # The mixing function and the increment of SplitMix64 (Steele, Lea, Flood: Fast Splittable
 # Pseudorandom Number Generators, OOPSLA 2014).
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def _folded(bits: tf.Tensor, shift: int) -> tf.Tensor:
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, np.uint64(shift)))
 
 
 def _mixed(bits: tf.Tensor) -> tf.Tensor:
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, np.uint64(shift)))
-        bits *= np.uint64(factor)
-    return bits
+    return _folded(_folded(_folded(bits, 30) * _FACTORS[0], 27) * _FACTORS[1], 31)
 
 
 def _hashed(seed: int, *numbers: Any) -> tf.Tensor:
@@ -538,10 +543,14 @@ def _hashed_further(bits: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     return _mixed(bits + _GOLDEN * (tf.bitcast(number, tf.uint64) + np.uint64(1)))
 
 
-def _unit_interval(bits: tf.Tensor) -> tf.Tensor:
-    """Multiples of 2^-53 in [0, 1), float64, of the upper 53 bits."""
+def _upper_53_bits(bits: tf.Tensor) -> tf.Tensor:
     upper = tf.bitcast(tf.bitwise.right_shift(bits, np.uint64(11)), tf.int64)
-    return tf.cast(upper, tf.float64) * 2.0**-53
+    return tf.cast(upper, tf.float64)
+
+
+def _unit_interval(bits: tf.Tensor) -> tf.Tensor:
+    """Multiples of 2^-53 in [0, 1), float64."""
+    return _upper_53_bits(bits) * 2.0**-53
 
 
 def _label_matrix(labels: Any) -> scipy.sparse.csr_array:
