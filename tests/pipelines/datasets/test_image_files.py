@@ -71,7 +71,7 @@ def test_each_level_finds_what_it_looks_for(tmp_path, cache_dir):
     assert reasons.keys() == set(names) - {"good.jpg"}
     assert "JPEG" in reasons["truncated.jpg"]
     for reason in reasons.values():
-        assert "{{" not in reason and "[Op" not in reason and "\n" not in reason
+        assert len(reason) < 120 and "{{" not in reason and "[Op" not in reason, reason
 
 
 def test_unknown_level_is_refused_with_the_choices(cache_dir):
