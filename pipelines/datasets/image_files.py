@@ -27,7 +27,7 @@ _CHECK_VERSION = b"1"
 _STAT_THREADS = 16  # on a network drive a stat call waits, it does not compute
 _STAT_BLOCK = 4096
 _READ_BLOCK = 64
-_FEW = 200  # so many files are read one by one before a pipeline would have started
+_FEW = 50  # so many files are read one by one before a pipeline would have started
 _SECONDS_BEFORE_PROGRESS = 2
 _SECONDS_BETWEEN_SAVES = 60
 _NUM_SHOWN = 5
@@ -218,10 +218,7 @@ def _read_all(
                     save()
                     saved = time.monotonic()
         for i in np.flatnonzero(~passed):
-            try:
-                reason = _reason(table[i], decode).numpy().decode(errors="replace")
-            except tf.errors.OpError as error:
-                reason = _readable(error.message)
+            reason = _reason(table[i], decode)
             if reason:
                 reasons[int(positions[i])] = reason
             else:
@@ -261,19 +258,20 @@ def _is_good(path: tf.Tensor, decode: bool) -> tf.Tensor:
     return images.inspect(encoded) == ""
 
 
-@tf.function
-def _reason(path: tf.Tensor, decode: bool) -> tf.Tensor:
-    encoded = tf.io.read_file(path)
-    reason = images.inspect(encoded)
-    if decode and reason == "" and tf.size(images.decode(encoded)) == 0:
-        reason = tf.constant("has no pixels")
+_inspect = tf.function(images.inspect)
+
+
+def _reason(path: tf.Tensor, decode: bool) -> str:
+    """What is wrong with the file, "" if nothing."""
+    try:
+        encoded = tf.io.read_file(path)
+        reason = _inspect(encoded).numpy().decode(errors="replace")
+        if decode and not reason:
+            images.decode(encoded)  # untraced: a traced function's errors hold a stack of calls
+    except tf.errors.OpError as error:
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", " ", error.message)
+        reason = " ".join(reason.split()).removesuffix(" name:")  # the name of the op, removed
     return reason
-
-
-def _readable(message: str) -> str:
-    """An error of TensorFlow without the names of its graph's nodes."""
-    message = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]", " ", message)
-    return " ".join(message.split())
 
 
 def _load_cache(path: str) -> np.ndarray:

@@ -71,7 +71,7 @@ def test_each_level_finds_what_it_looks_for(tmp_path, cache_dir):
     assert reasons.keys() == set(names) - {"good.jpg"}
     assert "JPEG" in reasons["truncated.jpg"]
     for reason in reasons.values():
-        assert "{{" not in reason and "[Op" not in reason and "\n" not in reason
+        assert len(reason) < 120 and "{{" not in reason and "[Op" not in reason, reason
 
 
 def test_unknown_level_is_refused_with_the_choices(cache_dir):
@@ -85,14 +85,14 @@ def test_no_images_are_no_bad_images(cache_dir):
 
 def test_positions_hold_among_many_files_with_errors_anywhere(tmp_path, cache_dir):
     good, truncated = jpeg(), jpeg()[:700]
-    bad = set(np.random.default_rng(0).choice(300, 60, replace=False).tolist()) | {0, 299}
-    paths = [tmp_path / f"{i}.jpg" for i in range(300)]
+    bad = set(np.random.default_rng(0).choice(150, 20, replace=False).tolist()) | {0, 149}
+    paths = [tmp_path / f"{i}.jpg" for i in range(150)]
     for i, path in enumerate(paths):
         path.write_bytes(truncated if i in bad else good)
     found = check_images(paths, level="all", cache_dir=cache_dir)
     assert [image.position for image in found] == sorted(bad)
     # Nothing but what passed is remembered, and the second answer is the first.
-    assert len(np.load(cache_dir / image_files.CACHE_NAME)) == 300 - len(bad)
+    assert len(np.load(cache_dir / image_files.CACHE_NAME)) == 150 - len(bad)
     assert check_images(paths, level="all", cache_dir=cache_dir) == found
 
 
