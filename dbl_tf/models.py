@@ -323,7 +323,7 @@ def _network(
 
 
 def _small_resnet(
-    input_shape: tuple[int, int, int], width: int = 24, blocks: int = 1
+    input_shape: tuple[int, int, int], width: int = 16, blocks: int = 1
 ) -> keras.Model:
     """Three stages of residual blocks, for small images and processors without a GPU."""
 
