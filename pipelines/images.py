@@ -126,8 +126,8 @@ def augment(
 
     height, width = _crop_size(tf.shape(image), side)
     room = tf.shape(image)[:2] - (height, width)
+    # A uniform number is at most 1 − 2^−23, so the product never rounds up to room + 1.
     top, left = tf.unstack(tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32))
-    # place × (room + 1) rounds up to room + 1 in rooms beyond 2^24 alone, which no image has.
     crop = image[top : top + height, left : left + width]
     resized = resize(crop, image_size)
 
