@@ -36,8 +36,8 @@ _UNREAD_MAGICS = {  # name: offset, four bytes there
 # Steps of a walk through the parts of a header before it is given up: hostile bytes can hold
 # millions of parts, photographs hold tens.
 _MAX_HEADER_PARTS = 2_000
-# Frames of MAX_PIXELS have fewer data blocks than this unless they are made to waste time.
-_MAX_GIF_BLOCKS = 500_000
+# 25 MB in full blocks; a file of tiny ones takes seconds here, and no longer.
+_MAX_GIF_BLOCKS = 100_000
 
 _RGB_TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
@@ -276,7 +276,7 @@ def _read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return tf.ensure_shape(reason, ()), image_format, tf.ensure_shape(orientation, ())
 
 
-# An untaken branch costs what its ops cost to skip, one by one: more than a small JPEG costs to
+# An untaken branch costs what its ops cost to skip, one by one: as much as a small JPEG costs to
 # decode. What a JPEG without EXIF does not need is therefore called as a function, never inlined.
 _seldom_called = functools.partial(
     tf.function, autograph=False, experimental_attributes={"_noinline": True}
@@ -285,7 +285,7 @@ _seldom_called = functools.partial(
 
 @_seldom_called(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
 def _examine_header(encoded: tf.Tensor, image_format: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reason and orientation."""
+    """Reason and orientation, as `_read_header` has them, of any image."""
     upright = tf.constant(1, tf.int64)
 
     def jpeg():
@@ -595,19 +595,22 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     palette_start = _choose(local, position + 10, tf.constant(13, tf.int64))
     data_start = position + 10 + _choose(local, palette_size, 0)
 
-    _, data_end = tf.while_loop(
-        lambda size, position: size > 0,
-        lambda _, position: (
-            _bytes(encoded, position, 1)[0],
-            position + 1 + _bytes(encoded, position, 1)[0],
-        ),
+    def skip_block(_, position):
+        size = _bytes(encoded, position, 1)[0]
+        return size, position + 1 + size
+
+    last_size, data_end = tf.while_loop(
+        lambda size, _: size > 0,
+        skip_block,
         # The data begin with a byte of their own, the code size.
         (tf.constant(1, tf.int64), data_start + 1),
         maximum_iterations=_MAX_GIF_BLOCKS,
         parallel_iterations=1,
     )
-    end = _length(encoded)
-    complete = tf.debugging.Assert(data_end <= end, ["the GIF data are truncated"])
+    complete = tf.debugging.Assert(
+        tf.equal(last_size, 0) & (data_end <= _length(encoded)),
+        [f"the GIF data are truncated, or in more than {_MAX_GIF_BLOCKS} blocks"],
+    )
     with tf.control_dependencies([complete]):
         palette = tf.strings.substr(encoded, palette_start, palette_size)
         data = tf.strings.substr(encoded, data_start, data_end - data_start)

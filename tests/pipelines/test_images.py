@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 
 from pipelines import images
 
+pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+
 RNG = np.random.default_rng(0)
 # Smooth colours, so that JPEG has something to keep, with noise on top.
 PICTURE = Image.fromarray(RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((61, 45))
@@ -318,6 +320,13 @@ def test_truncated_data_are_refused_not_filled(encoded):
         # An animation may end after the frame that is read.
         np.testing.assert_array_equal(pixels, whole)
         assert encoded is ANIMATION
+
+
+def test_gif_of_countless_blocks_is_given_up(monkeypatch):
+    monkeypatch.setattr(images, "_MAX_GIF_BLOCKS", 1)
+    monkeypatch.setattr(images, "_decode_gif", images._decode_gif.python_function)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1 blocks"):
+        images.decode(written(PICTURE.convert("P"), "GIF"))
 
 
 def test_bmp_index_beyond_its_palette_is_an_error():
