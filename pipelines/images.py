@@ -36,8 +36,8 @@ _UNREAD_MAGICS = {  # name: offset, four bytes there
 # Steps of a walk through the parts of a header before it is given up: hostile bytes can hold
 # millions of parts, photographs hold tens.
 _MAX_HEADER_PARTS = 2_000
-# Frames of MAX_PIXELS have fewer data blocks than this unless they are made to waste time.
-_MAX_GIF_BLOCKS = 500_000
+# 25 MB in full blocks; a file of tiny ones takes seconds here, and no longer.
+_MAX_GIF_BLOCKS = 100_000
 
 _RGB_TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
@@ -126,8 +126,8 @@ def augment(
 
     height, width = _crop_size(tf.shape(image), side)
     room = tf.shape(image)[:2] - (height, width)
+    # A uniform number is at most 1 − 2^−23, so the product never rounds up to room + 1.
     top, left = tf.unstack(tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32))
-    # place × (room + 1) rounds up to room + 1 in rooms beyond 2^24 alone, which no image has.
     crop = image[top : top + height, left : left + width]
     resized = resize(crop, image_size)
 
@@ -206,12 +206,9 @@ def read_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tenso
 
     def read(row, encoded):
         reason, image_format, orientation = _read_header(encoded)
-        image = tf.cond(
-            tf.equal(reason, ""),
-            lambda: resize(_decode_as(encoded, image_format, orientation), image_size),
-            lambda: tf.zeros((image_size, image_size, 3)),
-        )
-        return row, image, reason
+        image_format = tf.where(tf.equal(reason, ""), image_format, _NO_FORMAT)
+        image = _decode_as(encoded, image_format, orientation)
+        return row, resize(image, image_size), reason
 
     # Rows whose decoder fails drop out; the row after the last keeps the batch from being empty.
     last = (batch_size, tf.zeros((image_size, image_size, 3)), tf.constant(""))
@@ -268,22 +265,47 @@ def _read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     # argmax finds the first that matches; the last always does.
     first = tf.argmax(tf.cast(tf.concat([matches, [True]], 0), tf.int32))
     image_format = tf.gather([*_MAGICS.values(), _NO_FORMAT], first)
+    is_jpeg = tf.equal(image_format, 0)
+    checks, exif = _jpeg_header(encoded, is_jpeg)
+    is_bad = tf.reduce_any(tf.stack([failed for failed, *_ in checks]))
+    reason, orientation = tf.cond(
+        is_jpeg & ~is_bad & tf.equal(exif, 0),
+        lambda: (tf.constant(""), tf.constant(1, tf.int64)),
+        lambda: _examine_header(encoded, image_format),
+    )
+    return tf.ensure_shape(reason, ()), image_format, tf.ensure_shape(orientation, ())
+
+
+# An untaken branch costs what its ops cost to skip, one by one: as much as a small JPEG costs to
+# decode. What a JPEG without EXIF does not need is therefore called as a function, never inlined.
+_seldom_called = functools.partial(
+    tf.function, autograph=False, experimental_attributes={"_noinline": True}
+)
+
+
+@_seldom_called(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
+def _examine_header(encoded: tf.Tensor, image_format: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reason and orientation, as `_read_header` has them, of any image."""
     upright = tf.constant(1, tf.int64)
-    reason, orientation = tf.switch_case(
+
+    def jpeg():
+        checks, exif = _jpeg_header(encoded, tf.constant(True))
+        return _first_reason(*checks), _exif_orientation(encoded, exif)
+
+    return tf.switch_case(
         image_format,
         [
-            lambda: _jpeg_header(encoded),
+            jpeg,
             lambda: _png_header(encoded),
             lambda: (_gif_header(encoded)[0], upright),
             lambda: (_bmp_header(encoded)[0], upright),
             lambda: (_unread_format(encoded), upright),
         ],
     )
-    return tf.ensure_shape(reason, ()), image_format, tf.ensure_shape(orientation, ())
 
 
 def _decode_as(encoded: tf.Tensor, image_format: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Decodes an image whose header is known to be good."""
+    """Decodes an image whose header is known to be good; one of no format is a black pixel."""
     image = tf.switch_case(
         image_format,
         [
@@ -292,6 +314,7 @@ def _decode_as(encoded: tf.Tensor, image_format: tf.Tensor, orientation: tf.Tens
             lambda: tf.io.decode_png(encoded, channels=3),
             lambda: _decode_gif(encoded),
             lambda: _decode_bmp(encoded),
+            lambda: tf.zeros((1, 1, 3), tf.uint8),
         ],
     )
     image = tf.cond(orientation > 1, lambda: _reorient(image, orientation), lambda: image)
@@ -345,16 +368,11 @@ def _spells(digits: tf.Tensor, text: bytes) -> tf.Tensor:
 def _first_reason(*checks: tuple) -> tf.Tensor:
     """The message of the first check that holds, or an empty string.
 
-    A check is a boolean (), a message, and the numbers for the {} in the message. Messages are
-    composed only where one is needed: in good images they would cost more than the header.
+    A check is a boolean (), a message, and the numbers for the {} in the message.
     """
-    failed = tf.stack([failed for failed, *_ in checks])
-
-    def describe():
-        messages = [tf.strings.format(message, numbers) for _, message, *numbers in checks]
-        return tf.gather(tf.stack(messages), tf.argmax(tf.cast(failed, tf.int32)))
-
-    return tf.cond(tf.reduce_any(failed), describe, lambda: tf.constant(""))
+    failed = tf.stack([*(failed for failed, *_ in checks), True])
+    messages = [tf.strings.format(message, numbers) for _, message, *numbers in checks]
+    return tf.gather([*messages, ""], tf.argmax(tf.cast(failed, tf.int32)))
 
 
 def _size_checks(name: str, width: tf.Tensor, height: tf.Tensor) -> tuple[tuple, ...]:
@@ -396,10 +414,10 @@ def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
     return np.append(1, skipped), np.append(0, has_length)
 
 
-def _jpeg_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reason and EXIF orientation of a JPEG, from one walk over its segments.
+def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], tf.Tensor]:
+    """Checks of a JPEG, and where its EXIF lies (else 0), from one walk over its segments.
 
-    The walk is the whole cost of reading the orientation, so its body is of few ops.
+    The walk is most of what a JPEG costs beyond its decoder, so its body is of few ops.
     """
     end = _length(encoded)
     skipped, has_length = (tf.constant(table, tf.int64) for table in _jpeg_steps())
@@ -421,15 +439,15 @@ def _jpeg_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     position, step, found = tf.while_loop(
         lambda position, step, _: (step > 0) & (position < end),
         walk,
-        (tf.constant(2, tf.int64), tf.constant(1, tf.int64), tf.zeros(2, tf.int64)),
+        (_choose(is_jpeg, 2, end), tf.constant(1, tf.int64), tf.zeros(2, tf.int64)),
         maximum_iterations=_MAX_HEADER_PARTS,
         parallel_iterations=1,
     )
-    exif, adobe = found[0], found[1]
+    exif, adobe = tf.where(found > 0, found + 10, 0)[0], found[1]
     frame = _bytes(encoded, position, 10)
     marker, precision, channels = frame[1], frame[4], frame[9]
     height, width = 256 * frame[5] + frame[6], 256 * frame[7] + frame[8]
-    reason = _first_reason(
+    checks = [
         (position + 10 > end, "the JPEG header is cut off"),
         (step > 0, f"the JPEG holds {_MAX_HEADER_PARTS} segments or more before its frame header"),
         (marker >= 0xD8, "the JPEG has no frame header before its data"),
@@ -450,14 +468,12 @@ def _jpeg_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             "CMYK JPEG without an Adobe marker is not read",
         ),
         *_size_checks("JPEG", width, height),
-    )
-    return reason, tf.cond(
-        exif > 0, lambda: _exif_orientation(encoded, exif + 10), lambda: tf.constant(1, tf.int64)
-    )
+    ]
+    return checks, exif
 
 
 def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """The orientation, 1 to 8, in the TIFF structure at `start`; 1 where there is none."""
+    """The orientation, 1 to 8, in the TIFF structure at `start`; 1 where there is none, or at 0."""
     header = _bytes(encoded, start, 8)
     little = _spells(header, b"II*\0")
 
@@ -474,7 +490,9 @@ def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     values = _choose(is_short, number(entries[:, 8:10]), number(entries[:, 8:12]))
     found = tf.boolean_mask(values, number(entries[:, :2]) == 0x0112)
     orientation = tf.concat([found, [1]], 0)[0]
-    known = (little | _spells(header, b"MM\0*")) & (orientation >= 1) & (orientation <= 8)
+    known = (
+        (start > 0) & (little | _spells(header, b"MM\0*")) & (orientation >= 1) & (orientation <= 8)
+    )
     return _choose(known, orientation, 1)
 
 
@@ -515,9 +533,7 @@ def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         maximum_iterations=_MAX_HEADER_PARTS,
         parallel_iterations=1,
     )
-    return reason, tf.cond(
-        exif > 0, lambda: _exif_orientation(encoded, exif), lambda: tf.constant(1, tf.int64)
-    )
+    return reason, _exif_orientation(encoded, exif)
 
 
 def _gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -561,6 +577,7 @@ def _gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return reason, position, transparent
 
 
+@_seldom_called(input_signature=[tf.TensorSpec((), tf.string)])
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     """The first frame on its canvas.
 
@@ -578,19 +595,22 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     palette_start = _choose(local, position + 10, tf.constant(13, tf.int64))
     data_start = position + 10 + _choose(local, palette_size, 0)
 
-    _, data_end = tf.while_loop(
-        lambda size, position: size > 0,
-        lambda _, position: (
-            _bytes(encoded, position, 1)[0],
-            position + 1 + _bytes(encoded, position, 1)[0],
-        ),
+    def skip_block(_, position):
+        size = _bytes(encoded, position, 1)[0]
+        return size, position + 1 + size
+
+    last_size, data_end = tf.while_loop(
+        lambda size, _: size > 0,
+        skip_block,
         # The data begin with a byte of their own, the code size.
         (tf.constant(1, tf.int64), data_start + 1),
         maximum_iterations=_MAX_GIF_BLOCKS,
         parallel_iterations=1,
     )
-    end = _length(encoded)
-    complete = tf.debugging.Assert(data_end <= end, ["the GIF data are truncated"])
+    complete = tf.debugging.Assert(
+        tf.equal(last_size, 0) & (data_end <= _length(encoded)),
+        [f"the GIF data are truncated, or in more than {_MAX_GIF_BLOCKS} blocks"],
+    )
     with tf.control_dependencies([complete]):
         palette = tf.strings.substr(encoded, palette_start, palette_size)
         data = tf.strings.substr(encoded, data_start, data_end - data_start)
@@ -668,6 +688,7 @@ def _bmp_stride(width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     return (width * bits + 31) // 32 * 4
 
 
+@_seldom_called(input_signature=[tf.TensorSpec((), tf.string)])
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     # TensorFlow's decoder takes palette indices for grey levels.
     _, width, height, bits, start, palette_start, colours, top_down = _bmp_header(encoded)
