@@ -191,17 +191,14 @@ def test_uniform_reaches_all_of_ten_million():
 
 
 @pytest.mark.parametrize("sampler", sampling.SAMPLERS)
-@pytest.mark.parametrize("batch_size", [3, 32, 5000])
-def test_start_step_continues_the_run_from_the_start(sampler, batch_size, small_labels):
+@pytest.mark.parametrize(("batch_size", "starts"), [(32, (1, 255, 256, 700)), (5000, (1, 5))])
+def test_start_step_continues_the_run_from_the_start(sampler, batch_size, starts, small_labels):
     sample = sampling.SAMPLERS[sampler]
-    steps = 6 if batch_size == 5000 else 2800
-    whole = list(
-        sample(small_labels, batch_size, seed=9).take(steps).as_numpy_iterator()
-    )  # blocks hold 2730, 256 and 1 steps
-    for start in {1, 255, 256, 257, 700, 2729, 2730, 2731} if batch_size < 5000 else {1, 2, 5}:
-        resumed = sample(small_labels, batch_size, seed=9, start_step=start)
-        ahead = np.array(list(resumed.take(min(4, steps - start)).as_numpy_iterator()))
-        np.testing.assert_array_equal(ahead, whole[start : start + 4])
+    steps = max(starts) + 2
+    whole = list(sample(small_labels, batch_size, seed=9).take(steps).as_numpy_iterator())
+    for start in starts:
+        resumed = sample(small_labels, batch_size, seed=9, start_step=start).take(2)
+        np.testing.assert_array_equal(list(resumed.as_numpy_iterator()), whole[start : start + 2])
 
 
 @pytest.mark.parametrize("sampler", sampling.SAMPLERS)
@@ -221,7 +218,7 @@ def test_examples_without_labels_are_never_drawn(sample, small_labels):
 @pytest.mark.parametrize("sample", BY_LABELS)
 @pytest.mark.parametrize(
     "convert",
-    [np.float32, bool, scipy.sparse.csr_array, scipy.sparse.coo_matrix],
+    [bool, scipy.sparse.coo_matrix],
 )
 def test_dense_and_sparse_labels_are_drawn_alike(sample, convert, small_labels):
     sparse = convert.__module__.startswith("scipy")
@@ -316,7 +313,7 @@ def test_stream_copies_have_the_mean_and_variance_of_rounded_weights(small_label
     probability = LabelStatistics.from_labels(small_labels).instance_probability(small_labels)
     weight = 0.7 * 60 * probability
     fraction = weight - np.floor(weight)
-    num_passes = 2000
+    num_passes = 500
     draws = _streamed(
         small_labels, int(num_passes * weight.sum()), draws_per_record=0.7, shuffle_buffer=30
     )
@@ -331,10 +328,10 @@ def test_stream_copies_have_the_mean_and_variance_of_rounded_weights(small_label
 
 
 def test_stream_matches_eq_1_on_voc(voc_mlt_labels, statistics_of_voc):
-    draws = _streamed(voc_mlt_labels, 40_000)
+    draws = _streamed(voc_mlt_labels, 20_000)
     observed = voc_mlt_labels[draws].mean(axis=0)
     p_hat = statistics_of_voc.resampled_probability
-    assert np.all(np.abs(observed - p_hat) < 4 * np.sqrt(p_hat * (1 - p_hat) / 40_000))
+    assert np.all(np.abs(observed - p_hat) < 4 * np.sqrt(p_hat * (1 - p_hat) / 20_000))
 
 
 @pytest.mark.parametrize(("shuffle_buffer", "starts"), [(4096, (1, 130)), (20, (19, 60, 333))])
@@ -369,7 +366,7 @@ def test_stream_depends_on_the_seed_and_repeats(small_labels):
 def test_stream_order_is_random():
     # Single labels of equal classes: every record once a pass, so the order is a permutation.
     labels = np.repeat(np.eye(4, dtype=np.int8), 5, axis=0)
-    passes = _streamed(labels, 20 * 3000).reshape(3000, 20)
+    passes = _streamed(labels, 20 * 1500).reshape(1500, 20)
     assert np.all(np.sort(passes, axis=1) == np.arange(20))
     places = np.arange(20) * 20 + passes
     assert scipy.stats.chisquare(np.bincount(places.ravel(), minlength=400)).pvalue > 0.001
