@@ -66,11 +66,12 @@ def pareto_subset(
     them where they do not suffice.
 
     Both choices are blind to the other labels of an example, so settling a class may disturb those
-    before it: the last classes meet their reference, the first ones end some percent off it. On VOC 2012 with a maximum of 800 this gives, over 20 seeds, 1 155 ± 19
-    examples and class counts of 787, 477, 254, 238, 158, 102, … in the mean, where the authors'
-    published list has 1 142 and 775, 479, 249, 240, 154, 100. Sparing the settled classes comes
-    nearer to the reference (801, 507, 298, 254, 174, 123) and farther from that list; never
-    touching them leaves the tail at several times its reference.
+    before it: the last classes meet their reference, the first ones end some percent off it. On
+    VOC 2012 with a maximum of 800 this gives, over 20 seeds, 1 155 ± 19 examples and class counts
+    of 787, 477, 254, 238, 158, 102, … in the mean, where the authors' published list has 1 142 and
+    775, 479, 249, 240, 154, 100. Sparing the settled classes comes nearer to the reference (801,
+    507, 298, 254, 174, 123) and farther from that list; never touching them leaves the tail at
+    several times its reference.
 
     The counts reached are logged.
 

@@ -29,6 +29,8 @@ from dbl_tf import statistics
 # the first batch comes at once.
 _DRAWS_PER_BLOCK = 8192
 
+_DRAWS_COPIED_AT_ONCE = 32
+
 # A uniform float64 of TensorFlow is a multiple of 2^-52, so an example of probability P is drawn
 # with a relative error below 2^-50 / P: one in a thousand at this limit.
 _MIN_PROBABILITY = 2.0**-40
@@ -145,7 +147,7 @@ def class_cycle_indices(
         members = tf.constant(columns.indices, tf.int64)
         first_member = tf.constant(columns.indptr[nonempty], tf.int64)
         class_size = tf.constant(sizes[nonempty], tf.int64)
-    num_classes = tf.constant(len(nonempty), tf.int64)
+        num_classes = tf.constant(len(nonempty), tf.int64)
 
     def draw(position):
         cycle = position // num_classes
@@ -338,9 +340,10 @@ def class_aware_stream(
     # Windows of one size: a small one at the end would mix few records and keep copies close.
     num_windows = -(-num_examples // shuffle_buffer)
     window_size = -(-num_examples // num_windows)
-    mean_copies = tf.constant(
-        draws_per_record * num_examples * _class_shares(class_counts), tf.float64
-    )
+    with tf.device("CPU"):
+        mean_copies = tf.constant(
+            draws_per_record * num_examples * _class_shares(class_counts), tf.float64
+        )
 
     def weights(labels):
         known = (labels == tf.zeros_like(labels)) | (
@@ -386,9 +389,11 @@ def class_aware_stream(
         return order[tf.where(is_first, tf.constant(first_draw, tf.int64), 0) :], batch
 
     def draws(order, batch):
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda row: tf.nest.map_structure(lambda column: column[row], batch)
-        )
+        # A few at a time: one by one would cost more launches, all at once copy the window.
+        rows = tf.data.Dataset.from_tensor_slices(order).batch(_DRAWS_COPIED_AT_ONCE)
+        return rows.map(
+            lambda row: tf.nest.map_structure(lambda column: tf.gather(column, row), batch)
+        ).unbatch()
 
     pass_before = first_pass - 1 if first_window == 0 else first_pass
     return (
@@ -421,7 +426,8 @@ def _find_draw(
     left, windows = start_draw, []
     for pass_ in itertools.count():
         for window, weight in enumerate(windows if pass_ else weights):
-            num_draws = int(count_draws(pass_, window, weight))
+            with tf.device("CPU"):  # where tf.data counts them too
+                num_draws = int(count_draws(pass_, window, weight))
             if left < num_draws:
                 return pass_, window, left
             left -= num_draws

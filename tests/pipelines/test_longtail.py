@@ -71,9 +71,10 @@ def test_voc_subsets_resemble_the_published_list(voc2012_labels, voc_mlt_labels)
     sizes = np.array([len(indices) for indices in subsets])
     assert abs(sizes.mean() - 1142) < 30
     assert np.all(counts[:, -1] == 4)
-    medium = np.sum((counts >= 20) & (counts < 100), axis=1)
-    assert np.all(np.abs(medium - 6) <= 1)
-    assert np.all(np.sum(counts < 20, axis=1) == 8)
+    groups = [(counts >= 100).sum(1), ((counts >= 20) & (counts < 100)).sum(1)]
+    groups = np.array([*groups, (counts < 20).sum(1)]).T
+    np.testing.assert_array_equal(np.median(groups, axis=0), [6, 6, 8])
+    assert np.all(np.abs(groups - [6, 6, 8]) <= 1)
 
 
 def test_voc_classes_keep_the_rank_of_the_full_data(voc2012_labels):
