@@ -297,8 +297,8 @@ def class_aware_stream(
     of a window come in random order, a pure function of (seed, pass, window), in which the copies
     of a record are spread evenly: two copies of a record with K of them lie more than D/K − G + 1
     draws apart, G being the number of different positive K in the window. D is about ρ times the
-    records of the window, so a window of K batches keeps the K copies in different batches. Across
-    the border of two passes no distance is kept.
+    records of the window: where it is at least K (B + G), the copies lie in different batches of B.
+    Across the border of two passes no distance is kept.
 
     Args:
         records: one pass, in a fixed order: dicts (of any nesting) of tensors whose shapes agree
