@@ -4,15 +4,17 @@ The SavedModel holds the whole way from encoded images to named probabilities an
 TensorFlow.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from dbl_tf.statistics import LabelStatistics
@@ -83,7 +85,8 @@ def export(
         serve_images,
         [tf.TensorSpec((None, None, None, 3), tf.float32, name="images")],
     )
-    archive.write_out(str(incomplete), verbose=False)
+    with _only_warnings():
+        archive.write_out(str(incomplete), verbose=False)
     (incomplete / DETAILS_FILE).parent.mkdir(exist_ok=True)
     details = {
         "class_names": list(statistics.class_names),
@@ -96,6 +99,17 @@ def export(
     _write_warmup(incomplete / WARMUP_FILE, example_image, image_size)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(incomplete, path)
+
+
+@contextlib.contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Keeps what TensorFlow says of each function that it writes from the user's screen."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _answer(

@@ -200,13 +200,21 @@ class RunConfig(DataConfig):
         frozen = self.frozen_layers
         if frozen is None:
             frozen = models.default_frozen_layers(backbone, weights != NO_WEIGHTS)
-        epochs = self.epochs
-        if epochs is None and self.steps is None:
-            epochs = method.schedule.epochs
-        sampler = self.sampler or method.sampler
+        epochs, steps = self.epochs, self.steps
+        if epochs is None and steps is None:
+            steps = defaults.steps
+            epochs = method.schedule.epochs if steps is None else None
+        paths = {
+            name: os.path.abspath(getattr(self, name))
+            for name in ("examples", "images_dir", "class_names", "init_from")
+            if getattr(self, name) is not None
+        }
+        if weights not in (IMAGENET, NO_WEIGHTS):
+            weights = os.path.abspath(weights)
         return dataclasses.replace(
             self,
-            sampler=sampler,
+            **paths,
+            sampler=self.sampler or method.sampler,
             backbone=backbone,
             backbone_weights=weights,
             backbone_options=dict(self.backbone_options),
@@ -214,6 +222,7 @@ class RunConfig(DataConfig):
             image_size=self.image_size or defaults.image_size,
             learning_rate=self.learning_rate or defaults.learning_rate,
             epochs=epochs,
+            steps=steps,
             run_dir=self.run_dir or os.path.join("runs", f"{self.dataset}-{self.method}"),
         )
 

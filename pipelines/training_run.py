@@ -348,11 +348,11 @@ class _Features:
 
     def __call__(self, examples: Examples) -> np.ndarray:
         digest = self._digest.copy()
-        for name in examples.names:
-            digest.update(f"\n{os.path.abspath(name)}".encode())
-            if os.path.exists(name):
-                status = os.stat(name)
-                digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
+        if examples.files is None:
+            digest.update("\n".join(examples.names).encode())
+        for path in examples.files or ():
+            status = os.stat(path)
+            digest.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
         path = self.config.cache_path / "features" / f"{digest.hexdigest()[:32]}.npy"
         if path.exists():
             return np.load(path)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from pipelines.datasets.examples import Examples, LabelledData
+from pipelines.datasets.examples import Examples, LabelledData, set_aside_val
 
 if TYPE_CHECKING:
     from pipelines.config import DataConfig
@@ -19,11 +19,12 @@ class Defaults:
     backbone_weights: str
     image_size: int
     learning_rate: float
+    steps: int | None = None  # None: the epochs of the method
 
 
 DEFAULTS = {
     # Small images and no pre-training, so a small network of the project's own.
-    "digits_mlt": Defaults("small_resnet", "none", image_size=32, learning_rate=0.1),
+    "digits_mlt": Defaults("small_resnet", "none", image_size=32, learning_rate=0.03, steps=1500),
     "table": Defaults("ResNet50", "imagenet", image_size=224, learning_rate=0.02),
 }
 NAMES = tuple(DEFAULTS)
@@ -51,4 +52,6 @@ def load(config: "DataConfig") -> LabelledData:
             skip_bad_images=config.skip_bad_images,
             cache_dir=config.cache_path,
         )
+    if config.val_fraction:
+        data = set_aside_val(data, config.val_fraction, seed=config.data_seed)
     return data

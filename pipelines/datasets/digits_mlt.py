@@ -47,7 +47,10 @@ def load(seed: int = 0) -> LabelledData:
     chosen = longtail.pareto_subset(candidates, max_count=MAX_COUNT, seed=seed)
     parts = {
         "train": (candidates[chosen], order[num_test_digits:]),
-        "test": (_draw_labels(random, NUM_TEST_SCENES, np.ones(NUM_CLASSES)), order[:num_test_digits]),
+        "test": (
+            _draw_labels(random, NUM_TEST_SCENES, np.ones(NUM_CLASSES)),
+            order[:num_test_digits],
+        ),
     }
     splits = {
         name: _examples(name, labels, images[pool], targets[pool], random)
@@ -93,16 +96,16 @@ def _scene(
 ) -> np.ndarray:
     """One scene, uint8 (S, S, 3): the digits in quarters of their own, moved, scaled, tinted."""
     half = IMAGE_SIZE // 2
-    ground = random.uniform(0.0, 0.35, 3)
+    ground = random.uniform(0.0, 0.25, 3)
     scene = ground + random.normal(0.0, 0.04, (IMAGE_SIZE, IMAGE_SIZE, 1))
     shown = np.flatnonzero(labels)
     for digit, quarter in zip(shown, random.permutation(4), strict=False):
         pool = pools[digit]
-        size = random.randint(11, half + 1)
+        size = random.randint(13, half + 1)
         ink = _enlarge(pool[random.randint(len(pool))], size)[:, :, None]
         top, left = half * np.array(divmod(quarter, 2)) + random.randint(0, half - size + 1, 2)
         place = scene[top : top + size, left : left + size]
-        place += ink * (random.uniform(0.55, 1.0, 3) - place)
+        place += ink * (random.uniform(0.7, 1.0, 3) - place)
     return np.uint8(np.clip(scene, 0.0, 1.0) * 255.0 + 0.5)
 
 

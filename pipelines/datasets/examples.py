@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from absl import logging
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,11 +18,13 @@ class Examples:
         labels: bool (N, C), CSR.
         read: maps a position, int64 (), to the encoded bytes of that image, string (); runs inside
             `tf.data`.
+        files: N paths of the files that the images lie in, None where they are made in memory.
     """
 
     names: Sequence[str]
     labels: scipy.sparse.csr_array
     read: Callable[[tf.Tensor], tf.Tensor]
+    files: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -33,6 +36,7 @@ class Examples:
             names=[self.names[i] for i in positions],
             labels=self.labels[positions],
             read=lambda position: self.read(table[position]),
+            files=None if self.files is None else [self.files[i] for i in positions],
         )
 
 
@@ -85,3 +89,61 @@ class LabelledData:
             for name, examples in self.splits.items()
         }
         return dataclasses.replace(self, class_names=tuple(class_names), splits=splits)
+
+
+def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> LabelledData:
+    """Moves a share of the train examples to a new split "val".
+
+    Stratified: the examples are sorted by the rarest class they hold, at random within one, and
+    every 1/fraction-th is taken, so that each of these groups loses its share to within one
+    example. A class that would be left without train examples gets one back from val.
+
+    Args:
+        data: has a split "train" and none called "val".
+        fraction: in (0, 1), of the train examples.
+        seed: the choice is a function of the labels, the fraction and this.
+
+    Raises:
+        ValueError: there is a split "val", or nothing would be set aside.
+    """
+    if "val" in data.splits:
+        raise ValueError("there is a val split already; nothing needs to be set aside")
+    train = data.splits["train"]
+    counts = train.labels.sum(axis=0, dtype=np.int64)
+    random = np.random.default_rng(seed)
+    # Class c of rank 0 has the fewest examples; examples without labels come last.
+    rank = np.empty(len(counts), np.int64)
+    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+    rarest = np.full(len(train), len(counts))
+    np.minimum.at(
+        rarest,
+        np.repeat(np.arange(len(train)), np.diff(train.labels.indptr)),
+        rank[train.labels.indices],
+    )
+    order = np.lexsort((random.permutation(len(train)), rarest))
+
+    num_val = min(round(len(train) * fraction), len(train) - 1)
+    if num_val:
+        chosen = (np.arange(num_val) + random.random()) * (len(train) / num_val)
+        in_val = np.zeros(len(train), bool)
+        in_val[order[chosen.astype(np.int64)]] = True
+        columns = train.labels.tocsc()
+        left = train.labels[~in_val].sum(axis=0, dtype=np.int64)
+        for c in np.flatnonzero((left == 0) & (counts > 0)):
+            holders = columns.indices[columns.indptr[c] : columns.indptr[c + 1]]
+            if in_val[holders].all():  # an earlier class may have brought one back
+                in_val[random.choice(holders)] = False
+        num_val = np.count_nonzero(in_val)
+    if not num_val:
+        raise ValueError(
+            f"val_fraction = {fraction} sets nothing aside: there are {len(train)} train images, "
+            "and every class keeps one; give a larger fraction or a val split of your own"
+        )
+    logging.info("set aside %d of %d train images as val", num_val, len(train))
+    others = {name: split for name, split in data.splits.items() if name != "train"}
+    splits = {
+        "train": train.take(np.flatnonzero(~in_val)),
+        "val": train.take(np.flatnonzero(in_val)),
+        **others,
+    }
+    return dataclasses.replace(data, splits=splits)

@@ -36,8 +36,6 @@ def load(
     label_separator: str | None = None,
     check_images: str = "all",
     skip_bad_images: bool = False,
-    val_fraction: float = 0.0,
-    seed: int = 0,
     cache_dir: str | os.PathLike,
 ) -> LabelledData:
     """Reads a table of examples and checks it, down to the image files, before any work is done.
@@ -65,9 +63,6 @@ def load(
         check_images: a level of `image_files.check_images`: "all", "header" or "exists".
         skip_bad_images: leaves out images that fail the check, with a warning, where they would
             be refused.
-        val_fraction: share in [0, 1) of the train images to set aside as "val", see
-            `set_aside_val`; 0 for none.
-        seed: of that choice.
         cache_dir: folder where the image check remembers the files that passed.
 
     Raises:
@@ -76,8 +71,6 @@ def load(
         image_files.BadImagesError: images that are missing or fail the check, likewise.
         ValueError: an argument that makes no sense.
     """
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must lie in [0, 1); found {val_fraction}")
     if check_images not in image_files.LEVELS:
         choices = ", ".join(image_files.LEVELS)
         raise ValueError(f"check_images must be one of {choices}; found {check_images!r}")
@@ -92,11 +85,6 @@ def load(
 
     rows = _read_rows(path, label_separator)
     _refuse_absent_splits(path, rows.splits, "has no {} rows")
-    if val_fraction and (num_val := np.count_nonzero(rows.splits == _SPLIT_CODES["val"])):
-        raise ValueError(
-            f"val_fraction = {val_fraction} would set aside a val split, and {path} has one "
-            f"already, of {num_val} rows; leave one of the two out"
-        )
     classes, labels = _label_matrix(path, rows, classes, class_names)
     num_repeated_labels = len(rows.label_codes) - labels.nnz
     images, labels, num_merged = _merge_repeated_images(path, rows, labels, images_dir)
@@ -130,8 +118,6 @@ def load(
         num_repeated_labels,
         len(bad),
     )
-    if val_fraction:
-        data = set_aside_val(data, val_fraction, seed=seed)
     return data
 
 
@@ -154,60 +140,6 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     if not first_line:
         raise TableError(f"{path} is empty; it must hold one class name a line")
     return tuple(first_line)
-
-
-def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> LabelledData:
-    """Moves a share of the train examples to a new split "val".
-
-    Stratified: the examples are sorted by the rarest class they hold, at random within one, and
-    every 1/fraction-th is taken, so that each of these groups loses its share to within one
-    example. A class that would be left without train examples gets one back from val.
-
-    Args:
-        data: has a split "train" and none called "val".
-        fraction: in (0, 1), of the train examples.
-        seed: the choice is a function of the labels, the fraction and this.
-
-    Raises:
-        ValueError: there is a split "val", or nothing would be set aside.
-    """
-    if "val" in data.splits:
-        raise ValueError("there is a val split already; nothing needs to be set aside")
-    train = data.splits["train"]
-    counts = train.labels.sum(axis=0, dtype=np.int64)
-    random = np.random.default_rng(seed)
-    # Class c of rank 0 has the fewest examples; examples without labels come last.
-    rank = np.empty(len(counts), np.int64)
-    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
-    rarest = np.full(len(train), len(counts))
-    np.minimum.at(rarest, _row_of_entry(train.labels), rank[train.labels.indices])
-    order = np.lexsort((random.permutation(len(train)), rarest))
-
-    num_val = min(round(len(train) * fraction), len(train) - 1)
-    if num_val:
-        chosen = (np.arange(num_val) + random.random()) * (len(train) / num_val)
-        in_val = np.zeros(len(train), bool)
-        in_val[order[chosen.astype(np.int64)]] = True
-        columns = train.labels.tocsc()
-        left = train.labels[~in_val].sum(axis=0, dtype=np.int64)
-        for c in np.flatnonzero((left == 0) & (counts > 0)):
-            holders = columns.indices[columns.indptr[c] : columns.indptr[c + 1]]
-            if in_val[holders].all():  # an earlier class may have brought one back
-                in_val[random.choice(holders)] = False
-        num_val = np.count_nonzero(in_val)
-    if not num_val:
-        raise ValueError(
-            f"val_fraction = {fraction} sets nothing aside: there are {len(train)} train images, "
-            "and every class keeps one; give a larger fraction or a val split of your own"
-        )
-    logging.info("set aside %d of %d train images as val", num_val, len(train))
-    others = {name: split for name, split in data.splits.items() if name != "train"}
-    splits = {
-        "train": train.take(np.flatnonzero(~in_val)),
-        "val": train.take(np.flatnonzero(in_val)),
-        **others,
-    }
-    return dataclasses.replace(data, splits=splits)
 
 
 class _Problems:
@@ -581,7 +513,7 @@ def _labelled_data(
         positions = np.flatnonzero(images.splits == code)
         if len(positions):
             part = images.take(positions)
-            splits[name] = Examples(part.names, labels[positions], _reader(part.paths))
+            splits[name] = Examples(part.names, labels[positions], _reader(part.paths), part.paths)
     return LabelledData(class_names=classes, splits=splits)
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dbl_tf.statistics import LabelStatistics
 from pipelines.datasets import image_files, table
-from pipelines.datasets.examples import Examples, LabelledData
+from pipelines.datasets.examples import LabelledData
 
 ROWS = [
     ("a.jpg", "train", ["dog", "traffic light"]),
@@ -347,64 +347,6 @@ def test_summary_and_unused_columns_are_logged_once(folder, load, caplog):
     ]
     load(write(folder / "t.jsonl", "\n".join(map(json.dumps, lines))))
     assert [r.getMessage().count("not used: 'id'") for r in caplog.records] == [1, 0]
-
-
-def test_val_fraction_sets_aside_part_of_train(folder, load):
-    rows = [(f"{name}.jpg", "train", ["x"]) for name in "abcdefgh"]
-    path = write(folder / "t.csv", csv_text([*rows, ("i.jpg", "test", ["x"])]))
-    data = load(path, val_fraction=0.25, seed=3)
-    assert [len(data.splits[name]) for name in ("train", "val", "test")] == [6, 2, 1]
-    names = [*data.splits["train"].names, *data.splits["val"].names]
-    assert sorted(names) == [row[0] for row in rows]
-    for position, name in enumerate(data.splits["val"].names):
-        assert data.splits["val"].read(tf.constant(position)) == (folder / name).read_bytes()
-    again = load(path, val_fraction=0.25, seed=3)
-    assert again.splits["val"].names == data.splits["val"].names
-    others = {tuple(load(path, val_fraction=0.25, seed=s).splits["val"].names) for s in range(9)}
-    assert len(others) > 1
-
-
-@pytest.mark.parametrize("val_fraction", [-0.1, 1.0, float("nan")])
-def test_val_fraction_outside_its_range_is_refused(folder, load, val_fraction):
-    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
-        load(write(folder / "t.csv", simple()), val_fraction=val_fraction)
-
-
-def test_val_fraction_beside_a_val_split_or_of_nothing_is_refused(folder, load):
-    with pytest.raises(ValueError, match="has one already, of 1 rows"):
-        load(write(folder / "t.csv", csv_text(ROWS)), val_fraction=0.5)
-    with pytest.raises(ValueError, match="sets nothing aside: there are 1 train images"):
-        load(write(folder / "t.csv", simple()), val_fraction=0.5)
-
-
-def long_tailed(num_examples: int = 400) -> LabelledData:
-    """Classes held by 200, 100, 50, … 3, 1, 1 examples at random places, some with none."""
-    random = np.random.default_rng(5)
-    labels = np.zeros((num_examples, 9), bool)
-    for column, count in enumerate((200, 100, 50, 25, 12, 6, 3, 1, 1)):
-        labels[random.choice(num_examples, count, replace=False), column] = True
-    labels = scipy.sparse.csr_array(labels)
-    names = [str(i) for i in range(num_examples)]
-    train = Examples(names, labels, lambda position: tf.strings.as_string(position))
-    return LabelledData(tuple("abcdefghi"), {"train": train, "test": train.take(np.arange(3))})
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.95])
-def test_every_class_keeps_a_train_example_and_large_ones_their_share(fraction):
-    data = long_tailed()
-    counts = data.splits["train"].labels.sum(axis=0, dtype=int)
-    for seed in range(20):
-        splits = table.set_aside_val(data, fraction, seed=seed).splits
-        left = splits["train"].labels.sum(axis=0, dtype=int)
-        assert (left >= 1).all()
-        assert (left + splits["val"].labels.sum(axis=0, dtype=int) == counts).all()
-        num_val = len(splits["val"])
-        assert 400 * fraction - 9 <= num_val <= 400 * fraction  # up to one goes back for a class
-        # An example is stratified by its rarest class, so the other labels vary at random:
-        # four standard deviations of a hypergeometric number bound them.
-        spread = 4 * np.sqrt(counts * fraction * (1 - fraction)) + 2
-        assert (np.abs(left - counts * (1 - fraction)) <= spread).all()
-        assert set(splits["train"].names).isdisjoint(splits["val"].names)
 
 
 def test_real_table(shared_data, tmp_path):
