@@ -61,5 +61,5 @@ def test_labels_are_moved_to_the_columns_of_a_model():
     moved = data.with_classes(["dog", "sheep", "cat"])
     assert moved.class_names == ("dog", "sheep", "cat")
     assert moved.splits["test"].labels.toarray().tolist() == [[0, 0, 1], [1, 0, 1]]
-    with pytest.raises(ValueError, match="1 classes of the data are not among the 1 .*: dog"):
+    with pytest.raises(ValueError, match=r"1 classes of the data are not among the 1 .*: dog"):
         data.with_classes(["cat"])

@@ -1,0 +1,180 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dbl_tf import evaluation, models, training
+from dbl_tf.optimizers import CoupledDecaySGD, WarmupStepDecay
+
+STEPS, STEPS_PER_EPOCH = 11, 4
+
+
+def make_batches(first_step):
+    """Endless batches, each a function of its step."""
+
+    def batch(step):
+        seed = tf.stack([tf.constant(7, tf.int64), step])
+        features = tf.random.stateless_normal((16, 6), seed)
+        return features, tf.cast(features[:, :3] > 0.3, tf.float32)
+
+    return tf.data.Dataset.range(first_step, 2**40).map(batch)
+
+
+def make_network(learning_rate=0.1):
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.Input((6,)),
+            # Keras's own dropout, so that the state of random generators is tested too.
+            keras.layers.Dropout(0.1, seed=3),
+            *models.build_head(6, 3, seed=5).layers[1:],
+        ]
+    )
+    network.compile(
+        CoupledDecaySGD(WarmupStepDecay(learning_rate, 3, [8])),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    return network
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(keras.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.remaining = step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.remaining -= 1
+        if self.remaining < 0:
+            raise Killed
+
+
+def fit(directory, network, **arguments):
+    training.fit(
+        network,
+        make_batches,
+        steps=STEPS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        checkpoints=training.Checkpoints(directory / "checkpoints"),
+        history_path=directory / "history.csv",
+        verbose=0,
+        **arguments,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    network = make_network()
+    fit(tmp_path_factory.mktemp("whole"), network)
+    return network.get_weights()
+
+
+def history(directory):
+    with open(directory / "history.csv", newline="") as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("every", [None, 3])
+@pytest.mark.parametrize("step", [2, 6, 9])
+def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
+    tmp_path, uninterrupted, every, step
+):
+    with pytest.raises(Killed):
+        fit(tmp_path, make_network(), callbacks=[KillAt(step)], checkpoint_every=every)
+    resumed = make_network()
+    fit(tmp_path, resumed, checkpoint_every=every)
+    for a, b in zip(uninterrupted, resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history(tmp_path) == [0, 1, 2]
+    assert training.Checkpoints(tmp_path / "checkpoints").steps()[-1] == STEPS
+
+
+def test_a_finished_run_trains_no_further(tmp_path, uninterrupted):
+    fit(tmp_path, make_network())
+    network = make_network()
+    fit(tmp_path, network, callbacks=[KillAt(0)])
+    for a, b in zip(uninterrupted, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, uninterrupted, caplog):
+    fit(tmp_path, make_network())
+    checkpoints = training.Checkpoints(tmp_path / "checkpoints")
+    newest = checkpoints.path(STEPS)
+    newest.write_bytes(newest.read_bytes()[:-200])
+    resumed = make_network()
+    fit(tmp_path, resumed)
+    assert any("step-00000011.npz" in record.getMessage() for record in caplog.records)
+    for a, b in zip(uninterrupted, resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_without_a_whole_checkpoint_nothing_is_trained(tmp_path):
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    (directory / "step-00000004.npz").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*step-00000004\.npz"):
+        fit(tmp_path, make_network())
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    fit(tmp_path, make_network(), checkpoint_every=1)
+    assert training.Checkpoints(tmp_path / "checkpoints").steps() == [10, 11]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
+    network = make_network()
+
+    def poisoned(first_step):
+        return (
+            make_batches(first_step)
+            .enumerate(first_step)
+            .map(lambda step, batch: (batch[0] / tf.cast(step != 6, tf.float32), batch[1]))
+        )
+
+    with pytest.raises(FloatingPointError, match=r"nan at step 7: .*last checkpoint is of step 4"):
+        training.fit(
+            network,
+            poisoned,
+            steps=STEPS,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            checkpoints=training.Checkpoints(tmp_path / "checkpoints"),
+            verbose=0,
+        )
+
+
+def test_val_map_is_in_the_logs_before_other_callbacks_read_them(tmp_path):
+    features, labels = next(iter(make_batches(100)))
+    seen = []
+    network = make_network()
+    fit(
+        tmp_path,
+        network,
+        callbacks=[
+            evaluation.MeanAveragePrecision(
+                tf.data.Dataset.from_tensor_slices(features).batch(5), labels.numpy()
+            ),
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: seen.append(dict(logs))),
+        ],
+    )
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val_map"]) for row in rows] == [logs["val_map"] for logs in seen]
+    expected = evaluation.metrics.mean_average_precision(
+        labels.numpy(), network.predict(features, verbose=0)
+    )
+    assert seen[-1]["val_map"] == pytest.approx(expected["total"], abs=1e-12)
+
+
+def test_strategies():
+    assert training.make_strategy("one_device").num_replicas_in_sync == 1
+    assert training.make_strategy("mirrored").num_replicas_in_sync == 2  # logical CPU devices
+    assert training.make_strategy("auto").num_replicas_in_sync == 1
+    with pytest.raises(ValueError, match="strategy must be one of auto, one_device, mirrored"):
+        training.make_strategy("cluster")
