@@ -363,11 +363,13 @@ def class_aware_stream(
         chance = _unit_interval(_hashed(seed, _COPIES, pass_, place))
         return tf.cast(tf.floor(weight + chance), tf.int64)
 
-    first_pass, first_window, first_draw = _find_draw(
-        records.map(lambda record: record[labels_key]).batch(window_size).map(weights),
-        lambda *of_window: tf.reduce_sum(copies(*of_window)),
-        start_draw,
-    )
+    first_pass = first_window = first_draw = 0
+    if start_draw:
+        first_pass, first_window, first_draw = _find_draw(
+            records.map(lambda record: record[labels_key]).batch(window_size).map(weights),
+            lambda *of_window: tf.reduce_sum(copies(*of_window)),
+            start_draw,
+        )
 
     def number_pass(state, item):
         pass_, has_labels = state
@@ -413,8 +415,6 @@ def _find_draw(
     weights: tf.data.Dataset, count_draws: Callable, start_draw: int
 ) -> tuple[int, int, int]:
     """Pass, window and place in the window's order of a draw; reads the first pass at most once."""
-    if start_draw == 0:
-        return 0, 0, 0
     count_draws = tf.function(
         count_draws,
         input_signature=[

@@ -313,7 +313,7 @@ def test_stream_copies_have_the_mean_and_variance_of_rounded_weights(small_label
     probability = LabelStatistics.from_labels(small_labels).instance_probability(small_labels)
     weight = 0.7 * 60 * probability
     fraction = weight - np.floor(weight)
-    num_passes = 500
+    num_passes = 300
     draws = _streamed(
         small_labels, int(num_passes * weight.sum()), draws_per_record=0.7, shuffle_buffer=30
     )
@@ -334,7 +334,7 @@ def test_stream_matches_eq_1_on_voc(voc_mlt_labels, statistics_of_voc):
     assert np.all(np.abs(observed - p_hat) < 4 * np.sqrt(p_hat * (1 - p_hat) / 20_000))
 
 
-@pytest.mark.parametrize(("shuffle_buffer", "starts"), [(4096, (130,)), (20, (19, 333))])
+@pytest.mark.parametrize(("shuffle_buffer", "starts"), [(4096, (130,)), (20, (333,))])
 def test_stream_continues_at_any_draw(shuffle_buffer, starts, small_labels):
     whole = _streamed(small_labels, 600, shuffle_buffer=shuffle_buffer)
     for start in starts:
@@ -366,7 +366,7 @@ def test_stream_depends_on_the_seed_and_repeats(small_labels):
 def test_stream_order_is_random():
     # Single labels of equal classes: every record once a pass, so the order is a permutation.
     labels = np.repeat(np.eye(4, dtype=np.int8), 5, axis=0)
-    passes = _streamed(labels, 20 * 1500).reshape(1500, 20)
+    passes = _streamed(labels, 20 * 1000).reshape(1000, 20)
     assert np.all(np.sort(passes, axis=1) == np.arange(20))
     places = np.arange(20) * 20 + passes
     assert scipy.stats.chisquare(np.bincount(places.ravel(), minlength=400)).pvalue > 0.001
