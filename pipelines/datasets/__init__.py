@@ -24,7 +24,7 @@ class Defaults:
 
 DEFAULTS = {
     # Small images and no pre-training, so a small network of the project's own.
-    "digits_mlt": Defaults("small_resnet", "none", image_size=32, learning_rate=0.03, steps=1500),
+    "digits_mlt": Defaults("small_resnet", "none", image_size=32, learning_rate=0.05, steps=1500),
     "table": Defaults("ResNet50", "imagenet", image_size=224, learning_rate=0.02),
 }
 NAMES = tuple(DEFAULTS)

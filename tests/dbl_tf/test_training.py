@@ -40,7 +40,7 @@ def make_network(learning_rate=0.1):
     return network
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -52,7 +52,7 @@ class KillAt(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         self.remaining -= 1
         if self.remaining < 0:
-            raise Killed
+            raise KilledError
 
 
 def fit(directory, network, **arguments):
@@ -85,7 +85,7 @@ def history(directory):
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     tmp_path, uninterrupted, every, step
 ):
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(tmp_path, make_network(), callbacks=[KillAt(step)], checkpoint_every=every)
     resumed = make_network()
     fit(tmp_path, resumed, checkpoint_every=every)
