@@ -340,7 +340,8 @@ class _Features:
 
     def __init__(self, config: RunConfig, backbone: keras.Model):
         self.config, self.backbone = config, backbone
-        digest = hashlib.sha256(backbone.to_json().encode())
+        network = (config.backbone, dict(config.backbone_options), config.image_size)
+        digest = hashlib.sha256(repr(network).encode())
         for weight in backbone.get_weights():
             digest.update(np.ascontiguousarray(weight).tobytes())
         digest.update(f"{config.dataset} {config.data_seed}".encode())

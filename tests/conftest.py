@@ -27,6 +27,12 @@ def voc_mlt_labels(shared_data) -> np.ndarray:
     return np.array([[name in row for name in names] for row in rows])
 
 
+@pytest.fixture(scope="session")
+def mirrored() -> tf.distribute.MirroredStrategy:
+    """Two replicas; one strategy for all tests, since two in a process mix up their collectives."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 def pytest_configure():
     """Two logical CPU devices, so that `MirroredStrategy` runs with two replicas anywhere."""
     cpu = tf.config.list_physical_devices("CPU")[0]

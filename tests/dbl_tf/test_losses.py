@@ -251,7 +251,7 @@ def test_compiled_model_loads_from_a_keras_file_with_its_loss(tmp_path):
 
 
 @pytest.mark.parametrize("rebalance", ["labels", "sample_weight"])
-def test_one_and_two_replicas_train_alike(rebalance):
+def test_one_and_two_replicas_train_alike(rebalance, mirrored):
     labels, _ = make_batch()
     features = np.random.default_rng(6).standard_normal((64, 8)).astype(np.float32)
     weights = rebalanced_weights(labels, COUNTS)
@@ -270,7 +270,7 @@ def test_one_and_two_replicas_train_alike(rebalance):
         return model.get_weights(), history.history["loss"]
 
     one, one_loss = trained_weights(tf.distribute.OneDeviceStrategy("CPU:0"))
-    two, two_loss = trained_weights(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    two, two_loss = trained_weights(mirrored)
     np.testing.assert_allclose(one_loss, two_loss, rtol=1e-6)
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

@@ -102,7 +102,7 @@ def test_saved_network_loads_and_predicts_the_same(tmp_path):
     np.testing.assert_array_equal(network(images), loaded(images))
 
 
-def test_one_and_two_replicas_train_alike_with_batchnorm_and_dropout():
+def test_one_and_two_replicas_train_alike_with_batchnorm_and_dropout(mirrored):
     batches = tf.data.Dataset.from_tensor_slices(
         (make_images(32), np.random.default_rng(1).random((32, 5)).astype(np.float32))
     ).batch(8, drop_remainder=True)
@@ -117,7 +117,7 @@ def test_one_and_two_replicas_train_alike_with_batchnorm_and_dropout():
         return network
 
     one = train(tf.distribute.OneDeviceStrategy("CPU:0"))
-    two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    two = train(mirrored)
     assert int(one.get_layer("head").get_layer("neck_dropout").step.numpy()) == 8
     for a, b in zip(one.variables, two.variables, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=2e-5, err_msg=a.path)

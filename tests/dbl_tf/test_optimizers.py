@@ -58,10 +58,9 @@ def test_ten_steps_equal_the_closed_form(schedule):
             np.testing.assert_allclose(variable.numpy(), value, rtol=1e-6, atol=1e-7)
 
 
-def test_two_replicas_clip_the_sum_of_their_gradients():
+def test_two_replicas_clip_the_sum_of_their_gradients(mirrored):
     start, gradients = make_problem()
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with mirrored.scope():
         variables = [keras.Variable(w, dtype="float32") for w in start]
         optimizer = CoupledDecaySGD(0.1, coupled_weight_decay=0.05, global_clipnorm=3.0)
         optimizer.build(variables)
@@ -79,7 +78,7 @@ def test_two_replicas_clip_the_sum_of_their_gradients():
             tf.constant(np.stack([g / 2 + part, g / 2 - part]), tf.float32)
             for g, part in zip(gradient, parts, strict=True)
         ]
-        strategy.run(step, args=(shares,))
+        mirrored.run(step, args=(shares,))
     expected = closed_form(gradients, start, [0.1] * STEPS, 0.9, 0.05, 3.0)[-1]
     for variable, value in zip(variables, expected, strict=True):
         np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,87 @@
+import dataclasses
+
+import pytest
+
+from pipelines import config
+from pipelines.config import ConfigError, RunConfig
+
+
+def test_no_flag_at_all_is_the_embedded_data_set_without_a_download():
+    resolved = RunConfig().resolved()
+    assert (resolved.dataset, resolved.method) == ("digits_mlt", "db_focal")
+    assert (resolved.backbone, resolved.backbone_weights) == ("small_resnet", "none")
+    assert resolved.sampler == "class_aware"
+
+
+def test_imagenet_weights_bring_resnet50_and_its_frozen_stage():
+    resolved = RunConfig(dataset="table", examples="x.csv").resolved()
+    assert (resolved.backbone, resolved.backbone_weights) == ("ResNet50", "imagenet")
+    assert resolved.frozen_layers == ("conv1_", "conv2_") and resolved.image_size == 224
+    asked = RunConfig(backbone_weights="imagenet").resolved()
+    assert asked.backbone == "ResNet50"
+
+
+def test_a_method_s_own_values_hold_unless_said_otherwise():
+    table = {"dataset": "table", "examples": "x.csv"}
+    assert RunConfig(method="erm", **table).resolved().epochs == 80
+    assert RunConfig(method="erm", **table).resolved().sampler == "uniform"
+    assert RunConfig(method="db", **table).resolved().epochs == 8
+    changed = RunConfig(method="db", sampler="class_cycle", epochs=3, **table).resolved()
+    assert (changed.sampler, changed.epochs) == ("class_cycle", 3)
+
+
+def test_saved_and_loaded_configurations_do_not_differ(tmp_path):
+    resolved = RunConfig(backbone_options={"width": 8}, steps=7).resolved()
+    resolved.save(tmp_path / "config.json")
+    loaded = RunConfig.load(tmp_path / "config.json")
+    assert loaded == resolved and not loaded.differences(resolved)
+
+
+def test_differences_name_what_decides_a_run_and_nothing_else():
+    run = RunConfig().resolved()
+    other = dataclasses.replace(run, beta=5.0, seed=2, run_dir="elsewhere", export=False)
+    assert run.differences(other) == ["--beta: 10.0 there, 5.0 now", "--seed: 0 there, 2 now"]
+    assert run.differences(dataclasses.replace(run, lambda_=3.0)) == [
+        "--lambda: 2.0 there, 3.0 now"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "coco"}, "--dataset must be one of digits_mlt, table; got 'coco'"),
+        ({"method": "dbl"}, r"--method must be one of erm, focal, .*db_focal; got 'dbl'"),
+        ({"sampler": "balanced"}, "--sampler must be one of uniform, class_aware, class_cycle"),
+        ({"margin": "none"}, "--margin must be one of paper, released"),
+        ({"precision": "half"}, "--precision must be one of float32, mixed_bfloat16"),
+        ({"check_images": "some"}, "--check_images must be one of exists, header, all"),
+        ({"backbone": "AlexNet"}, r"--backbone must be one of small_resnet, .*VGG16"),
+        ({"alpha": -0.1}, "--alpha must be at least 0; got -0.1"),
+        ({"beta": 0.0}, "--beta must be greater than 0; got 0.0"),
+        ({"lambda_": -2.0}, "--lambda must be greater than 0; got -2.0"),
+        ({"kappa": float("inf")}, "--kappa must be a finite number"),
+        ({"momentum": 1.0}, r"--momentum must be in \[0, 1\)"),
+        ({"batch_size": 0}, "--batch_size must be greater than 0"),
+        ({"val_fraction": 1.0}, r"--val_fraction must be in \[0, 1\)"),
+        ({"steps": 5, "epochs": 1}, "--epochs and --steps both say how long"),
+        ({"dataset": "table"}, "--dataset=table needs --examples"),
+        ({"examples": "x.csv"}, "--examples goes with --dataset=table, not digits_mlt"),
+        ({"backbone_weights": "no.h5"}, r"there is no file no\.h5"),
+        ({"init_from": "no_run"}, "--init_from: there is no no_run"),
+    ],
+)
+def test_values_out_of_range_name_their_flag(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(**arguments)
+
+
+def test_backbone_options():
+    assert config.parse_options("alpha=0.75, depth=2,name='x'") == {
+        "alpha": 0.75,
+        "depth": 2,
+        "name": "x",
+    }
+    assert config.parse_options("") == {}
+    for text in ("alpha", "alpha=", "alpha=x", "1a=2"):
+        with pytest.raises(ConfigError, match="name=value"):
+            config.parse_options(text)

@@ -1,0 +1,62 @@
+"""The two scripts as a person starts them."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run(script, *flags, status=0):
+    result = subprocess.run(
+        [sys.executable, ROOT / script, *map(str, flags)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def test_training_prints_a_table_and_evaluation_the_same_one(tmp_path):
+    run_dir = tmp_path / "run"
+    flags = tmp_path / "small.flags"
+    flags.write_text("--steps=2\n--backbone_options=width=4\n--noexport\n--method=r_bce\n")
+    trained = run("train.py", f"--flagfile={flags}", f"--run_dir={run_dir}")
+    table = trained[trained.rindex("   total") :]
+    assert "mAP %" in table and (run_dir / "metrics.json").exists()
+    evaluated = run("evaluate.py", f"--run_dir={run_dir}", f"--output_dir={tmp_path / 'scores'}")
+    assert evaluated[evaluated.rindex("   total") :] == table
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method=dbl"], "should be one of <erm|focal|rs|"),
+        (["--lambda=0"], "--lambda must be greater than 0; got 0.0"),
+        (["--dataset=table", "--examples=none.csv"], "none.csv"),
+        (["--backbone_options=width"], "name=value"),
+    ],
+)
+def test_a_wrong_flag_ends_with_one_readable_message(flags, message, tmp_path):
+    output = run("train.py", f"--run_dir={tmp_path / 'run'}", *flags, status=1)
+    assert message in output and "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_asks_for_what_is_missing():
+    assert "one of --run_dir and --saved_model" in run("evaluate.py", status=1)
+    assert "holds no finished run" in run("evaluate.py", "--run_dir=/nowhere", status=1)
+
+
+def test_importing_the_package_loads_neither_training_nor_tensorflow_serving():
+    program = "import sys, dbl_tf; print(sorted(m for m in sys.modules if m.startswith('dbl_tf')))"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "dbl_tf.losses" in result.stdout
+    assert not any(name in result.stdout for name in ("models", "training", "serving"))
