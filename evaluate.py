@@ -34,6 +34,17 @@ _SKIP_BAD_IMAGES = flags.DEFINE_bool(
 _DATA_SEED = flags.DEFINE_integer("data_seed", DataConfig.data_seed, "Of data that are made.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Of results that runs share; ~/.cache/dbl_tf.")
 
+_DATA_FLAGS = (
+    _DATASET,
+    _EXAMPLES,
+    _IMAGES_DIR,
+    _CLASS_NAMES,
+    _LABEL_SEPARATOR,
+    _CHECK_IMAGES,
+    _SKIP_BAD_IMAGES,
+    _DATA_SEED,
+)
+
 
 def main(argv: list[str]) -> None:
     """Runs the evaluation that the flags describe."""
@@ -45,6 +56,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--saved_model needs --output_dir, for what is written")
     if _IMAGES.value is not None and _SAVED_MODEL.value is None:
         raise app.UsageError("--images goes with --saved_model")
+    if _RUN_DIR.value is not None or _IMAGES.value is not None:
+        given = [flag.name for flag in _DATA_FLAGS if flag.present]
+        if given:
+            raise app.UsageError(f"--{given[0]} goes with --saved_model and labelled images")
     try:
         if _RUN_DIR.value is not None:
             scores = evaluation_run.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
@@ -67,7 +82,7 @@ def main(argv: list[str]) -> None:
             scores = evaluation_run.evaluate_saved_model(
                 _SAVED_MODEL.value, data, _OUTPUT_DIR.value
             )
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"evaluate.py: {error}") from error
     print(evaluation.format_table(scores))
 

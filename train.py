@@ -128,7 +128,7 @@ def main(argv: list[str]) -> None:
                 export=_EXPORT.value,
             )
         )
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"train.py: {error}") from error
     print(evaluation.format_table(scores))
 

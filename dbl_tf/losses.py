@@ -105,8 +105,7 @@ class DistributionBalancedLoss(keras.losses.Loss):
         focal_scale: s.
         rebalance: where r̂ comes from. "labels": computed here from `y_true`. "sample_weight":
             passed by the input pipeline as (B, C) `sample_weight`. None: no r̂.
-        clamp_counts: whether counts are moved into [1, N − 1] where r̂ or ν needs it, instead of
-            being refused.
+        clamp_counts: whether counts outside [1, N − 1] are moved to its ends, instead of refused.
         from_logits: whether `y_pred` holds logits; if not, probabilities.
         reduction: as of `keras.losses.Loss`. "mean" is Σ r̂ℓ/(B·C).
         name: of the loss.

@@ -23,6 +23,11 @@ UNIFORM_SCHEDULE = Schedule(epochs=80, decay_epochs=(55, 70))
 RESAMPLED_SCHEDULE = Schedule(epochs=8, decay_epochs=(5, 7))
 
 
+def schedule_of(sampler: str) -> Schedule:
+    """The paper's schedule for a way of drawing examples."""
+    return UNIFORM_SCHEDULE if sampler == "uniform" else RESAMPLED_SCHEDULE
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """How a method draws examples, and what its loss is made of.
@@ -40,11 +45,6 @@ class Method:
     rebalance: bool = False
     negative_tolerant: bool = False
     focal: bool = False
-
-    @property
-    def schedule(self) -> Schedule:
-        """The paper's schedule for this way of drawing examples."""
-        return UNIFORM_SCHEDULE if self.sampler == "uniform" else RESAMPLED_SCHEDULE
 
     def make_loss(
         self,

@@ -122,15 +122,17 @@ def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
     return keras.Model(images, head(backbone(images)), name="classifier")
 
 
-def copy_weights(source: str, backbone: keras.Model, head: keras.Model) -> None:
+def copy_weights(
+    source: str, backbone: keras.Model, head: keras.Model, *, same_classes: bool
+) -> None:
     """Starts a network from the weights of another, trained one.
-
-    The classifier is left as it is where the other one has another number of classes.
 
     Args:
         source: a `.keras` file of a network that `join` made, or a directory with a `model.keras`.
         backbone: of `build_backbone`.
         head: of `build_head`.
+        same_classes: whether the classifier is copied too; it is left as it is where the networks
+            know different classes.
 
     Raises:
         ValueError: the file holds no such network, or one with another backbone.
@@ -147,9 +149,14 @@ def copy_weights(source: str, backbone: keras.Model, head: keras.Model) -> None:
         raise ValueError(f"the backbone in {path} is another one than that of this run")
     backbone.set_weights(parts["backbone"].get_weights())
     for layer in head.layers:
+        if isinstance(layer, StatelessDropout):  # its count of steps is that of this run
+            continue
+        if layer.name == "classifier" and not same_classes:
+            continue
         values = parts["head"].get_layer(layer.name).get_weights()
-        if [w.shape for w in values] == [tuple(w.shape) for w in layer.weights]:
-            layer.set_weights(values)
+        if [w.shape for w in values] != [tuple(w.shape) for w in layer.weights]:
+            raise ValueError(f"layer {layer.name} in {path} is of another shape than in this run")
+        layer.set_weights(values)
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
@@ -295,7 +302,10 @@ def _network(
     if name == SMALL_RESNET:
         if weights == "imagenet":
             raise ValueError(f"there are no ImageNet weights of {SMALL_RESNET}")
-        build, preprocess = _small_resnet, layers.Rescaling(1 / 127.5, -1.0, name="rescaling")
+        build, preprocess = (
+            _small_resnet,
+            layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="rescaling"),
+        )
     elif name in _applications():
         build = getattr(keras.applications, name)
         preprocess = BackbonePreprocessing(name, name="preprocessing")

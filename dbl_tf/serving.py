@@ -46,8 +46,9 @@ def export(
 
     * `probabilities`, `class_names` and `thresholds`, (B, C);
     * `top_probabilities` and `top_classes`, (B, k), the k = min(5, C) likeliest classes;
-    * `error`, string (B,): empty, or why this image could not be read. Its row then holds zeros
-      and empty names, and the other rows are as they are without it.
+    * `error`, string (B,): empty, or why this image could not be read. Its
+      `probabilities` and `top_probabilities` are then zeros and its `top_classes` empty; the rows
+      of the others are as they are without it.
 
     Args:
         model: from images in [0, 255] to logits (B, C).

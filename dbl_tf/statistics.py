@@ -191,8 +191,10 @@ class LabelStatistics:
                 "count": self.cooccurrence[rows, columns].tolist(),
             },
         }
-        with open(path, "w", encoding="utf-8") as file:
+        incomplete = f"{path}.incomplete"
+        with open(incomplete, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False)
+        os.replace(incomplete, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike):

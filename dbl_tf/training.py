@@ -117,8 +117,9 @@ class Checkpoints:
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
-    with model.distribute_strategy.scope():
-        model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
     # `model.weights` leaves out random states, `model.variables` holds those of metrics too.
     seeds = [v for v in model.variables if v.name == "seed_generator_state"]
     return [*model.weights, *seeds, *model.optimizer.variables]

@@ -73,7 +73,7 @@ def rebalanced_weights(
 
 def clamp_counts(class_counts: Sequence[float] | np.ndarray, num_examples: int) -> np.ndarray:
     """Class counts moved into [1, N − 1], where r and ν are defined; (C,)."""
-    return np.clip(class_counts, 1, num_examples - 1)
+    return np.clip(class_counts, 1, max(num_examples - 1, 1))
 
 
 def check_smoothing(alpha: float, beta: float, mu: float) -> None:

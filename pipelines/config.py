@@ -59,6 +59,7 @@ class DataConfig:
             for name in ("examples", "images_dir", "class_names", "label_separator"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"--{name} goes with --dataset=table, not {self.dataset}")
+        _in_range("data_seed", self.data_seed, 0 <= self.data_seed < 2**32, "in [0, 2^32)")
         _in_range("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
 
     @property
@@ -149,20 +150,17 @@ class RunConfig(DataConfig):
             _one_of("sampler", self.sampler, sampling.SAMPLERS)
         if self.backbone is not None:
             _one_of("backbone", self.backbone, models.backbone_names())
-        weights = self.backbone_weights
-        if weights not in (None, IMAGENET, NO_WEIGHTS) and not os.path.isfile(weights):
+        if self.freeze_backbone and self.precision != "float32":
             raise ConfigError(
-                f"--backbone_weights must be {IMAGENET}, {NO_WEIGHTS} or a file; there is no file "
-                f"{weights}"
+                "--freeze_backbone computes its features in float32; leave --precision out"
             )
-        if self.init_from is not None and not os.path.exists(self.init_from):
-            raise ConfigError(f"--init_from: there is no {self.init_from}")
         finite = {"mu": self.mu, "kappa": self.kappa}
         for name, value in finite.items():
             _in_range(name, value, math.isfinite(value), "a finite number")
         at_least_zero = {"alpha": self.alpha, "weight_decay": self.weight_decay}
         for name, value in at_least_zero.items():
             _in_range(name, value, 0 <= value < math.inf, "at least 0")
+        _in_range("seed", self.seed, 0 <= self.seed < 2**32, "in [0, 2^32)")
         _in_range("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         positive = {
             "beta": self.beta,
@@ -190,20 +188,34 @@ class RunConfig(DataConfig):
 
         What depends on the data themselves stays None: warm-up steps, and whether images are
         mirrored.
+
+        Raises:
+            ConfigError: files to start from that do not exist.
         """
         defaults = datasets.DEFAULTS[self.dataset]
-        weights = self.backbone_weights or defaults.backbone_weights
+        weights = self.backbone_weights or (
+            NO_WEIGHTS if self.backbone == models.SMALL_RESNET else defaults.backbone_weights
+        )
+        if weights not in (IMAGENET, NO_WEIGHTS) and not os.path.isfile(weights):
+            raise ConfigError(
+                f"--backbone_weights must be {IMAGENET}, {NO_WEIGHTS} or a file; there is no file "
+                f"{weights}"
+            )
+        if self.init_from is not None and not os.path.exists(self.init_from):
+            raise ConfigError(f"--init_from: there is no {self.init_from}")
         backbone = self.backbone or (
             defaults.backbone if weights == defaults.backbone_weights else "ResNet50"
         )
-        method = methods.get(self.method)
+        sampler = self.sampler or methods.get(self.method).sampler
         frozen = self.frozen_layers
         if frozen is None:
-            frozen = models.default_frozen_layers(backbone, weights != NO_WEIGHTS)
+            frozen = models.default_frozen_layers(
+                backbone, weights != NO_WEIGHTS or self.init_from is not None
+            )
         epochs, steps = self.epochs, self.steps
         if epochs is None and steps is None:
             steps = defaults.steps
-            epochs = method.schedule.epochs if steps is None else None
+            epochs = methods.schedule_of(sampler).epochs if steps is None else None
         paths = {
             name: os.path.abspath(getattr(self, name))
             for name in ("examples", "images_dir", "class_names", "init_from")
@@ -214,7 +226,7 @@ class RunConfig(DataConfig):
         return dataclasses.replace(
             self,
             **paths,
-            sampler=self.sampler or method.sampler,
+            sampler=sampler,
             backbone=backbone,
             backbone_weights=weights,
             backbone_options=dict(self.backbone_options),
@@ -229,7 +241,9 @@ class RunConfig(DataConfig):
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""
         content = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
-        pathlib.Path(path).write_text(content, encoding="utf-8")
+        incomplete = pathlib.Path(f"{path}.incomplete")
+        incomplete.write_text(content, encoding="utf-8")
+        os.replace(incomplete, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RunConfig":

@@ -33,7 +33,9 @@ class Thresholds:
     def save(self, path: str | os.PathLike) -> None:
         """Writes JSON."""
         content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
-        pathlib.Path(path).write_text(json.dumps(content), encoding="utf-8")
+        incomplete = pathlib.Path(f"{path}.incomplete")
+        incomplete.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(incomplete, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":
@@ -85,7 +87,7 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
         ValueError: no such model, or labels that it does not know.
     """
     model = SavedModel(path)
-    data = datasets.load(config).with_classes(model.class_names)
+    data = datasets.load(config, splits=("test",)).with_classes(model.class_names)
     return score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
 
 

@@ -156,7 +156,7 @@ def find_unreadable(
                 images.read_for_evaluation(examples.read(tf.constant(index, tf.int64)), image_size)
             except tf.errors.OpError as error:
                 return UnreadableImageError(
-                    f"image {examples.names[index]} can no longer be read: {error.message}"
+                    f"image {examples.names[index]} cannot be read: {error.message}"
                 )
     return None
 

@@ -1,10 +1,11 @@
 """One training run, from its configuration to its directory: train, evaluate, export."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -29,6 +30,8 @@ from pipelines.datasets import Examples, LabelledData
 MAX_WARMUP_STEPS = 500
 # A pipeline runs fewer batches than this ahead of the step that training is at.
 _LOOK_AHEAD_BATCHES = 64
+# What a run that was killed at once may leave before its configuration.
+_WRITTEN_FIRST = {"statistics.json", "statistics.json.incomplete", "config.json.incomplete"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ def make_plan(config: RunConfig, statistics: LabelStatistics) -> Plan:
         config.sampler, statistics.class_counts, statistics.num_examples, config.batch_size
     )
     steps = config.steps or config.epochs * steps_per_epoch
-    schedule = methods.get(config.method).schedule
+    schedule = methods.schedule_of(config.sampler)
     warmup = config.warmup_steps
     return Plan(
         steps_per_epoch=steps_per_epoch,
@@ -83,6 +86,11 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
             f"--batch_size={config.batch_size} does not divide evenly by the "
             f"{strategy.num_replicas_in_sync} replicas of --strategy={config.strategy}"
         )
+    if config.precision == "mixed_float16" and strategy.num_replicas_in_sync > 1:
+        raise ConfigError(
+            "--precision=mixed_float16 judges overflow by one replica alone; use mixed_bfloat16 "
+            "with several"
+        )
     data = datasets.load(config)
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
@@ -92,7 +100,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     with strategy.scope():
-        backbone, head = build_networks(config, statistics.num_classes)
+        backbone, head = build_networks(config, statistics.class_names)
         network = head if config.freeze_backbone else models.join(backbone, head)
         network.compile(
             make_optimizer(config, plan), make_loss(config, statistics), jit_compile=False
@@ -112,18 +120,24 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
 
     checkpoints = training.Checkpoints(run_dir / "checkpoints")
 
-    def at_risk() -> tf.data.Dataset:
+    def drawn() -> tf.data.Dataset:
         """Positions that the pipeline may have failed at."""
         step = max(checkpoints.steps(), default=0)
         ahead = plan.steps_per_epoch + _LOOK_AHEAD_BATCHES
         return make_indices(config, train, step).take(ahead)
 
+    at_risk = {train: drawn}
     callbacks = [keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)]
     if "val" in data.splits:
         val = data.splits["val"]
+        at_risk[val] = lambda: evaluation_run.every_position(val)
         # First, so that the callbacks behind it find `val_map` in the logs.
         callbacks.insert(0, evaluation.MeanAveragePrecision(inputs_of(val), val.labels.toarray()))
-    with evaluation_run.naming_unreadable(train, at_risk, config.image_size):
+    with contextlib.ExitStack() as naming:
+        for examples, positions in at_risk.items():
+            naming.enter_context(
+                evaluation_run.naming_unreadable(examples, positions, config.image_size)
+            )
         training.fit(
             network,
             batches,
@@ -135,7 +149,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
             callbacks=callbacks,
         )
 
-    model = plain_copy(config, models.join(backbone, head), statistics.num_classes)
+    model = plain_copy(config, models.join(backbone, head), statistics.class_names)
     model.save(run_dir / "model.keras")
     scored = head if config.freeze_backbone else model
 
@@ -180,7 +194,7 @@ def check_directory(config: RunConfig, run_dir: pathlib.Path) -> None:
                 f"{run_dir} holds a run of another configuration: continue it with its own, or "
                 "choose another --run_dir. What differs:\n  " + "\n  ".join(differences)
             )
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir.exists() and {path.name for path in run_dir.iterdir()} - _WRITTEN_FIRST:
         raise ConfigError(f"{run_dir} is not empty and holds no run; choose another --run_dir")
 
 
@@ -193,16 +207,20 @@ def open_directory(config: RunConfig, statistics: LabelStatistics, run_dir: path
     saved = run_dir / "statistics.json"
     if saved.exists():
         before = LabelStatistics.load(saved)
-        if before.class_names != statistics.class_names or not np.array_equal(
-            before.cooccurrence, statistics.cooccurrence
+        if (
+            before.class_names != statistics.class_names
+            or before.num_examples != statistics.num_examples
+            or not np.array_equal(before.cooccurrence, statistics.cooccurrence)
         ):
             raise ValueError(
                 f"the training labels are not those that {run_dir} was started with; choose "
                 "another --run_dir"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
-    config.save(run_dir / "config.json")
-    statistics.save(saved)
+    if not saved.exists():
+        statistics.save(saved)
+    if not (run_dir / "config.json").exists():
+        config.save(run_dir / "config.json")
 
 
 def check_classes(config: RunConfig, statistics: LabelStatistics) -> None:
@@ -212,10 +230,8 @@ def check_classes(config: RunConfig, statistics: LabelStatistics) -> None:
         ValueError: a class in no training example, or in all of them where the margin is used.
     """
     counts, names = statistics.class_counts, np.array(statistics.class_names, object)
-    if config.allow_empty_classes:
-        return
     empty = names[counts == 0]
-    if len(empty):
+    if len(empty) and not config.allow_empty_classes:
         raise ValueError(
             f"{len(empty)} classes have no training example: {', '.join(empty[:20])}"
             f"{', …' if len(empty) > 20 else ''}. Add some, leave the classes out, or pass "
@@ -290,13 +306,14 @@ def make_indices(config: RunConfig, examples: Examples, start_step: int) -> tf.d
 
 
 def build_networks(
-    config: RunConfig, num_classes: int, *, load_weights: bool = True
+    config: RunConfig, class_names: Sequence[str], *, load_weights: bool = True
 ) -> tuple[keras.Model, keras.Model]:
     """Backbone and head of a resolved configuration.
 
     Args:
         config: of the run.
-        num_classes: C.
+        class_names: C names. The classifier of `init_from` is taken over where they are those of
+            the run that it is a directory of.
         load_weights: whether they start from the weights of the configuration; if not, they have
             the same structure and random weights.
     """
@@ -305,28 +322,32 @@ def build_networks(
         backbone = models.build_backbone(
             config.backbone,
             config.image_size,
-            weights=weights if load_weights else None,
+            weights=weights if load_weights and config.init_from is None else None,
             pretrained=weights is not None or config.init_from is not None,
             options=config.backbone_options,
             frozen_layers=config.frozen_layers,
         )
-    except OSError as error:
-        if weights != IMAGENET:
+    except Exception as error:  # Keras raises a plain Exception where a download fails
+        if weights != IMAGENET or isinstance(error, ValueError):
             raise
         raise ConfigError(
             f"the ImageNet weights of {config.backbone} cannot be had here ({error}); pass "
             "--backbone_weights=FILE with a file of them, or =none"
         ) from error
-    head = models.build_head(backbone.output_shape[-1], num_classes, seed=config.seed)
+    head = models.build_head(backbone.output_shape[-1], len(class_names), seed=config.seed)
     if config.init_from and load_weights:
-        models.copy_weights(config.init_from, backbone, head)
+        beside = pathlib.Path(config.init_from, "statistics.json")
+        names = LabelStatistics.load(beside).class_names if beside.is_file() else None
+        models.copy_weights(
+            config.init_from, backbone, head, same_classes=names == tuple(class_names)
+        )
     return backbone, head
 
 
-def plain_copy(config: RunConfig, model: keras.Model, num_classes: int) -> keras.Model:
+def plain_copy(config: RunConfig, model: keras.Model, class_names: Sequence[str]) -> keras.Model:
     """The trained network in float32 on one device, as it is evaluated and served."""
     keras.config.set_dtype_policy("float32")
-    copy = models.join(*build_networks(config, num_classes, load_weights=False))
+    copy = models.join(*build_networks(config, class_names, load_weights=False))
     copy.set_weights(model.get_weights())
     return copy
 

@@ -30,8 +30,13 @@ DEFAULTS = {
 NAMES = tuple(DEFAULTS)
 
 
-def load(config: "DataConfig") -> LabelledData:
+def load(config: "DataConfig", splits: tuple[str, ...] | None = None) -> LabelledData:
     """Loads and checks the data set of a configuration.
+
+    Args:
+        config: of the data.
+        splits: the only ones that are needed, and whose images are checked; None for all, of which
+            there must be train and test.
 
     Raises:
         ValueError: what is wrong with the data, with file and row.
@@ -51,6 +56,7 @@ def load(config: "DataConfig") -> LabelledData:
             check_images=config.check_images,
             skip_bad_images=config.skip_bad_images,
             cache_dir=config.cache_path,
+            only_splits=splits,
         )
     if config.val_fraction:
         data = set_aside_val(data, config.val_fraction, seed=config.data_seed)

@@ -36,6 +36,7 @@ def load(
     label_separator: str | None = None,
     check_images: str = "all",
     skip_bad_images: bool = False,
+    only_splits: Sequence[str] | None = None,
     cache_dir: str | os.PathLike,
 ) -> LabelledData:
     """Reads a table of examples and checks it, down to the image files, before any work is done.
@@ -63,6 +64,8 @@ def load(
         check_images: a level of `image_files.check_images`: "all", "header" or "exists".
         skip_bad_images: leaves out images that fail the check, with a warning, where they would
             be refused.
+        only_splits: splits that must be there; the rows of others are left out. None for all,
+            of which train and test must be there.
         cache_dir: folder where the image check remembers the files that passed.
 
     Raises:
@@ -84,10 +87,14 @@ def load(
     classes = None if class_names is None else read_class_names(class_names)
 
     rows = _read_rows(path, label_separator)
-    _refuse_absent_splits(path, rows.splits, "has no {} rows")
+    needed = only_splits or ("train", "test")
+    _refuse_absent_splits(path, rows.splits, needed, "has no {} rows")
     classes, labels = _label_matrix(path, rows, classes, class_names)
     num_repeated_labels = len(rows.label_codes) - labels.nnz
     images, labels, num_merged = _merge_repeated_images(path, rows, labels, images_dir)
+    if only_splits:
+        kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in only_splits]))
+        images, labels = images.take(kept), labels[kept]
 
     bad = image_files.check_images(images.paths, level=check_images, cache_dir=cache_dir)
     if bad:
@@ -104,7 +111,8 @@ def load(
         )
         kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
         images, labels = images.take(kept), labels[kept]
-        _refuse_absent_splits(path, images.splits, "has no {} rows with an image that can be used")
+        absence = "has no {} rows with an image that can be used"
+        _refuse_absent_splits(path, images.splits, needed, absence)
 
     data = _labelled_data(classes, images, labels)
     logging.info(
@@ -388,13 +396,15 @@ def _report_unused(path: str, names: list[str]) -> None:
         logging.warning("%s: not used: %s", path, ", ".join(map(repr, names)))
 
 
-def _refuse_absent_splits(path: str, splits: np.ndarray, absence: str) -> None:
+def _refuse_absent_splits(
+    path: str, splits: np.ndarray, needed: Sequence[str], absence: str
+) -> None:
     counts = np.bincount(splits, minlength=len(SPLITS))
-    if absent := [name for name in ("train", "test") if not counts[_SPLIT_CODES[name]]]:
+    if absent := [name for name in needed if not counts[_SPLIT_CODES[name]]]:
         found = ", ".join(f"{n} {name}" for name, n in zip(SPLITS, counts, strict=True) if n)
         raise TableError(
-            f"{path} {absence.format(' and no '.join(absent))}; both train and test are needed, "
-            f"there are {found or 'none'}"
+            f"{path} {absence.format(' and no '.join(absent))}; {' and '.join(needed)} rows are "
+            f"needed, there are {found or 'none'}"
         )
 
 

@@ -22,7 +22,7 @@ def make_batches(first_step):
     return tf.data.Dataset.range(first_step, 2**40).map(batch)
 
 
-def make_network(learning_rate=0.1):
+def make_network(learning_rate=0.1, loss_scaling=False):
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
         [
@@ -32,8 +32,9 @@ def make_network(learning_rate=0.1):
             *models.build_head(6, 3, seed=5).layers[1:],
         ]
     )
+    optimizer = CoupledDecaySGD(WarmupStepDecay(learning_rate, 3, [8]))
     network.compile(
-        CoupledDecaySGD(WarmupStepDecay(learning_rate, 3, [8])),
+        keras.optimizers.LossScaleOptimizer(optimizer) if loss_scaling else optimizer,
         keras.losses.BinaryCrossentropy(from_logits=True),
         jit_compile=False,
     )
@@ -56,6 +57,7 @@ class KillAt(keras.callbacks.Callback):
 
 
 def fit(directory, network, **arguments):
+    directory.mkdir(exist_ok=True)
     training.fit(
         network,
         make_batches,
@@ -93,6 +95,18 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
         np.testing.assert_array_equal(a, b)
     assert history(tmp_path) == [0, 1, 2]
     assert training.Checkpoints(tmp_path / "checkpoints").steps()[-1] == STEPS
+
+
+def test_a_killed_run_with_loss_scaling_continues(tmp_path):
+    whole = make_network(loss_scaling=True)
+    fit(tmp_path / "whole", whole)
+    with pytest.raises(KilledError):
+        network = make_network(loss_scaling=True)
+        fit(tmp_path, network, callbacks=[KillAt(6)], checkpoint_every=3)
+    resumed = make_network(loss_scaling=True)
+    fit(tmp_path, resumed, checkpoint_every=3)
+    for a, b in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_finished_run_trains_no_further(tmp_path, uninterrupted):

@@ -66,13 +66,26 @@ def test_differences_name_what_decides_a_run_and_nothing_else():
         ({"steps": 5, "epochs": 1}, "--epochs and --steps both say how long"),
         ({"dataset": "table"}, "--dataset=table needs --examples"),
         ({"examples": "x.csv"}, "--examples goes with --dataset=table, not digits_mlt"),
-        ({"backbone_weights": "no.h5"}, r"there is no file no\.h5"),
-        ({"init_from": "no_run"}, "--init_from: there is no no_run"),
+        ({"seed": -1}, r"--seed must be in \[0, 2\^32\); got -1"),
+        ({"freeze_backbone": True, "precision": "mixed_bfloat16"}, "--freeze_backbone computes"),
     ],
 )
 def test_values_out_of_range_name_their_flag(arguments, message):
     with pytest.raises(ConfigError, match=message):
         RunConfig(**arguments)
+
+
+def test_files_to_start_from_must_exist_when_a_run_starts():
+    with pytest.raises(ConfigError, match=r"there is no file no\.h5"):
+        RunConfig(backbone_weights="no.h5").resolved()
+    with pytest.raises(ConfigError, match="--init_from: there is no no_run"):
+        RunConfig(init_from="no_run").resolved()
+
+
+def test_the_schedule_is_that_of_the_sampler():
+    table = {"dataset": "table", "examples": "x.csv"}
+    assert RunConfig(method="db", sampler="uniform", **table).resolved().epochs == 80
+    assert RunConfig(method="erm", sampler="class_aware", **table).resolved().epochs == 8
 
 
 def test_backbone_options():

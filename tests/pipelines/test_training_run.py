@@ -173,6 +173,19 @@ def test_starting_from_another_run(finished, table, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_a_val_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path):
+    for path in table.parent.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = table.read_text().replace("39.png,train", "39.png,val")
+    (tmp_path / "examples.csv").write_text(text)
+    (tmp_path / "39.png").write_bytes(b"no longer an image")
+    config = make_config(
+        tmp_path / "examples.csv", tmp_path / "run", check_images="exists", method="erm"
+    )
+    with pytest.raises(ValueError, match=r"image 39\.png cannot be read"):
+        training_run.train_and_evaluate(config)
+
+
 def test_a_class_without_training_examples_is_named(table, tmp_path):
     text = table.read_text() + "\n50.png,test,gold"
     other = table.parent / "gold.csv"
@@ -196,7 +209,7 @@ def test_an_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path):
     config = make_config(
         folder / "examples.csv", tmp_path / "run", check_images="exists", method="erm"
     )
-    with pytest.raises(ValueError, match=r"image 7\.png can no longer be read"):
+    with pytest.raises(ValueError, match=r"image 7\.png cannot be read"):
         training_run.train_and_evaluate(config)
 
 

@@ -365,3 +365,15 @@ def test_real_table(shared_data, tmp_path):
     assert first.names[0] == "images/voc2007_000011.jpg"
     assert first.read(tf.constant(0)) == (path.parent / first.names[0]).read_bytes()
     assert [data.class_names[c] for c in first.labels[[2]].indices] == ["cat", "chair"]
+
+
+def test_only_the_splits_asked_for_are_needed_and_checked(folder, load):
+    path = write(
+        folder / "t.csv", csv_text([("missing.jpg", "train", ["x"]), ("a.jpg", "test", ["y"])])
+    )
+    data = load(path, only_splits=("test",))
+    assert list(data.splits) == ["test"] and data.splits["test"].names == ["a.jpg"]
+    only_test = write(folder / "test.csv", csv_text([("a.jpg", "test", ["y"])]))
+    assert len(load(only_test, only_splits=("test",)).splits["test"]) == 1
+    with pytest.raises(table.TableError, match="has no train rows; train and test rows are needed"):
+        load(only_test)
