@@ -1,6 +1,7 @@
 """The network: preprocessing, backbone, pooled features, and the head that gives the logits."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -323,7 +324,11 @@ def _network(
         raise ValueError(f"{name} does not take these options, {options}: {error}") from error
     if in_file:
         try:
-            network.load_weights(weights)
+            with warnings.catch_warnings():
+                # Keras looks for the layers a second time, in a list of its own, and says for each
+                # that the file lacks that list; missing weights are an error.
+                warnings.filterwarnings("ignore", "Skipping nested container at '_operations_by")
+                network.load_weights(weights)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(
                 f"{weights} does not hold weights of {name} with options {options} and without "

@@ -1,3 +1,4 @@
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -77,6 +78,12 @@ def test_pretrained_weights_are_loaded_from_a_file(shared_data):
         input_shape=(128, 128, 3), alpha=0.75, include_top=False, weights=None, pooling="avg"
     )
     reference.load_weights(file)
+    with h5py.File(file) as content:
+        arrays = []
+        content.visititems(lambda _, item: arrays.append(item) if hasattr(item, "shape") else None)
+        in_file = {np.asarray(array).tobytes() for array in arrays}
+    loaded = backbone.get_layer("inference_mode").layer.get_weights()
+    assert len(loaded) == len(arrays) and {w.tobytes() for w in loaded} == in_file
     images = make_images(2, 128)
     np.testing.assert_allclose(
         backbone(images), reference(images / 127.5 - 1, training=False), rtol=1e-4, atol=1e-5
