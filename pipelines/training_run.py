@@ -151,15 +151,12 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
 
     model = plain_copy(config, models.join(backbone, head), statistics.class_names)
     model.save(run_dir / "model.keras")
-    scored = head if config.freeze_backbone else model
+    if config.freeze_backbone:
 
-    def predict(examples: Examples) -> np.ndarray:
-        def positions() -> tf.data.Dataset:
-            return evaluation_run.every_position(examples)
-
-        with evaluation_run.naming_unreadable(examples, positions, config.image_size):
-            return evaluation.predict(scored, inputs_of(examples))
-
+        def predict(examples: Examples) -> np.ndarray:
+            return evaluation.predict(head, features.batches(examples))
+    else:
+        predict = evaluation_run.network_predictor(model, config.image_size)
     print("choosing thresholds")
     thresholds = evaluation_run.choose_thresholds(predict, data)
     thresholds.save(run_dir / "thresholds.json")
