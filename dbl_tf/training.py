@@ -1,11 +1,13 @@
 """Training a compiled model step by step, with checkpoints from which it continues exactly."""
 
 import csv
+import dataclasses
 import os
 import pathlib
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -63,13 +65,20 @@ class Checkpoints:
         """The file of a step."""
         return self.directory / f"step-{step:08d}.npz"
 
-    def save(self, model: keras.Model, step: int) -> None:
-        """Writes the state after `step` steps, and removes the oldest beyond `keep`."""
+    def save(self, model: keras.Model, step: int, loss_sum: float = 0.0) -> None:
+        """Writes the state after `step` steps, and removes the oldest beyond `keep`.
+
+        Args:
+            model: compiled.
+            step: steps trained.
+            loss_sum: of the steps of the epoch that is not at its end.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         incomplete = self.directory / f"step-{step:08d}.incomplete"
         with open(incomplete, "wb") as file:
             np.savez(
                 file,
+                loss_sum=loss_sum,
                 **{str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(_state(model))},
             )
             file.flush()
@@ -78,14 +87,14 @@ class Checkpoints:
         for old in self.steps()[: -self.keep]:
             self.path(old).unlink()
 
-    def restore(self, model: keras.Model) -> int:
+    def restore(self, model: keras.Model) -> tuple[int, float]:
         """Brings the model to the newest whole checkpoint.
 
         Args:
             model: compiled, as the one that was saved.
 
         Returns:
-            The number of steps it has trained; 0 where there is no checkpoint.
+            The number of steps it has trained, 0 where there is no checkpoint; and `loss_sum`.
 
         Raises:
             ValueError: there are checkpoints, and none is whole and fits the model.
@@ -94,62 +103,53 @@ class Checkpoints:
         damaged = []
         for step in reversed(steps):
             try:
-                self._load(model, self.path(step))
+                return step, self._load(model, self.path(step))
             except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
                 damaged.append(f"{self.path(step)}: {error}")
                 logging.warning("checkpoint cannot be used, the one before it is: %s", damaged[-1])
-                continue
-            return step
         if damaged:
             raise ValueError("no checkpoint can be used: " + "; ".join(damaged))
-        return 0
+        return 0, 0.0
 
     @staticmethod
-    def _load(model: keras.Model, path: pathlib.Path) -> None:
+    def _load(model: keras.Model, path: pathlib.Path) -> float:
         variables = _state(model)
         with np.load(path) as file:
-            values = [file[str(i)] for i in range(len(file.files))]
+            loss_sum = float(file["loss_sum"])
+            values = [file[str(i)] for i in range(len(file.files) - 1)]
         shapes = [tuple(v.shape) for v in variables]
         if [v.shape for v in values] != shapes:
             raise ValueError("it is of a model of other shapes")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        return loss_sum
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
-    if not model.optimizer.built:
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)
     # `model.weights` leaves out random states, `model.variables` holds those of metrics too.
     seeds = [v for v in model.variables if v.name == "seed_generator_state"]
     return [*model.weights, *seeds, *model.optimizer.variables]
 
 
-class _CheckpointEvery(keras.callbacks.Callback):
-    """Saves at the end of every epoch, and after every so many steps where asked for."""
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The rows of every global batch that one input pipeline makes: the index-th of `count` parts.
 
-    def __init__(self, checkpoints: Checkpoints, first_step: int, every: int | None):
-        super().__init__()
-        self.checkpoints, self.step, self.every = checkpoints, first_step, every
+    Several machines have a pipeline each; the replicas of one machine have one in common.
+    """
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.step += 1
-        if not np.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"the loss is {logs['loss']} at step {self.step}: the model's logits are not "
-                f"finite. The last checkpoint is of step {max(self.checkpoints.steps(), default=0)}"
-                ". A lower learning rate or a longer warm-up may help."
-            )
-        if self.every and self.step % self.every == 0:
-            self.checkpoints.save(self.model, self.step)
+    index: int = 0
+    count: int = 1
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.checkpoints.save(self.model, self.step)
+
+# The endless batches from a step on, of which the rows of the share are made. Batch t must be a
+# function of t.
+Batches = Callable[[int, Share], tf.data.Dataset]
 
 
 def fit(
     model: keras.Model,
-    batches: Callable[[int], tf.data.Dataset],
+    batches: Batches,
     *,
     steps: int,
     steps_per_epoch: int,
@@ -159,67 +159,132 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> None:
-    """Trains with `model.fit` from the newest checkpoint on, to the last step.
+    """Trains from the newest checkpoint on, to the last step, under the model's strategy.
+
+    One loop for one device, several, and several machines, on which `model.fit` does not run.
 
     Args:
         model: compiled, in the scope of its strategy.
-        batches: gives the endless batches from a step on; batch t must be a function of t.
+        batches: makes (inputs, labels) or (inputs, labels, weights).
         steps: to train in all.
         steps_per_epoch: after which `callbacks` see an epoch's end; the last epoch may be shorter.
         checkpoints: where the state is kept.
         checkpoint_every: steps between checkpoints inside an epoch; None for its end only.
-        history_path: CSV file with a row for each epoch.
+        history_path: CSV file with a row for each epoch: its number, its mean loss and what the
+            callbacks put into the logs.
         callbacks: of Keras; they run before the history row and the checkpoint are written.
         verbose: as of `model.fit`.
 
     Raises:
         FloatingPointError: the loss is no longer finite; names the step.
     """
-    step = checkpoints.restore(model)
+    strategy = model.distribute_strategy
+    if not model.optimizer.built:
+        with strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+    step, loss_sum = checkpoints.restore(model)
     if step:
         logging.info("continuing from step %d of %d", step, steps)
-    if history_path is not None:
-        _trim_history(history_path, epochs=step // steps_per_epoch)
-    while step < steps:
+    if step >= steps:
+        return
+    history = [_History(history_path, step // steps_per_epoch)] if history_path else []
+    iterator = iter(_distributed(strategy, batches, step))
+    train_step = _train_step(model, strategy)
+    listeners = keras.callbacks.CallbackList(
+        [*callbacks, *history],
+        add_progbar=verbose != 0,
+        model=model,
+        verbose=verbose,
+        epochs=-(-steps // steps_per_epoch),
+        steps=steps_per_epoch,
+    )
+    model.stop_training = False
+    listeners.on_train_begin()
+    listeners.on_epoch_begin(step // steps_per_epoch)
+    while step < steps and not model.stop_training:
         epoch, done = divmod(step, steps_per_epoch)
-        whole_epochs = steps // steps_per_epoch
-        if done or epoch == whole_epochs:  # the rest of an epoch that was cut short
-            last_epoch, count = epoch + 1, min(steps - epoch * steps_per_epoch, steps_per_epoch)
-            count -= done
-        else:
-            last_epoch, count = whole_epochs, steps_per_epoch
-        history = [keras.callbacks.CSVLogger(str(history_path), append=True)] * bool(history_path)
-        model.fit(
-            batches(step),
-            initial_epoch=epoch,
-            epochs=last_epoch,
-            steps_per_epoch=count,
-            verbose=verbose,
-            # A shuffle of its own is what Keras would warn about, not what it does.
-            shuffle=False,
-            callbacks=[
-                *callbacks,
-                *history,
-                _CheckpointEvery(checkpoints, step, checkpoint_every),
-            ],
-        )
-        step += count * (last_epoch - epoch)
+        listeners.on_train_batch_begin(done)
+        loss = float(train_step(iterator))
+        step, done, loss_sum = step + 1, done + 1, loss_sum + loss
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}: the model's logits are not finite. The last "
+                f"checkpoint is of step {max(checkpoints.steps(), default=0)}. A lower learning "
+                "rate or a longer warm-up may help."
+            )
+        logs = {"loss": loss_sum / done}
+        listeners.on_train_batch_end(done - 1, logs)
+        if done == steps_per_epoch or step == steps:
+            listeners.on_epoch_end(epoch, logs)
+            checkpoints.save(model, step, 0.0 if done == steps_per_epoch else loss_sum)
+            loss_sum = 0.0
+            if step < steps:
+                listeners.on_epoch_begin(epoch + 1)
+        elif checkpoint_every and step % checkpoint_every == 0:
+            checkpoints.save(model, step, loss_sum)
+    listeners.on_train_end()
 
 
-def _trim_history(path: str | os.PathLike, epochs: int) -> None:
-    """Drops rows of epochs that are going to be trained again."""
-    if not os.path.exists(path):
-        return
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        rows = [row for row in reader if int(row["epoch"]) < epochs]
-        columns = reader.fieldnames or []
-    if not rows:
-        os.remove(path)
-        return
-    incomplete = f"{path}.incomplete"
-    with open(incomplete, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(incomplete, path)
+def _distributed(strategy: tf.distribute.Strategy, batches: Batches, step: int) -> Any:
+    """The batches from a step on, cut for the replicas in their order."""
+
+    def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        share = Share(context.input_pipeline_id, context.num_input_pipelines)
+        rows = batches(step, share)
+        replicas = context.num_replicas_in_sync // context.num_input_pipelines
+        if replicas == 1:
+            return rows
+
+        def cut(tensor: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(tensor, [replicas, tensor.shape[0] // replicas, *tensor.shape[1:]])
+
+        return rows.map(lambda *batch: tf.nest.map_structure(cut, batch)).unbatch()
+
+    return strategy.distribute_datasets_from_function(of_pipeline)
+
+
+def _train_step(model: keras.Model, strategy: tf.distribute.Strategy) -> Callable[[Any], tf.Tensor]:
+    """A compiled function from the iterator to the loss of one step, which it makes."""
+
+    def on_replica(inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None):
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True)
+            # Keras divides by the number of replicas, so that their sum is the batch's loss.
+            loss = model.compute_loss(inputs, labels, logits, weights)
+            scaled = model.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, model.trainable_weights)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+        return loss
+
+    if model.jit_compile:
+        on_replica = tf.function(on_replica, jit_compile=True)
+
+    @tf.function
+    def step(iterator: Any) -> tf.Tensor:
+        losses = strategy.run(on_replica, args=next(iterator))
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    return step
+
+
+class _History(keras.callbacks.Callback):
+    """The file with a row for each epoch; rows of epochs that are trained again are dropped."""
+
+    def __init__(self, path: str | os.PathLike, epochs: int):
+        super().__init__()
+        self._path = path
+        self._rows: list[dict[str, Any]] = []
+        if os.path.exists(path):
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            self._rows = [row for row in rows if int(row["epoch"]) < epochs]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._rows.append({"epoch": epoch, **logs})
+        columns = dict.fromkeys(name for row in self._rows for name in row)
+        incomplete = f"{self._path}.incomplete"
+        with open(incomplete, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        os.replace(incomplete, self._path)

@@ -396,7 +396,7 @@ def _feature_batches(
     config: RunConfig, train: Examples, statistics: LabelStatistics, features: _Features
 ) -> Callable[[int], tf.data.Dataset]:
     weigh, table = make_weighting(config, statistics), features(train)
-    return lambda step: inputs.feature_batches(
+    return lambda step, share: inputs.feature_batches(
         table, train.labels, make_indices(config, train, step), weigh
     )
 
@@ -406,7 +406,7 @@ def _image_batches(
 ) -> Callable[[int], tf.data.Dataset]:
     weigh, train = make_weighting(config, statistics), data.splits["train"]
     flip = data.flip_probability if config.flip_probability is None else config.flip_probability
-    return lambda step: inputs.training_batches(
+    return lambda step, share: inputs.training_batches(
         train,
         make_indices(config, train, step),
         image_size=config.image_size,

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 
 import keras
@@ -11,7 +12,7 @@ from dbl_tf.optimizers import CoupledDecaySGD, WarmupStepDecay
 STEPS, STEPS_PER_EPOCH = 11, 4
 
 
-def make_batches(first_step):
+def make_batches(first_step, share=None):
     """Endless batches, each a function of its step."""
 
     def batch(step):
@@ -22,13 +23,13 @@ def make_batches(first_step):
     return tf.data.Dataset.range(first_step, 2**40).map(batch)
 
 
-def make_network(learning_rate=0.1, loss_scaling=False):
+def make_network(learning_rate=0.1, loss_scaling=False, stock_dropout=0.1):
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
         [
             keras.Input((6,)),
             # Keras's own dropout, so that the state of random generators is tested too.
-            keras.layers.Dropout(0.1, seed=3),
+            keras.layers.Dropout(stock_dropout, seed=3),
             *models.build_head(6, 3, seed=5).layers[1:],
         ]
     )
@@ -71,29 +72,35 @@ def fit(directory, network, **arguments):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    network = make_network()
-    fit(tmp_path_factory.mktemp("whole"), network)
-    return network.get_weights()
+def whole(tmp_path_factory):
+    network, directory = make_network(), tmp_path_factory.mktemp("whole")
+    fit(directory, network)
+    return network.get_weights(), history(directory)
+
+
+@pytest.fixture
+def uninterrupted(whole):
+    return whole[0]
 
 
 def history(directory):
     with open(directory / "history.csv", newline="") as file:
-        return [int(row["epoch"]) for row in csv.DictReader(file)]
+        return [(int(row["epoch"]), float(row["loss"])) for row in csv.DictReader(file)]
 
 
 @pytest.mark.parametrize("every", [None, 3])
 @pytest.mark.parametrize("step", [2, 6, 9])
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
-    tmp_path, uninterrupted, every, step
+    tmp_path, whole, every, step
 ):
     with pytest.raises(KilledError):
         fit(tmp_path, make_network(), callbacks=[KillAt(step)], checkpoint_every=every)
     resumed = make_network()
     fit(tmp_path, resumed, checkpoint_every=every)
-    for a, b in zip(uninterrupted, resumed.get_weights(), strict=True):
+    for a, b in zip(whole[0], resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert history(tmp_path) == [0, 1, 2]
+    assert history(tmp_path) == whole[1]
+    assert [epoch for epoch, _ in whole[1]] == [0, 1, 2]
     assert training.Checkpoints(tmp_path / "checkpoints").steps()[-1] == STEPS
 
 
@@ -145,7 +152,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
     network = make_network()
 
-    def poisoned(first_step):
+    def poisoned(first_step, share):
         return (
             make_batches(first_step)
             .enumerate(first_step)
@@ -184,6 +191,20 @@ def test_val_map_is_in_the_logs_before_other_callbacks_read_them(tmp_path):
         labels.numpy(), network.predict(features, verbose=0)
     )
     assert seen[-1]["val_map"] == pytest.approx(expected["total"], abs=1e-12)
+
+
+def test_one_and_two_replicas_train_alike_and_as_keras_fit_does(mirrored, tmp_path):
+    weights = {}
+    for name, strategy in {"one": None, "two": mirrored}.items():
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            network = make_network(stock_dropout=0.0)
+        fit(tmp_path / name, network)
+        weights[name] = network.get_weights()
+    network = make_network(stock_dropout=0.0)
+    network.fit(make_batches(0), steps_per_epoch=STEPS, verbose=0, shuffle=False)
+    for one, two, keras_fit in zip(*weights.values(), network.get_weights(), strict=True):
+        np.testing.assert_allclose(one, keras_fit, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
 
 
 def test_strategies():
