@@ -130,7 +130,8 @@ def main(argv: list[str]) -> None:
         )
     except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"train.py: {error}") from error
-    print(evaluation.format_table(scores))
+    if scores is not None:
+        print(evaluation.format_table(scores))
 
 
 if __name__ == "__main__":

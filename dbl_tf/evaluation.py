@@ -23,13 +23,24 @@ def predict(
     Raises:
         FloatingPointError: logits that are not finite.
     """
-    logits = model.predict(batches, verbose=verbose)
+    logits = outputs(model, batches, verbose=verbose)
     if not np.isfinite(logits).all():
         raise FloatingPointError(
             f"{np.count_nonzero(~np.isfinite(logits).all(axis=1))} of {len(logits)} examples have "
             "logits that are not finite"
         )
     return keras.ops.convert_to_numpy(keras.ops.sigmoid(logits.astype(np.float32)))
+
+
+def outputs(
+    model: keras.Model, batches: tf.data.Dataset, verbose: str | int = "auto"
+) -> np.ndarray:
+    """What the model gives for batches, in their order, on every device of this machine."""
+    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        # `predict` would share the batches out among the machines, of which one alone evaluates.
+        call = tf.function(lambda batch: model(batch, training=False))
+        return np.concatenate([call(batch).numpy() for batch in batches])
+    return model.predict(batches, verbose=verbose)
 
 
 class MeanAveragePrecision(keras.callbacks.Callback):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-STRATEGIES = ("auto", "one_device", "mirrored")
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -22,11 +23,25 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
     Args:
         name: "one_device", the first GPU or else the CPU; "mirrored", every local GPU, or the CPU
-            where there is none; "auto", "mirrored" where there are several GPUs, else "one_device".
+            where there is none; "multi_worker", every GPU of the machines that `TF_CONFIG` names,
+            of which each runs the same program; "auto", "mirrored" where there are several GPUs,
+            else "one_device".
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or "multi_worker" without a cluster in `TF_CONFIG`.
     """
+    if name == "multi_worker":
+        try:
+            cluster = json.loads(os.environ.get("TF_CONFIG") or "{}")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"TF_CONFIG is no JSON: {error}") from None
+        if not (isinstance(cluster, dict) and {"cluster", "task"} <= set(cluster)):
+            raise ValueError(
+                "strategy multi_worker needs TF_CONFIG, which names all machines and which of them "
+                'this is: {"cluster": {"worker": ["host0:port", "host1:port"]}, "task": {"type": '
+                f'"worker", "index": 0}}}}; found {os.environ.get("TF_CONFIG")!r}'
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one_device"
@@ -36,6 +51,29 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         devices = gpus or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}")
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one of its cluster that writes files; true where it is alone."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    if "chief" in resolver.cluster_spec().as_dict():
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
+
+
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Returns once every process of the cluster has come here.
+
+    A process that ended while another still works would be taken for a lost one.
+    """
+
+    def one_each() -> Any:
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
+
+    strategy.run(tf.function(one_each))
 
 
 class Checkpoints:
@@ -138,9 +176,11 @@ class Share:
     Several machines have a pipeline each; the replicas of one machine have one in common.
     """
 
-    index: int = 0
-    count: int = 1
+    index: int
+    count: int
 
+
+ALL_ROWS = Share(0, 1)
 
 # The endless batches from a step on, of which the rows of the share are made. Batch t must be a
 # function of t.
@@ -161,7 +201,9 @@ def fit(
 ) -> None:
     """Trains from the newest checkpoint on, to the last step, under the model's strategy.
 
-    One loop for one device, several, and several machines, on which `model.fit` does not run.
+    One loop for one device, several, and several machines, on which `model.fit` does not run. Of
+    several machines, the chief alone calls the callbacks and writes; all read the checkpoints, so
+    they must have one file system in common.
 
     Args:
         model: compiled, in the scope of its strategy.
@@ -187,12 +229,15 @@ def fit(
         logging.info("continuing from step %d of %d", step, steps)
     if step >= steps:
         return
-    history = [_History(history_path, step // steps_per_epoch)] if history_path else []
+    writes = is_chief(strategy)
+    callbacks = list(callbacks) if writes else []
+    if writes and history_path is not None:
+        callbacks.append(_History(history_path, epochs=step // steps_per_epoch))
     iterator = iter(_distributed(strategy, batches, step))
     train_step = _train_step(model, strategy)
     listeners = keras.callbacks.CallbackList(
-        [*callbacks, *history],
-        add_progbar=verbose != 0,
+        callbacks,
+        add_progbar=writes and verbose != 0,
         model=model,
         verbose=verbose,
         epochs=-(-steps // steps_per_epoch),
@@ -216,11 +261,12 @@ def fit(
         listeners.on_train_batch_end(done - 1, logs)
         if done == steps_per_epoch or step == steps:
             listeners.on_epoch_end(epoch, logs)
-            checkpoints.save(model, step, 0.0 if done == steps_per_epoch else loss_sum)
+            if writes:
+                checkpoints.save(model, step, 0.0 if done == steps_per_epoch else loss_sum)
             loss_sum = 0.0
             if step < steps:
                 listeners.on_epoch_begin(epoch + 1)
-        elif checkpoint_every and step % checkpoint_every == 0:
+        elif writes and checkpoint_every and step % checkpoint_every == 0:
             checkpoints.save(model, step, loss_sum)
     listeners.on_train_end()
 

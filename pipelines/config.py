@@ -101,7 +101,7 @@ class RunConfig(DataConfig):
         weight_decay: coupled, of every trainable variable.
         seed: of weights, sampling, augmentation and dropout.
         precision: Keras's policy.
-        strategy: "auto", "one_device" or "mirrored".
+        strategy: "auto", "one_device", "mirrored" or "multi_worker".
         checkpoint_every: steps between checkpoints; every epoch's end has one anyway.
         run_dir: where everything is written.
         export: whether a SavedModel is written.

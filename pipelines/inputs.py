@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.datasets.examples import Examples
 
@@ -29,6 +30,7 @@ def training_batches(
     flip_probability: float = 0.5,
     weighting: Weighting | None = None,
     start_step: int = 0,
+    share: Share = ALL_ROWS,
 ) -> tf.data.Dataset:
     """Augmented batches of the examples that a sampler has chosen.
 
@@ -42,16 +44,18 @@ def training_batches(
         flip_probability: how often an image is mirrored.
         weighting: makes the weights from the labels; None for none.
         start_step: t of the first batch.
+        share: which rows of every batch are made.
 
     Returns:
         (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in [0, 255], (B, C) and
-        (B, C).
+        (B, C), B being the rows of the share.
     """
     batch_size = int(indices.element_spec.shape[0])
+    rows = _rows(share, batch_size)
     labels_at, weigh = dense_labels(examples.labels), _attach(weighting)
 
     def places(step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return step * batch_size + tf.range(batch_size, dtype=tf.int64), batch
+        return (step * batch_size + tf.range(batch_size, dtype=tf.int64))[rows], batch[rows]
 
     def read(place: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image_seed = tf.stack([tf.constant(seed, tf.int64), place])
@@ -66,7 +70,7 @@ def training_batches(
         .map(places)
         .unbatch()
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size, drop_remainder=True)
+        .batch(rows.stop - rows.start, drop_remainder=True)
         .map(lambda batch, index: weigh(batch, labels_at(index)))
         .prefetch(tf.data.AUTOTUNE)
     )
@@ -77,15 +81,21 @@ def feature_batches(
     labels: scipy.sparse.csr_array,
     indices: tf.data.Dataset,
     weighting: Weighting | None = None,
+    share: Share = ALL_ROWS,
 ) -> tf.data.Dataset:
     """As `training_batches`, of features that were computed once, float32 (N, F)."""
     labels_at, weigh = dense_labels(labels), _attach(weighting)
+    rows = _rows(share, int(indices.element_spec.shape[0]))
     with tf.device("CPU"):
         table = tf.constant(features)
-    return indices.map(
-        lambda index: weigh(tf.gather(table, index), labels_at(index)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    ).prefetch(tf.data.AUTOTUNE)
+    return (
+        indices.map(lambda index: index[rows])
+        .map(
+            lambda index: weigh(tf.gather(table, index), labels_at(index)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) -> tf.data.Dataset:
@@ -159,6 +169,13 @@ def find_unreadable(
                     f"image {examples.names[index]} cannot be read: {error.message}"
                 )
     return None
+
+
+def _rows(share: Share, batch_size: int) -> slice:
+    if batch_size % share.count:
+        raise ValueError(f"a batch of {batch_size} cannot be cut into {share.count} equal shares")
+    size = batch_size // share.count
+    return slice(share.index * size, (share.index + 1) * size)
 
 
 def _attach(weighting: Weighting | None) -> Callable[..., tuple[tf.Tensor, ...]]:

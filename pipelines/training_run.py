@@ -63,7 +63,7 @@ def make_plan(config: RunConfig, statistics: LabelStatistics) -> Plan:
     )
 
 
-def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
+def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
     """Trains, evaluates and exports into `config.run_dir`; continues what is there.
 
     The directory receives `config.json`, `statistics.json`, `history.csv`, `tensorboard/`,
@@ -71,7 +71,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
     `saved_model/1/`.
 
     Returns:
-        What `metrics.json` holds.
+        What `metrics.json` holds; None in a process that is not the chief of its cluster.
 
     Raises:
         ValueError: data that cannot be used, or a directory that holds another run.
@@ -105,7 +105,9 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
         network.compile(
             make_optimizer(config, plan), make_loss(config, statistics), jit_compile=False
         )
-    open_directory(config, statistics, run_dir)
+    is_chief = training.is_chief(strategy)
+    if is_chief:
+        open_directory(config, statistics, run_dir)
     print(describe(config, data, statistics, plan), flush=True)
 
     if config.freeze_backbone:
@@ -149,6 +151,9 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
             callbacks=callbacks,
         )
 
+    if not is_chief:
+        training.wait_for_all(strategy)
+        return None
     model = plain_copy(config, models.join(backbone, head), statistics.class_names)
     model.save(run_dir / "model.keras")
     if config.freeze_backbone:
@@ -157,6 +162,20 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
             return evaluation.predict(head, features.batches(examples))
     else:
         predict = evaluation_run.network_predictor(model, config.image_size)
+    scores = _evaluate_and_export(config, data, statistics, model, predict)
+    training.wait_for_all(strategy)
+    return scores
+
+
+def _evaluate_and_export(
+    config: RunConfig,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    model: keras.Model,
+    predict: evaluation_run.Predict,
+) -> dict[str, Any]:
+    """Thresholds, scores and SavedModel of a trained network, into the run directory."""
+    run_dir = pathlib.Path(config.run_dir)
     print("choosing thresholds")
     thresholds = evaluation_run.choose_thresholds(predict, data)
     thresholds.save(run_dir / "thresholds.json")
@@ -172,7 +191,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any]:
             run_dir / "saved_model" / "1",
             thresholds=thresholds.values,
             thresholds_from=thresholds.chosen_on,
-            example_image=train.read(example).numpy(),
+            example_image=data.splits["train"].read(example).numpy(),
         )
     return scores
 
@@ -380,7 +399,9 @@ class _Features:
         with evaluation_run.naming_unreadable(
             examples, lambda: evaluation_run.every_position(examples), size
         ):
-            features = self.backbone.predict(evaluation_run.image_batches(examples, size))
+            features = evaluation.outputs(
+                self.backbone, evaluation_run.image_batches(examples, size)
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.npy")
         np.save(beside, features)
@@ -397,7 +418,7 @@ def _feature_batches(
 ) -> Callable[[int], tf.data.Dataset]:
     weigh, table = make_weighting(config, statistics), features(train)
     return lambda step, share: inputs.feature_batches(
-        table, train.labels, make_indices(config, train, step), weigh
+        table, train.labels, make_indices(config, train, step), weigh, share
     )
 
 
@@ -414,4 +435,5 @@ def _image_batches(
         flip_probability=flip,
         weighting=weigh,
         start_step=step,
+        share=share,
     )
