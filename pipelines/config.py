@@ -95,7 +95,7 @@ class RunConfig(DataConfig):
         batch_size: B, over all replicas.
         epochs: to train.
         steps: to train, instead of epochs.
-        learning_rate: after warm-up.
+        learning_rate: after warm-up; that of `dbl_tf.models.default_learning_rate` if None.
         warmup_steps: of the learning rate.
         momentum: of SGD.
         weight_decay: coupled, of every trainable variable.
@@ -232,7 +232,7 @@ class RunConfig(DataConfig):
             backbone_options=dict(self.backbone_options),
             frozen_layers=tuple(frozen),
             image_size=self.image_size or defaults.image_size,
-            learning_rate=self.learning_rate or defaults.learning_rate,
+            learning_rate=self.learning_rate or models.default_learning_rate(backbone),
             epochs=epochs,
             steps=steps,
             run_dir=self.run_dir or os.path.join("runs", f"{self.dataset}-{self.method}"),

@@ -18,14 +18,13 @@ class Defaults:
     backbone: str
     backbone_weights: str
     image_size: int
-    learning_rate: float
     steps: int | None = None  # None: the epochs of the method
 
 
 DEFAULTS = {
     # Small images and no pre-training, so a small network of the project's own.
-    "digits_mlt": Defaults("small_resnet", "none", image_size=32, learning_rate=0.05, steps=1500),
-    "table": Defaults("ResNet50", "imagenet", image_size=224, learning_rate=0.02),
+    "digits_mlt": Defaults("small_resnet", "none", image_size=32, steps=1500),
+    "table": Defaults("ResNet50", "imagenet", image_size=224),
 }
 NAMES = tuple(DEFAULTS)
 

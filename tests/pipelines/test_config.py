@@ -30,6 +30,15 @@ def test_a_method_s_own_values_hold_unless_said_otherwise():
     assert (changed.sampler, changed.epochs) == ("class_cycle", 3)
 
 
+def test_the_learning_rate_is_what_the_backbone_bears():
+    assert RunConfig().resolved().learning_rate == 0.05
+    table = {"dataset": "table", "examples": "x.csv"}
+    assert RunConfig(**table).resolved().learning_rate == 0.02
+    assert RunConfig(backbone="MobileNet", **table).resolved().learning_rate == 0.005
+    asked = RunConfig(backbone="MobileNet", learning_rate=0.01, **table).resolved()
+    assert asked.learning_rate == 0.01
+
+
 def test_saved_and_loaded_configurations_do_not_differ(tmp_path):
     resolved = RunConfig(backbone_options={"width": 8}, steps=7).resolved()
     resolved.save(tmp_path / "config.json")
