@@ -128,7 +128,7 @@ def main(argv: list[str]) -> None:
                 export=_EXPORT.value,
             )
         )
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
         raise SystemExit(f"train.py: {error}") from error
     if scores is not None:
         print(evaluation.format_table(scores))

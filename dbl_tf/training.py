@@ -76,6 +76,10 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     strategy.run(tf.function(one_each))
 
 
+class LostWorkerError(RuntimeError):
+    """Another process of the cluster has ended or cannot be reached."""
+
+
 class Checkpoints:
     """Checkpoints of one training run: everything that changes the next step.
 
@@ -219,6 +223,8 @@ def fit(
 
     Raises:
         FloatingPointError: the loss is no longer finite; names the step.
+        LostWorkerError: another machine was lost. The same program, started again on all of them,
+            continues from the last checkpoint.
     """
     strategy = model.distribute_strategy
     if not model.optimizer.built:
@@ -249,7 +255,16 @@ def fit(
     while step < steps and not model.stop_training:
         epoch, done = divmod(step, steps_per_epoch)
         listeners.on_train_batch_begin(done)
-        loss = float(train_step(iterator))
+        try:
+            loss = float(train_step(iterator))
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+                raise
+            raise LostWorkerError(
+                f"another machine of the cluster was lost after step {step}; the last checkpoint "
+                f"is of step {max(checkpoints.steps(), default=0)}. Start the same command on all "
+                f"machines to continue ({error.message.splitlines()[0]})"
+            ) from error
         step, done, loss_sum = step + 1, done + 1, loss_sum + loss
         if not np.isfinite(loss):
             raise FloatingPointError(
