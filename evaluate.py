@@ -25,6 +25,13 @@ _EXAMPLES = flags.DEFINE_string(
 _IMAGES_DIR = flags.DEFINE_string("images_dir", None, "table: where relative image paths start.")
 _CLASS_NAMES = flags.DEFINE_string("class_names", None, "table: text file, a class on each line.")
 _LABEL_SEPARATOR = flags.DEFINE_string("label_separator", None, "table: what parts the labels.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "voc_mlt, coco_mlt, tfds: where the data lie.")
+_DOWNLOAD = flags.DEFINE_bool("download", DataConfig.download, "Let TensorFlow Datasets download.")
+_TFDS_NAME = flags.DEFINE_string("tfds_name", None, "tfds: name of the data set.")
+_LABEL_FEATURE = flags.DEFINE_string("label_feature", None, "tfds: its feature with labels.")
+_IMAGE_FEATURE = flags.DEFINE_string("image_feature", None, "tfds: its feature with the image.")
+_TEST_SPLIT = flags.DEFINE_string("test_split", DataConfig.test_split, "tfds: what to test on.")
+_SHARDS_DIR = flags.DEFINE_string("shards_dir", None, "shards: folder of pipelines.write_shards.")
 _CHECK_IMAGES = flags.DEFINE_enum(
     "check_images", DataConfig.check_images, image_files.LEVELS, "How images are checked first."
 )
@@ -40,6 +47,13 @@ _DATA_FLAGS = (
     _IMAGES_DIR,
     _CLASS_NAMES,
     _LABEL_SEPARATOR,
+    _DATA_DIR,
+    _DOWNLOAD,
+    _TFDS_NAME,
+    _LABEL_FEATURE,
+    _IMAGE_FEATURE,
+    _TEST_SPLIT,
+    _SHARDS_DIR,
     _CHECK_IMAGES,
     _SKIP_BAD_IMAGES,
     _DATA_SEED,
@@ -74,6 +88,13 @@ def main(argv: list[str]) -> None:
                 images_dir=_IMAGES_DIR.value,
                 class_names=_CLASS_NAMES.value,
                 label_separator=_LABEL_SEPARATOR.value,
+                data_dir=_DATA_DIR.value,
+                download=_DOWNLOAD.value,
+                tfds_name=_TFDS_NAME.value,
+                label_feature=_LABEL_FEATURE.value,
+                image_feature=_IMAGE_FEATURE.value,
+                test_split=_TEST_SPLIT.value,
+                shards_dir=_SHARDS_DIR.value,
                 check_images=_CHECK_IMAGES.value,
                 skip_bad_images=_SKIP_BAD_IMAGES.value,
                 data_seed=_DATA_SEED.value,

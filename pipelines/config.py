@@ -18,6 +18,28 @@ REBALANCE_PLACES = ("pipeline", "loss")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 
 
+# Fields that some data sets take, and what they cannot do without.
+_TAKEN_BY = {
+    "table": ("examples", "images_dir", "class_names", "label_separator"),
+    "voc_mlt": ("data_dir", "image_ids", "download"),
+    "coco_mlt": ("data_dir", "image_ids", "download"),
+    "tfds": (
+        *("tfds_name", "label_feature", "image_feature", "data_dir", "download"),
+        *("train_split", "val_split", "test_split"),
+    ),
+    "shards": ("shards_dir",),
+}
+_NEEDED_BY = {
+    "table": {"examples": "a CSV or JSON-lines file"},
+    "tfds": {
+        "tfds_name": "the name of a data set of TensorFlow Datasets",
+        "label_feature": "the name of its feature that holds the labels",
+    },
+    "shards": {"shards_dir": "a folder that python -m pipelines.write_shards wrote"},
+}
+_PATHS = ("examples", "images_dir", "class_names", "data_dir", "image_ids", "shards_dir")
+
+
 class ConfigError(ValueError):
     """A value that a run cannot be started with; the message names the flag."""
 
@@ -32,6 +54,15 @@ class DataConfig:
         images_dir: of `table`, where relative image paths start; the folder of `examples` if None.
         class_names: of `table`, a text file with a class on each line, in their order.
         label_separator: of `table`, what stands between labels.
+        data_dir: of `voc_mlt` and `coco_mlt`, the folder that holds VOCdevkit or coco; of these and
+            `tfds`, the folder of TensorFlow Datasets, whose default holds if None.
+        image_ids: of `voc_mlt` and `coco_mlt`, a text file with the ids of the training images.
+        download: whether TensorFlow Datasets may download what is not there.
+        tfds_name: of `tfds`, the name of the data set.
+        label_feature: of `tfds`, the feature with the labels.
+        image_feature: of `tfds`, the feature with the image; may be None where there is one.
+        train_split: of `tfds`, likewise val_split and test_split; val_split may be None.
+        shards_dir: of `shards`, the folder that `pipelines.write_shards` wrote.
         check_images: "all" decodes every image, "header" reads its header, "exists" its name.
         skip_bad_images: whether images that fail the check are dropped and counted, not refused.
         val_fraction: share of the training examples that is set aside as `val`.
@@ -44,6 +75,16 @@ class DataConfig:
     images_dir: str | None = None
     class_names: str | None = None
     label_separator: str | None = None
+    data_dir: str | None = None
+    image_ids: str | None = None
+    download: bool = False
+    tfds_name: str | None = None
+    label_feature: str | None = None
+    image_feature: str | None = None
+    train_split: str = "train"
+    val_split: str | None = None
+    test_split: str = "test"
+    shards_dir: str | None = None
     check_images: str = "all"
     skip_bad_images: bool = False
     val_fraction: float = 0.0
@@ -53,12 +94,16 @@ class DataConfig:
     def __post_init__(self) -> None:
         _one_of("dataset", self.dataset, datasets.NAMES)
         _one_of("check_images", self.check_images, image_files.LEVELS)
-        if self.dataset == "table" and not self.examples:
-            raise ConfigError("--dataset=table needs --examples, a CSV or JSON-lines file")
-        if self.dataset != "table":
-            for name in ("examples", "images_dir", "class_names", "label_separator"):
-                if getattr(self, name) is not None:
-                    raise ConfigError(f"--{name} goes with --dataset=table, not {self.dataset}")
+        for name, what in _NEEDED_BY.get(self.dataset, {}).items():
+            if not getattr(self, name):
+                raise ConfigError(f"--dataset={self.dataset} needs --{name}, {what}")
+        defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
+        for name in dict.fromkeys(name for taken in _TAKEN_BY.values() for name in taken):
+            takers = [dataset for dataset, taken in _TAKEN_BY.items() if name in taken]
+            if self.dataset not in takers and getattr(self, name) != defaults[name]:
+                raise ConfigError(
+                    f"--{name} goes with --dataset={' or '.join(takers)}, not {self.dataset}"
+                )
         _in_range("data_seed", self.data_seed, 0 <= self.data_seed < 2**32, "in [0, 2^32)")
         _in_range("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
 
@@ -217,8 +262,8 @@ class RunConfig(DataConfig):
             steps = defaults.steps
             epochs = methods.schedule_of(sampler).epochs if steps is None else None
         paths = {
-            name: os.path.abspath(getattr(self, name))
-            for name in ("examples", "images_dir", "class_names", "init_from")
+            name: os.path.abspath(os.path.expanduser(getattr(self, name)))
+            for name in (*_PATHS, "init_from")
             if getattr(self, name) is not None
         }
         if weights not in (IMAGENET, NO_WEIGHTS):

@@ -58,7 +58,7 @@ def test_differences_name_what_decides_a_run_and_nothing_else():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": "coco"}, "--dataset must be one of digits_mlt, table; got 'coco'"),
+        ({"dataset": "coco"}, "--dataset must be one of digits_mlt, table, voc_mlt, coco_mlt, tfds, shards; got 'coco'"),
         ({"method": "dbl"}, r"--method must be one of erm, focal, .*db_focal; got 'dbl'"),
         ({"sampler": "balanced"}, "--sampler must be one of uniform, class_aware, class_cycle"),
         ({"margin": "none"}, "--margin must be one of paper, released"),
