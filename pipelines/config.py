@@ -17,18 +17,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 REBALANCE_PLACES = ("pipeline", "loss")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 
-
-# Fields that some data sets take, and what they cannot do without.
-_TAKEN_BY = {
-    "table": ("examples", "images_dir", "class_names", "label_separator"),
-    "voc_mlt": ("data_dir", "image_ids", "download"),
-    "coco_mlt": ("data_dir", "image_ids", "download"),
-    "tfds": (
-        *("tfds_name", "label_feature", "image_feature", "data_dir", "download"),
-        *("train_split", "val_split", "test_split"),
-    ),
-    "shards": ("shards_dir",),
-}
+# What some data sets cannot do without.
 _NEEDED_BY = {
     "table": {"examples": "a CSV or JSON-lines file"},
     "tfds": {
@@ -37,73 +26,114 @@ _NEEDED_BY = {
     },
     "shards": {"shards_dir": "a folder that python -m pipelines.write_shards wrote"},
 }
-_PATHS = ("examples", "images_dir", "class_names", "data_dir", "image_ids", "shards_dir")
+_BENCHMARKS = ("voc_mlt", "coco_mlt")
+_FROM_TFDS = (*_BENCHMARKS, "tfds")
 
 
 class ConfigError(ValueError):
     """A value that a run cannot be started with; the message names the flag."""
 
 
+def _setting(
+    default: Any,
+    description: str,
+    *,
+    choices: Sequence[str] | None = None,
+    only: Sequence[str] = (),
+    path: bool = False,
+) -> Any:
+    """A field that is also a flag (`pipelines.config_flags`).
+
+    Args:
+        default: where nothing is said.
+        description: what it means.
+        choices: the only values.
+        only: data sets that take it; all if empty.
+        path: whether it names a file or folder.
+    """
+    metadata = {"description": description, "choices": choices, "only": only, "path": path}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which labelled images, and how they are checked before anything long is started.
+    """Which labelled images, and how they are checked before anything long is started."""
 
-    Attributes:
-        dataset: name of a data set of `pipelines.datasets`.
-        examples: of `table`, the CSV or JSON-lines file.
-        images_dir: of `table`, where relative image paths start; the folder of `examples` if None.
-        class_names: of `table`, a text file with a class on each line, in their order.
-        label_separator: of `table`, what stands between labels.
-        data_dir: of `voc_mlt` and `coco_mlt`, the folder that holds VOCdevkit or coco; of these and
-            `tfds`, the folder of TensorFlow Datasets, whose default holds if None.
-        image_ids: of `voc_mlt` and `coco_mlt`, a text file with the ids of the training images.
-        download: whether TensorFlow Datasets may download what is not there.
-        tfds_name: of `tfds`, the name of the data set.
-        label_feature: of `tfds`, the feature with the labels.
-        image_feature: of `tfds`, the feature with the image; may be None where there is one.
-        train_split: of `tfds`, likewise val_split and test_split; val_split may be None.
-        shards_dir: of `shards`, the folder that `pipelines.write_shards` wrote.
-        check_images: "all" decodes every image, "header" reads its header, "exists" its name.
-        skip_bad_images: whether images that fail the check are dropped and counted, not refused.
-        val_fraction: share of the training examples that is set aside as `val`.
-        data_seed: of what is drawn when the data are made or split.
-        cache_dir: where results are kept that other runs can use: checked files, features.
-    """
-
-    dataset: str = "digits_mlt"
-    examples: str | None = None
-    images_dir: str | None = None
-    class_names: str | None = None
-    label_separator: str | None = None
-    data_dir: str | None = None
-    image_ids: str | None = None
-    download: bool = False
-    tfds_name: str | None = None
-    label_feature: str | None = None
-    image_feature: str | None = None
-    train_split: str = "train"
-    val_split: str | None = None
-    test_split: str = "test"
-    shards_dir: str | None = None
-    check_images: str = "all"
-    skip_bad_images: bool = False
-    val_fraction: float = 0.0
-    data_seed: int = 0
-    cache_dir: str | None = None
+    dataset: str = _setting(
+        "digits_mlt", "Where images and labels come from.", choices=datasets.NAMES
+    )
+    examples: str | None = _setting(
+        None, "CSV or JSON lines of image, split, labels.", only=("table",), path=True
+    )
+    images_dir: str | None = _setting(
+        None,
+        "Where relative image paths start; the folder of --examples if not given.",
+        only=("table",),
+        path=True,
+    )
+    class_names: str | None = _setting(
+        None, "Text file with a class on each line, in their order.", only=("table",), path=True
+    )
+    label_separator: str | None = _setting(
+        None, "What stands between labels; | where there is one, else spaces.", only=("table",)
+    )
+    data_dir: str | None = _setting(
+        None,
+        "Folder that holds VOCdevkit or coco, or that of TensorFlow Datasets, whose default holds "
+        "if not given.",
+        only=_FROM_TFDS,
+        path=True,
+    )
+    image_ids: str | None = _setting(
+        None,
+        "Text file with the ids of the training images; drawn anew if not given.",
+        only=_BENCHMARKS,
+        path=True,
+    )
+    download: bool = _setting(
+        False, "Let TensorFlow Datasets download what is not there.", only=_FROM_TFDS
+    )
+    tfds_name: str | None = _setting(None, "Name of the data set.", only=("tfds",))
+    label_feature: str | None = _setting(None, "The feature with the labels.", only=("tfds",))
+    image_feature: str | None = _setting(
+        None, "The feature with the image; not needed where there is one.", only=("tfds",)
+    )
+    train_split: str = _setting("train", "What to train on.", only=("tfds",))
+    val_split: str | None = _setting(None, "What to validate on.", only=("tfds",))
+    test_split: str = _setting("test", "What to test on.", only=("tfds",))
+    shards_dir: str | None = _setting(
+        None, "Folder that python -m pipelines.write_shards wrote.", only=("shards",), path=True
+    )
+    check_images: str = _setting(
+        "all",
+        "How images are checked first: decoded, by their header, or by their name.",
+        choices=image_files.LEVELS,
+    )
+    skip_bad_images: bool = _setting(
+        False, "Drop and count images that fail the check, instead of refusing them."
+    )
+    val_fraction: float = _setting(0.0, "Share of the training images that is set aside as val.")
+    data_seed: int = _setting(0, "Of what is drawn when data are made or split.")
+    cache_dir: str | None = _setting(
+        None, "For what other runs can use: checked files, features; ~/.cache/dbl_tf if not given."
+    )
 
     def __post_init__(self) -> None:
-        _one_of("dataset", self.dataset, datasets.NAMES)
-        _one_of("check_images", self.check_images, image_files.LEVELS)
+        for field in dataclasses.fields(self):
+            value, only = getattr(self, field.name), field.metadata["only"]
+            choices = field.metadata["choices"]
+            if choices is not None and value is not None and value not in choices:
+                raise ConfigError(
+                    f"--{flag_name(field)} must be one of {', '.join(choices)}; got {value!r}"
+                )
+            if only and self.dataset not in only and value != field.default:
+                raise ConfigError(
+                    f"--{flag_name(field)} goes with --dataset={' or '.join(only)}, not "
+                    f"{self.dataset}"
+                )
         for name, what in _NEEDED_BY.get(self.dataset, {}).items():
             if not getattr(self, name):
                 raise ConfigError(f"--dataset={self.dataset} needs --{name}, {what}")
-        defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
-        for name in dict.fromkeys(name for taken in _TAKEN_BY.values() for name in taken):
-            takers = [dataset for dataset, taken in _TAKEN_BY.items() if name in taken]
-            if self.dataset not in takers and getattr(self, name) != defaults[name]:
-                raise ConfigError(
-                    f"--{name} goes with --dataset={' or '.join(takers)}, not {self.dataset}"
-                )
         _in_range("data_seed", self.data_seed, 0 <= self.data_seed < 2**32, "in [0, 2^32)")
         _in_range("val_fraction", self.val_fraction, 0 <= self.val_fraction < 1, "in [0, 1)")
 
@@ -116,85 +146,72 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(DataConfig):
-    """Everything that decides a training run. None means: as the method or the data set has it.
+    """Everything that decides a training run. None means: as the method or the data have it."""
 
-    Attributes:
-        method: name of a method of `dbl_tf.methods.METHODS`.
-        sampler: "uniform", "class_aware" or "class_cycle".
-        alpha: α of Eq. 4.
-        beta: β of Eq. 4.
-        mu: μ of Eq. 4.
-        lambda_: λ of Eq. 7.
-        kappa: κ of Eq. 9.
-        margin: "paper" or "released", how ν enters.
-        rebalance_in: "pipeline" or "loss", where r̂ is computed; no figure depends on it.
-        allow_empty_classes: whether classes without training examples are allowed.
-        backbone: "small_resnet" or a network of `keras.applications`.
-        backbone_options: further arguments of the network.
-        backbone_weights: "imagenet", "none", or a file.
-        frozen_layers: prefixes of backbone layers that do not train.
-        freeze_backbone: whether features are computed once and only the head trains.
-        init_from: run directory or `.keras` file whose weights the run starts from.
-        image_size: S, the side of the square images that the network sees.
-        flip_probability: how often a training image is mirrored.
-        batch_size: B, over all replicas.
-        epochs: to train.
-        steps: to train, instead of epochs.
-        learning_rate: after warm-up; that of `dbl_tf.models.default_learning_rate` if None.
-        warmup_steps: of the learning rate.
-        momentum: of SGD.
-        weight_decay: coupled, of every trainable variable.
-        seed: of weights, sampling, augmentation and dropout.
-        precision: Keras's policy.
-        strategy: "auto", "one_device", "mirrored" or "multi_worker".
-        checkpoint_every: steps between checkpoints; every epoch's end has one anyway.
-        run_dir: where everything is written.
-        export: whether a SavedModel is written.
-    """
-
-    method: str = "db_focal"
-    sampler: str | None = None
-    alpha: float = 0.1
-    beta: float = 10.0
-    mu: float = 0.2
-    lambda_: float = 2.0
-    kappa: float = 0.05
-    margin: str = "paper"
-    rebalance_in: str = "pipeline"
-    allow_empty_classes: bool = False
-    backbone: str | None = None
-    backbone_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    backbone_weights: str | None = None
-    frozen_layers: Sequence[str] | None = None
-    freeze_backbone: bool = False
-    init_from: str | None = None
-    image_size: int | None = None
-    flip_probability: float | None = None
-    batch_size: int = 32
-    epochs: int | None = None
-    steps: int | None = None
-    learning_rate: float | None = None
-    warmup_steps: int | None = None
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    seed: int = 0
-    precision: str = "float32"
-    strategy: str = "auto"
-    checkpoint_every: int | None = None
-    run_dir: str | None = None
-    export: bool = True
+    method: str = _setting("db_focal", "What is trained.", choices=tuple(methods.METHODS))
+    sampler: str | None = _setting(
+        None, "How examples are drawn; as the method says if not given.", choices=sampling.NAMES
+    )
+    alpha: float = _setting(0.1, "α of Eq. 4, a lift of all weights.")
+    beta: float = _setting(10.0, "β of Eq. 4, the slope of the weights.")
+    mu: float = _setting(0.2, "μ of Eq. 4, where the weights are half way.")
+    lambda_: float = _setting(2.0, "λ of Eq. 7, the tolerance of negatives.")
+    kappa: float = _setting(0.05, "κ of Eq. 9, the scale of the margins.")
+    margin: str = _setting(
+        "paper", "How ν enters: as printed, or ν/λ as in the released code.", choices=losses.MARGINS
+    )
+    rebalance_in: str = _setting(
+        "pipeline", "Where weights are computed; no figure depends on it.", choices=REBALANCE_PLACES
+    )
+    allow_empty_classes: bool = _setting(False, "Accept classes without training images.")
+    backbone: str | None = _setting(
+        None, "The network below the head.", choices=tuple(models.backbone_names())
+    )
+    backbone_options: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict,
+        metadata={
+            "description": "Further arguments of the network, name=value,name=value.",
+            "choices": None,
+            "only": (),
+            "path": False,
+        },
+    )
+    backbone_weights: str | None = _setting(None, "imagenet, none, or a file.")
+    frozen_layers: Sequence[str] | None = _setting(
+        None, "Prefixes of backbone layers that do not train."
+    )
+    freeze_backbone: bool = _setting(
+        False, "Train the head alone, on features that are computed once."
+    )
+    init_from: str | None = _setting(
+        None, "Run directory or .keras file whose weights the run starts from.", path=True
+    )
+    image_size: int | None = _setting(None, "Side of the square images that the network sees.")
+    flip_probability: float | None = _setting(None, "How often a training image is mirrored.")
+    batch_size: int = _setting(32, "Images of a step, over all replicas.")
+    epochs: int | None = _setting(None, "To train; as the method has it if not given.")
+    steps: int | None = _setting(None, "To train, instead of epochs.")
+    learning_rate: float | None = _setting(
+        None, "After warm-up; as the backbone bears it if not given."
+    )
+    warmup_steps: int | None = _setting(
+        None, "Of the learning rate; a tenth of the steps, 500 at most, if not given."
+    )
+    momentum: float = _setting(0.9, "Of SGD.")
+    weight_decay: float = _setting(1e-4, "Coupled, of every trainable variable.")
+    seed: int = _setting(0, "Of weights, sampling, augmentation and dropout.")
+    precision: str = _setting("float32", "Keras's policy of the network.", choices=PRECISIONS)
+    strategy: str = _setting("auto", "Devices used.", choices=training.STRATEGIES)
+    checkpoint_every: int | None = _setting(
+        None, "Steps between checkpoints; every epoch's end has one anyway."
+    )
+    run_dir: str | None = _setting(
+        None, "Where everything is written; runs/DATASET-METHOD if not given."
+    )
+    export: bool = _setting(True, "Write a SavedModel.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("method", self.method, methods.METHODS)
-        _one_of("margin", self.margin, losses.MARGINS)
-        _one_of("rebalance_in", self.rebalance_in, REBALANCE_PLACES)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("strategy", self.strategy, training.STRATEGIES)
-        if self.sampler is not None:
-            _one_of("sampler", self.sampler, sampling.SAMPLERS)
-        if self.backbone is not None:
-            _one_of("backbone", self.backbone, models.backbone_names())
         if self.freeze_backbone and self.precision != "float32":
             raise ConfigError(
                 "--freeze_backbone computes its features in float32; leave --precision out"
@@ -263,7 +280,7 @@ class RunConfig(DataConfig):
             epochs = methods.schedule_of(sampler).epochs if steps is None else None
         paths = {
             name: os.path.abspath(os.path.expanduser(getattr(self, name)))
-            for name in (*_PATHS, "init_from")
+            for name in (field.name for field in dataclasses.fields(self) if field.metadata["path"])
             if getattr(self, name) is not None
         }
         if weights not in (IMAGENET, NO_WEIGHTS):
@@ -304,11 +321,16 @@ class RunConfig(DataConfig):
         """Fields in which two runs differ and that decide what is trained, as readable lines."""
         ignored = {"run_dir", "cache_dir", "check_images", "export", "checkpoint_every"}
         return [
-            f"--{field.name.rstrip('_')}: {getattr(self, field.name)!r} there, "
+            f"--{flag_name(field)}: {getattr(self, field.name)!r} there, "
             f"{getattr(other, field.name)!r} now"
             for field in dataclasses.fields(self)
             if field.name not in ignored and getattr(self, field.name) != getattr(other, field.name)
         ]
+
+
+def flag_name(field: dataclasses.Field) -> str:
+    """The name of a field without what keeps it apart from a word of Python."""
+    return field.name.rstrip("_")
 
 
 def parse_options(text: str) -> dict[str, Any]:
@@ -330,11 +352,6 @@ def parse_options(text: str) -> dict[str, Any]:
                 f"or quoted text as values; {part!r} is not of that form"
             ) from None
     return options
-
-
-def _one_of(flag: str, value: str, choices: Any) -> None:
-    if value not in choices:
-        raise ConfigError(f"--{flag} must be one of {', '.join(choices)}; got {value!r}")
 
 
 def _in_range(flag: str, value: Any, holds: bool, condition: str) -> None:

@@ -172,6 +172,7 @@ SAMPLERS: dict[str, Callable[..., tf.data.Dataset]] = {
     "class_aware": class_aware_indices,
     "class_cycle": class_cycle_indices,
 }
+NAMES = tuple(SAMPLERS)
 
 
 def draws_per_epoch(class_counts: Any) -> int:
