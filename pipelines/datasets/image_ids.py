@@ -7,8 +7,8 @@ import numpy as np
 from absl import logging
 
 _NUM_SHOWN = 5
-# How pickles begin: from protocol 2 on with the first, of a list in protocol 0 and 1 with others.
-_PICKLE_STARTS = (b"\x80", b"(l", b"(t", b"]q", b"](", b"cnumpy", b"c__builtin__")
+# From protocol 2 on pickles begin with the first, those of lists and the like before with the others.
+_PICKLE_STARTS = (b"\x80", b"(", b"]", b"}", b"c__builtin__\n", b"cnumpy")
 
 
 class ImageIdError(ValueError):

@@ -19,7 +19,9 @@ def _write(folder, content, name="img_id.txt"):
 
 
 def test_ids_are_read_from_names_paths_and_numbers(tmp_path):
-    coco = _write(tmp_path, "391895\n\n000000000009\r\n  train2017/000000000025.jpg \nC:\\c\\30.jpg")
+    coco = _write(
+        tmp_path, "391895\n\n000000000009\r\n  train2017/000000000025.jpg \nC:\\c\\30.jpg"
+    )
     assert image_ids.read(coco, COCO_ID) == [
         "000000391895",
         "000000000009",
