@@ -7,7 +7,7 @@ Datasets, ECCV 2020, section 4.1.
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,15 +89,7 @@ def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.spa
     path = os.path.join(root, "annotations", f"instances_{part}.json")
     print(f"reading {path}")
     content = _read_json(path)
-    try:
-        names, labels = _labels_in(path, content)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, benchmark_sets.BenchmarkError):
-            raise
-        raise benchmark_sets.BenchmarkError(
-            f"{path} is not of the form of COCO's instances: an object lacks, or has of another "
-            f"kind, {error}"
-        ) from error
+    names, labels = _labels_in(path, content)
     return names, [os.path.join(root, part, name) for name in names], labels
 
 
@@ -123,37 +115,49 @@ def _read_json(path: str) -> dict[str, Any]:
 
 def _labels_in(path: str, content: dict[str, Any]) -> tuple[list[str], scipy.sparse.csr_array]:
     """File names of the images, and their labels."""
-    _check_classes(path, [item["name"] for item in sorted(content["categories"], key=_id)])
-    code_of = {
-        category: code for code, category in enumerate(sorted(map(_id, content["categories"])))
-    }
-    row_of = {image["id"]: row for row, image in enumerate(content["images"])}
+    categories = dict(sorted(_fields(path, content, "categories", "id", "name")))
+    _check_classes(path, list(categories.values()))
+    code_of = {category: code for code, category in enumerate(categories)}
+    images = dict(_fields(path, content, "images", "id", "file_name"))
+    row_of = {image: row for row, image in enumerate(images)}
     rows, codes, problems = [], [], []
-    for item in content["annotations"]:
-        _, _, width, height = item["bbox"]
-        if item["area"] <= 0 or width <= 0 or height <= 0:
+    fields = ("id", "image_id", "category_id", "area", "bbox")
+    for annotation, image, category, area, box in _fields(path, content, "annotations", *fields):
+        try:
+            _, _, width, height = box
+            if area <= 0 or width <= 0 or height <= 0:
+                continue
+        except (TypeError, ValueError):
+            problems.append(f"annotation {annotation}: area {area!r} with bbox {box!r}")
             continue
-        row, code = row_of.get(item["image_id"]), code_of.get(item["category_id"])
-        if row is None:
-            problems.append(f"annotation {item['id']}: no image {item['image_id']}")
-        elif code is None:
-            problems.append(f"annotation {item['id']}: no category {item['category_id']}")
+        if image not in row_of:
+            problems.append(f"annotation {annotation}: no image {image}")
+        elif category not in code_of:
+            problems.append(f"annotation {annotation}: no category {category}")
         else:
-            rows.append(row)
-            codes.append(code)
+            rows.append(row_of[image])
+            codes.append(code_of[category])
     if problems:
         raise benchmark_sets.BenchmarkError(
-            f"{path}: {len(problems)} annotations of what it does not list: "
+            f"{path}: {len(problems)} annotations cannot be used: "
             f"{'; '.join(problems[:_NUM_SHOWN])}"
         )
     order = np.argsort(rows, kind="stable")
-    num_labels = np.bincount(np.array(rows, np.int64), minlength=len(content["images"]))
+    num_labels = np.bincount(np.array(rows, np.int64), minlength=len(images))
     labels = assembly.label_matrix(np.array(codes, np.int64)[order], num_labels, len(CLASSES))
-    return [image["file_name"] for image in content["images"]], labels
+    return list(images.values()), labels
 
 
-def _id(item: dict[str, Any]) -> int:
-    return item["id"]
+def _fields(path: str, content: dict[str, Any], key: str, *names: str) -> Iterator[tuple]:
+    """These fields of every item of a list."""
+    for number, item in enumerate(content[key]):
+        try:
+            yield tuple([item[name] for name in names])
+        except (KeyError, TypeError) as error:
+            raise benchmark_sets.BenchmarkError(
+                f"{path}: {key}[{number}] must have {', '.join(names)}; it is {item!r:.200}: "
+                f"{error!r}"
+            ) from None
 
 
 def _check_classes(source: str, names: Sequence[str]) -> None:

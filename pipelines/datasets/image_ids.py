@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 _NUM_SHOWN = 5
-# From protocol 2 on pickles begin with the first, those of lists and the like before with the others.
+# From protocol 2 on pickles begin with the first of these, lists and the like before with others.
 _PICKLE_STARTS = (b"\x80", b"(", b"]", b"}", b"c__builtin__\n", b"cnumpy")
 
 
