@@ -113,17 +113,14 @@ def _bad_records(
     if passed.exists():
         return []
 
-    def check(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        encoded = examples.read(position)
-        if level == "all":  # asking for the size has it decoded
-            return position, tf.size(images.decode(encoded)) > 0
-        return position, images.inspect(encoded) == ""
-
     unsure = np.ones(len(examples), bool)
     with tf.device("CPU"):
         blocks = (
             tf.data.Dataset.range(len(examples))
-            .map(check, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(
+                lambda position: (position, _is_good(examples.read(position), level == "all")),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
             .ignore_errors()  # each takes its own element along, and no other
             .batch(_READ_BLOCK)
             .prefetch(tf.data.AUTOTUNE)
@@ -142,6 +139,13 @@ def _bad_records(
         passed.parent.mkdir(parents=True, exist_ok=True)
         passed.touch()
     return bad
+
+
+@tf.function  # traced once in a process: that takes seconds
+def _is_good(encoded: tf.Tensor, decode: bool) -> tf.Tensor:
+    if decode:  # which inspects the header too; asking for the size has it done
+        return tf.size(images.decode(encoded)) > 0
+    return images.inspect(encoded) == ""
 
 
 def _reason(examples: Examples, position: int, level: str) -> str:

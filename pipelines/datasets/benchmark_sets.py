@@ -7,7 +7,6 @@ Datasets, ECCV 2020, section 4.1.
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -35,8 +34,7 @@ class Benchmark:
         pieces: of "train" and "test", the paths below the folder that the split needs.
         read_folder: reads names, image paths and labels of a split from the folder.
         tfds_splits: of "train" and "test", the data set of TFDS and its split expression.
-        read_tfds: reads names and labels of a split from a builder: (builder, expression,
-            cache_dir) → columns.
+        read_tfds: reads names and labels of a split of TFDS: (split, cache_dir) → columns.
         id_of: the id in the name of an image, or in a line of a list; None where there is none.
     """
 
@@ -47,7 +45,7 @@ class Benchmark:
     pieces: Mapping[str, Sequence[str]]
     read_folder: Callable[[str, str], tuple[list[str], list[str], scipy.sparse.csr_array]]
     tfds_splits: Mapping[str, tuple[str, str]]
-    read_tfds: Callable[[Any, str, str | os.PathLike], tfds_source.Columns]
+    read_tfds: Callable[[tfds_source.Split, str | os.PathLike], tfds_source.Columns]
     id_of: Callable[[str], str | None]
 
 
@@ -162,16 +160,15 @@ def _read(
             "prepares them there."
         )
     builder = tfds_source.open_builder(tfds_name, data_dir=data_dir, download=download)
-    columns = benchmark.read_tfds(builder, expression, cache_dir)
-    source = f"{builder.info.full_name}, {expression}"
+    records = tfds_source.open_split(builder, expression)
+    columns = benchmark.read_tfds(records, cache_dir)
     examples = tfds_source.record_examples(
-        builder,
-        expression,
+        records,
         names=columns.names.tolist(),
-        labels=columns.labels(len(benchmark.class_names), source),
+        labels=columns.labels(len(benchmark.class_names), str(records)),
         image_feature="image",
     )
-    return _by_name(examples), f"{source} in {builder.data_path}", True
+    return _by_name(examples), str(records), True
 
 
 def _by_name(examples: Examples) -> Examples:

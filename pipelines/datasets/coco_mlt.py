@@ -172,8 +172,8 @@ def _check_classes(source: str, names: Sequence[str]) -> None:
     )
 
 
-def _read_tfds(builder, split: str, cache_dir: str | os.PathLike) -> tfds_source.Columns:
-    _check_classes(os.fspath(builder.data_path), builder.info.features["objects"]["label"].names)
+def _read_tfds(split: tfds_source.Split, cache_dir: str | os.PathLike) -> tfds_source.Columns:
+    _check_classes(str(split), split.builder.info.features["objects"]["label"].names)
 
     def parse(example):
         box = example["objects"]["bbox"]  # ymin, xmin, ymax, xmax
@@ -182,7 +182,6 @@ def _read_tfds(builder, split: str, cache_dir: str | os.PathLike) -> tfds_source
         return example["image/filename"], tf.boolean_mask(example["objects"]["label"], has_area)
 
     return tfds_source.read_columns(
-        builder,
         split,
         features={"image/filename": True, "objects": {"bbox": True, "label": True}},
         parse=parse,

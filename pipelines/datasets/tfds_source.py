@@ -13,7 +13,9 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
@@ -53,8 +55,8 @@ def load(
     Args:
         tfds_name: as `tfds.builder` takes it: "voc/2007", "my_set/config:1.0.0".
         label_feature: a sequence of class labels or of texts, given with slashes where it lies
-            within others ("objects/label"), or a tensor of C zeros and ones. The classes are in
-            the feature's own order; those of texts are sorted.
+            within others ("objects/label"), or a tensor of C zeros and ones. Class labels have
+            names and an order; texts are sorted; the classes of a tensor are called 0 to C − 1.
         image_feature: may be left out where the data set has one image.
         data_dir: where TFDS keeps its data sets; its default, mostly ~/tensorflow_datasets.
         download: whether TFDS may download and prepare the data set where it is not there.
@@ -82,17 +84,20 @@ def load(
     builder = open_builder(tfds_name, data_dir=data_dir, download=download)
     form = _label_form(builder, label_feature)
     image_feature = _image_feature(builder, image_feature)
+    opened = {
+        name: open_split(builder, expression)
+        for name, expression in expressions.items()
+        if expression
+    }
     columns = {
         name: read_columns(
-            builder,
-            expression,
+            split,
             features=_nested(form.path, True),
             parse=lambda example: (tf.constant(""), form.codes(_at(example, form.path))),
             key=label_feature,
             cache_dir=cache_dir,
         )
-        for name, expression in expressions.items()
-        if expression
+        for name, split in opened.items()
     }
     classes = form.class_names
     if classes is None:
@@ -109,18 +114,16 @@ def load(
             for name, column in columns.items()
         }
     splits = {}
-    for name, column in columns.items():
-        expression = expressions[name]
+    for name, split in opened.items():
         examples = record_examples(
-            builder,
-            expression,
-            names=[f"{expression}/{i}" for i in range(len(column.num_codes))],
-            labels=column.labels(len(classes), f"{tfds_name}: {label_feature}, {expression}"),
+            split,
+            names=[f"{split.expression}/{i}" for i in range(len(split.positions))],
+            labels=columns[name].labels(len(classes), f"{split}, {label_feature}"),
             image_feature=image_feature,
         )
         splits[name] = assembly.without_bad_images(
             examples,
-            source=f"{tfds_name}, {expression}",
+            source=str(split),
             in_records=True,
             check_images=check_images,
             skip_bad_images=skip_bad_images,
@@ -171,6 +174,86 @@ def is_prepared(name: str, data_dir: str | os.PathLike | None) -> tuple[bool, st
 
 
 @dataclasses.dataclass(frozen=True)
+class Split:
+    """The records of a split expression.
+
+    Attributes:
+        builder: of the prepared data set.
+        expression: as TFDS takes it.
+        files: that hold the records; they may hold others too.
+        positions: int64 (N,), of its examples among all records of the files.
+        file_of_example: N strings.
+        read: maps a position among all records, int64 (), to the record, string ().
+    """
+
+    builder: tfds.core.DatasetBuilder
+    expression: str
+    files: Sequence[str]
+    positions: np.ndarray
+    file_of_example: Sequence[str]
+    read: Callable[[tf.Tensor], tf.Tensor]
+
+    def __str__(self) -> str:
+        return f"{self.builder.info.full_name}, {self.expression}, in {self.builder.data_path}"
+
+
+def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
+    """Opens the record files of a split of a prepared data set.
+
+    Args:
+        builder: of the data set.
+        expression: a split, or an expression of TFDS's: "train[:90%]", "train+validation".
+
+    Raises:
+        TfdsError: there is no such split, or its files are missing or damaged.
+    """
+    openers = {"array_record": records.open_array_records, "tfrecord": open_tf_records}
+    file_format = builder.info.file_format.value
+    if file_format not in openers:
+        raise TfdsError(
+            f"{builder.data_path} is prepared as {file_format}; what can be read is "
+            f"{' and '.join(openers)}"
+        )
+    try:
+        instructions = builder.info.splits[expression].file_instructions
+    except Exception as error:  # of TFDS's parser, of many kinds
+        raise TfdsError(
+            f"{builder.info.full_name} has no split {expression!r}; its splits are "
+            f"{', '.join(builder.info.splits) or 'none'}"
+        ) from error
+    if not instructions:
+        raise TfdsError(f"{builder.info.full_name}: the split {expression!r} has no examples")
+    size_of = {os.fspath(part.filename): part.examples_in_shard for part in instructions}
+    files = list(size_of)
+    if missing := [path for path in files if not os.path.exists(path)]:
+        raise TfdsError(
+            f"{builder.info.full_name}, {expression}: {len(missing)} of {len(files)} record files "
+            f"are missing: {', '.join(missing[:_NUM_SHOWN])}"
+        )
+    num_records, read = openers[file_format](files)
+    if num_records != sum(size_of.values()):
+        raise TfdsError(
+            f"{builder.data_path}: the files of {expression} hold {num_records} records where "
+            f"dataset_info.json counts {sum(size_of.values())}"
+        )
+    start = dict(zip(files, np.cumsum([0, *size_of.values()]).tolist(), strict=False))
+    parts = [
+        start[os.fspath(part.filename)] + np.arange(part.skip, part.skip + part.take)
+        for part in instructions
+    ]
+    return Split(
+        builder=builder,
+        expression=expression,
+        files=files,
+        positions=np.concatenate(parts).astype(np.int64),
+        file_of_example=[
+            os.fspath(part.filename) for part in instructions for _ in range(part.take)
+        ],
+        read=read,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Columns:
     """What is read of every example of a split, in the order of the records.
 
@@ -184,7 +267,7 @@ class Columns:
     codes: np.ndarray
     num_codes: np.ndarray
 
-    def labels(self, num_classes: int, source: str):
+    def labels(self, num_classes: int, source: str) -> scipy.sparse.csr_array:
         """Multi-hot labels, bool (N, C) CSR; `source` is named where a code is no class."""
         wrong = np.flatnonzero((self.codes < 0) | (self.codes >= num_classes))
         if wrong.size:
@@ -198,8 +281,7 @@ class Columns:
 
 
 def read_columns(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
+    split: Split,
     *,
     features: Mapping[str, Any],
     parse: Callable[[Mapping[str, Any]], tuple[tf.Tensor, tf.Tensor]],
@@ -211,39 +293,50 @@ def read_columns(
     The result is remembered in `cache_dir` for as long as the record files are the same.
 
     Args:
-        builder: of a prepared data set.
-        split: a split or an expression.
+        split: to read.
         features: which to decode, as `tfds.decode.PartialDecoding` takes them.
         parse: maps a decoded example to its name, string (), and labels, of rank 1. It runs inside
             `tf.data`.
         key: names what `parse` does.
         cache_dir: of what is remembered.
+
+    Raises:
+        TfdsError: a record that cannot be read.
     """
-    shards = _open(builder, split)
-    digest = assembly.digest_of(builder.info.full_name, split, key, files=shards.files)
+    info = split.builder.info
+    digest = assembly.digest_of(info.full_name, split.expression, key, files=split.files)
     cached = pathlib.Path(cache_dir, "tfds_labels", f"{digest}.npz")
     if cached.exists():
         with np.load(cached) as content:
             return Columns(content["names"], content["codes"], content["num_codes"])
-    print(f"reading the labels of {len(shards.positions)} images of {builder.info.full_name}")
-    decoded = tfds.decode.PartialDecoding(features).extract_features(builder.info.features)
-    batches = (
-        tf.data.Dataset.from_tensor_slices(shards.positions)
-        .map(
-            lambda position: parse(decoded.deserialize_example(shards.read(position))),
-            num_parallel_calls=tf.data.AUTOTUNE,
+    print(f"reading the labels of {len(split.positions)} images of {split}")
+    decoded = tfds.decode.PartialDecoding(features).extract_features(info.features)
+
+    def parse_record(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        name, codes = parse(decoded.deserialize_example(split.read(position)))
+        return name, codes, tf.size(codes, tf.int64)
+
+    with tf.device("CPU"):
+        batches = (
+            tf.data.Dataset.from_tensor_slices(split.positions)
+            .map(parse_record, num_parallel_calls=tf.data.AUTOTUNE)
+            .ragged_batch(_BATCH)
+            .prefetch(tf.data.AUTOTUNE)
         )
-        .map(lambda name, codes: (name, codes, tf.size(codes, tf.int64)))
-        .ragged_batch(_BATCH)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    bar = keras.utils.Progbar(len(split.positions), interval=1, unit_name="image")
     names, codes, num_codes = [], [], []
-    for batch_names, batch_codes, batch_num_codes in batches:
-        names.append(_strings(batch_names))
-        flat = tf.reshape(getattr(batch_codes, "flat_values", batch_codes), [-1])
-        codes.append(_strings(flat) if flat.dtype == tf.string else flat.numpy())
-        num_codes.append(batch_num_codes.numpy())
-    columns = Columns(np.concatenate(names), np.concatenate(codes), np.concatenate(num_codes))
+    try:
+        for batch_names, batch_codes, batch_num_codes in batches:
+            names += batch_names.numpy().tolist()
+            codes += (
+                tf.reshape(getattr(batch_codes, "flat_values", batch_codes), [-1]).numpy().tolist()
+            )
+            num_codes += batch_num_codes.numpy().tolist()
+            bar.update(len(names), finalize=False)
+    except tf.errors.OpError as error:
+        raise TfdsError(f"{split}: a record cannot be read: {error.message}") from error
+    bar.update(len(names), finalize=True)
+    columns = Columns(_array(names), _array(codes), np.array(num_codes))
     cached.parent.mkdir(parents=True, exist_ok=True)
     beside = cached.with_suffix(f".{os.getpid()}.npz")
     np.savez(beside, **vars(columns))
@@ -252,80 +345,20 @@ def read_columns(
 
 
 def record_examples(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    *,
-    names: Sequence[str],
-    labels: Any,
-    image_feature: str,
+    split: Split, *, names: Sequence[str], labels: scipy.sparse.csr_array, image_feature: str
 ) -> Examples:
     """Examples whose images are read from the records by position, as encoded bytes."""
-    shards = _open(builder, split)
     image_only = tfds.decode.PartialDecoding({image_feature: True})
-    features = image_only.extract_features(builder.info.features)
+    features = image_only.extract_features(split.builder.info.features)
     decoders = {image_feature: tfds.decode.SkipDecoding()}
     with tf.device("CPU"):
-        table = tf.constant(shards.positions)
+        table = tf.constant(split.positions)
 
     def read(position: tf.Tensor) -> tf.Tensor:
-        example = features.deserialize_example(shards.read(table[position]), decoders=decoders)
+        example = features.deserialize_example(split.read(table[position]), decoders=decoders)
         return example[image_feature]
 
-    return Examples(names=names, labels=labels, read=read, files=shards.file_of_position)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shards:
-    """The record files of a split expression; its examples are `positions` among their records."""
-
-    files: list[str]
-    positions: np.ndarray
-    file_of_position: list[str]
-    read: Callable[[tf.Tensor], tf.Tensor]
-
-
-_OPENERS = {
-    "array_record": records.open_array_records,
-    "tfrecord": lambda paths: open_tf_records(paths),
-}
-
-
-def _open(builder: tfds.core.DatasetBuilder, split: str) -> _Shards:
-    file_format = builder.info.file_format.value
-    if file_format not in _OPENERS:
-        raise TfdsError(
-            f"{builder.data_path} is prepared as {file_format}; what can be read is "
-            f"{' and '.join(_OPENERS)}"
-        )
-    try:
-        instructions = builder.info.splits[split].file_instructions
-    except Exception as error:  # of TFDS's parser, of many kinds
-        raise TfdsError(
-            f"{builder.info.full_name} has no split {split!r}; its splits are "
-            f"{', '.join(builder.info.splits) or 'none'}"
-        ) from error
-    if not instructions:
-        raise TfdsError(f"{builder.info.full_name}: the split {split!r} has no examples")
-    size_of = {os.fspath(part.filename): part.examples_in_shard for part in instructions}
-    files = list(size_of)
-    if missing := [path for path in files if not os.path.exists(path)]:
-        raise TfdsError(
-            f"{len(missing)} of {len(files)} record files of {builder.info.full_name}, {split}, "
-            f"are missing: {', '.join(missing[:_NUM_SHOWN])}"
-        )
-    num_records, read = _OPENERS[file_format](files)
-    if num_records != sum(size_of.values()):
-        raise TfdsError(
-            f"{builder.data_path}: the files of {split} hold {num_records} records where "
-            f"dataset_info.json counts {sum(size_of.values())}"
-        )
-    start = dict(zip(files, np.cumsum([0, *size_of.values()]).tolist(), strict=False))
-    parts = [
-        start[os.fspath(part.filename)] + np.arange(part.skip, part.skip + part.take)
-        for part in instructions
-    ]
-    file_of_position = [os.fspath(part.filename) for part in instructions for _ in range(part.take)]
-    return _Shards(files, np.concatenate(parts).astype(np.int64), file_of_position, read)
+    return Examples(names=names, labels=labels, read=read, files=split.file_of_example)
 
 
 def open_tf_records(
@@ -480,14 +513,25 @@ def _feature_names(feature: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
         yield "/".join(path)
 
 
-def _builder(name: str, data_dir: str | os.PathLike | None, **options: Any):
+def _builder(
+    name: str, data_dir: str | os.PathLike | None, **options: Any
+) -> tfds.core.DatasetBuilder:
+    """The builder; of the newest version that is prepared where that of today is not."""
     try:
-        return tfds.builder(name, data_dir=data_dir, **options)
+        builder = tfds.builder(name, data_dir=data_dir, **options)
     except Exception as error:  # of the name's parser, the registry, the data set itself
         raise TfdsError(
             f"TensorFlow Datasets has no {name!r}, neither among its own nor prepared in "
             f"{_root(data_dir)}: {error}"
         ) from error
+    if not builder.is_prepared() and ":" not in name:
+        folders = pathlib.Path(builder.data_path).parent.glob("*/dataset_info.json")
+        versions = [path.parent.name for path in folders]
+        versions = [version for version in versions if tfds.core.Version.is_valid(version)]
+        if versions:
+            newest = max(versions, key=tfds.core.Version)
+            return tfds.builder_from_directory(pathlib.Path(builder.data_path).with_name(newest))
+    return builder
 
 
 def _root(data_dir: str | os.PathLike | None) -> str:
@@ -506,5 +550,8 @@ def _at(example: Mapping[str, Any], path: Sequence[str]) -> tf.Tensor:
     return example
 
 
-def _strings(values: tf.Tensor) -> np.ndarray:
-    return np.array([value.decode() for value in values.numpy()], str)
+def _array(values: Sequence[int | bytes]) -> np.ndarray:
+    """Integers, or texts decoded; empty where there are none."""
+    if values and isinstance(values[0], bytes):
+        return np.array([value.decode() for value in values])
+    return np.array(values, np.int64)

@@ -157,12 +157,11 @@ def _names_in(path: str) -> set[str] | str:
     return "an object without a name" if "" in names else names
 
 
-def _read_tfds(builder, split: str, cache_dir: str | os.PathLike) -> tfds_source.Columns:
-    names = tuple(builder.info.features["labels"].feature.names)
+def _read_tfds(split: tfds_source.Split, cache_dir: str | os.PathLike) -> tfds_source.Columns:
+    names = tuple(split.builder.info.features["labels"].feature.names)
     if names != CLASSES:
-        raise benchmark_sets.BenchmarkError(f"{builder.data_path} has other classes: {names}")
+        raise benchmark_sets.BenchmarkError(f"{split} has other classes: {names}")
     return tfds_source.read_columns(
-        builder,
         split,
         features={"image/filename": True, "labels": True},
         parse=lambda example: (example["image/filename"], example["labels"]),
