@@ -206,7 +206,7 @@ def test_a_wrong_name_lists_what_there_is(data_dir, cache_dir):
     assert "photograph" in message and "things/size" in message
     with pytest.raises(tfds_source.TfdsError, match="its images are: photograph, thumbnail"):
         _load(data_dir, cache_dir, image_feature=None)
-    with pytest.raises(tfds_source.TfdsError, match=r"no split 'test'; .* held_out, train"):
+    with pytest.raises(tfds_source.TfdsError, match=r"no split 'test'; .* train, held_out"):
         _load(data_dir, cache_dir, test_split="test")
     with pytest.raises(tfds_source.TfdsError, match="no 'labelled_photo'"):
         tfds_source.load(
