@@ -64,6 +64,7 @@ def load(
     """Loads a benchmark; the arguments are those of `voc_mlt.load` and `coco_mlt.load`."""
     if data_dir is not None and not download and not os.path.isdir(data_dir):
         raise BenchmarkError(f"data_dir must be a folder; found no folder at {data_dir}")
+    wanted = None if image_ids is None else image_lists.read(image_ids, benchmark.id_of)
     splits = {}
     for split in only_splits or ("train", "test"):
         if split not in benchmark.pieces:
@@ -73,8 +74,11 @@ def load(
             )
         examples, source, in_records = _read(benchmark, split, data_dir, download, cache_dir)
         if split == "train":
-            ids = [benchmark.id_of(name) for name in examples.names]
-            chosen = choose_train(benchmark, ids, examples.labels, image_ids=image_ids, seed=seed)
+            if wanted is None:
+                chosen = draw_train(benchmark, examples.labels, seed=seed)
+            else:
+                ids = [benchmark.id_of(name) for name in examples.names]
+                chosen = image_lists.positions(wanted, ids, path=image_ids)
             examples = examples.take(chosen)
         splits[split] = assembly.without_bad_images(
             examples,
@@ -95,37 +99,24 @@ def load(
     return LabelledData(class_names=benchmark.class_names, splits=splits)
 
 
-def choose_train(
-    benchmark: Benchmark,
-    ids: Sequence[str],
-    labels: scipy.sparse.csr_array,
-    *,
-    image_ids: str | os.PathLike | None,
-    seed: int,
-) -> np.ndarray:
-    """Chooses the long-tailed train set: by a list of ids, or drawn by the Pareto construction.
+def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: int) -> np.ndarray:
+    """Draws a train set by the Pareto construction, where there is no list of the published one.
 
-    Images without labels take no part in the construction, which draws from the holders of each
-    class; a list may hold them.
+    Images without labels take no part: the construction draws from the holders of each class.
 
     Args:
-        benchmark: whose ids and maximum count apply.
-        ids: of the N images of the full data, in rising order.
-        labels: multi-hot (N, C).
-        image_ids: the list; None for a draw.
+        benchmark: whose maximum count applies.
+        labels: multi-hot (N, C), of the full data.
         seed: of the draw.
 
     Returns:
         int64 (M,), positions, rising.
     """
-    if image_ids is not None:
-        wanted = image_lists.read(image_ids, benchmark.id_of)
-        return image_lists.positions(wanted, ids, path=image_ids)
     logging.info(
         "%s: no list of image ids, so the train set is drawn anew from %d images (%d without "
         "labels take no part); it resembles the published one and is not equal to it",
         benchmark.name,
-        len(ids),
+        labels.shape[0],
         np.count_nonzero(np.diff(labels.indptr) == 0),
     )
     return longtail.pareto_subset(labels, max_count=benchmark.max_count, seed=seed)
@@ -147,13 +138,15 @@ def _read(
     tfds_name, expression = benchmark.tfds_splits[split]
     prepared, folder = tfds_source.is_prepared(tfds_name, data_dir)
     if not prepared and not download:
-        pieces = ", ".join(benchmark.pieces[split])
-        places = ["--data_dir is not given"]
+        folders = "the original folders in no place, since --data_dir is not given"
         if data_dir is not None:
-            places = [f"{place}" for place in _roots(benchmark, data_dir)]
+            folders = (
+                f"the original folders {', '.join(benchmark.pieces[split])} in "
+                f"{' and in '.join(_roots(benchmark, data_dir))}"
+            )
         raise BenchmarkError(
             f"{benchmark.name}: the {split} images were not found. Looked for\n"
-            f"  the original folders {pieces} in {' and '.join(places)};\n"
+            f"  {folders};\n"
             f"  {tfds_name} of TensorFlow Datasets, prepared, in {folder}.\n"
             f"Either unpack the original archives and give their folder {benchmark.folder}, or the "
             "one above it, as --data_dir; or give --download, and TensorFlow Datasets fetches and "

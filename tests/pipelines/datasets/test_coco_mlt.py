@@ -229,12 +229,12 @@ with tfds.core.registered.skip_registration():
             }
 
 
-@pytest.fixture(scope="module", params=["array_record", "tfrecord"])
-def prepared(request, originals, tmp_path_factory) -> pathlib.Path:
+@pytest.fixture(scope="module")
+def prepared(originals, tmp_path_factory) -> pathlib.Path:
     """A folder of TFDS with COCO 2017 prepared."""
     folder = tmp_path_factory.mktemp("tfds")
     Coco.originals = originals
-    builder = Coco(config="2017", data_dir=folder, file_format=request.param)
+    builder = Coco(config="2017", data_dir=folder, file_format="tfrecord")
     builder.download_and_prepare()
     return folder
 

@@ -95,14 +95,28 @@ def rows(shared_data):
     return kept
 
 
-@pytest.fixture(scope="module", params=["array_record", "tfrecord"])
-def data_dir(request, rows, tmp_path_factory) -> pathlib.Path:
-    """A folder of TFDS that holds the photographs; only to be read."""
-    folder = tmp_path_factory.mktemp("tfds")
-    shards = tfds.download.DownloadConfig(num_shards=3)
-    builder = LabelledPhotographs(data_dir=folder, file_format=request.param)
-    builder.download_and_prepare(download_config=shards)
+def _prepared(folder, file_format):
+    builder = LabelledPhotographs(data_dir=folder, file_format=file_format)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
     return folder
+
+
+@pytest.fixture(scope="module")
+def array_records(rows, tmp_path_factory) -> pathlib.Path:
+    """A folder of TFDS that holds the photographs; only to be read."""
+    return _prepared(tmp_path_factory.mktemp("array_records"), "array_record")
+
+
+@pytest.fixture(scope="module")
+def tf_records(rows, tmp_path_factory) -> pathlib.Path:
+    """The same in TFDS's other format."""
+    return _prepared(tmp_path_factory.mktemp("tf_records"), "tfrecord")
+
+
+@pytest.fixture(params=["array_records", "tf_records"])
+def data_dir(request) -> pathlib.Path:
+    """Each of them."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +150,9 @@ def _expected(rows):
     return {pathlib.Path(path).read_bytes(): set(labels) for path, labels in rows}
 
 
-@pytest.mark.parametrize("label_feature", ["labels", "things/kind", "tags", "meta/labels"])
-def test_labels_and_image_bytes_are_those_that_went_in(data_dir, cache_dir, rows, label_feature):
-    data = _load(data_dir, cache_dir, label_feature)
-    found = sorted({name for _, labels in rows for name in labels})
-    assert data.class_names == (tuple(found) if label_feature == "tags" else CLASSES)
+def test_labels_and_image_bytes_are_those_that_went_in(data_dir, cache_dir, rows):
+    data = _load(data_dir, cache_dir)
+    assert data.class_names == CLASSES
     assert _by_image(data, "train") == _expected(rows[:NUM_TRAIN])
     assert _by_image(data, "test") == _expected(rows[NUM_TRAIN:])
     for examples in data.splits.values():
@@ -150,9 +162,17 @@ def test_labels_and_image_bytes_are_those_that_went_in(data_dir, cache_dir, rows
         }
 
 
+@pytest.mark.parametrize("label_feature", ["things/kind", "tags", "meta/labels"])
+def test_other_sequences_of_labels(array_records, cache_dir, rows, label_feature):
+    data = _load(array_records, cache_dir, label_feature, only_splits=["train"])
+    found = sorted({name for _, labels in rows[:NUM_TRAIN] for name in labels})
+    assert data.class_names == (tuple(found) if label_feature == "tags" else CLASSES)
+    assert _by_image(data, "train") == _expected(rows[:NUM_TRAIN])
+
+
 @pytest.mark.parametrize("label_feature", ["holds", "flags"])
-def test_multi_hot_tensors(data_dir, cache_dir, rows, label_feature):
-    data = _load(data_dir, cache_dir, label_feature)
+def test_multi_hot_tensors(array_records, cache_dir, rows, label_feature):
+    data = _load(array_records, cache_dir, label_feature)
     assert data.class_names == ("0", "1", "2", "3", "4")
     expected = {
         content: {str(CLASSES.index(name)) for name in labels}
@@ -161,9 +181,9 @@ def test_multi_hot_tensors(data_dir, cache_dir, rows, label_feature):
     assert _by_image(data, "train") == expected
 
 
-def test_shares_are_not_taken_for_zeros_and_ones(data_dir, cache_dir):
+def test_shares_are_not_taken_for_zeros_and_ones(array_records, cache_dir):
     with pytest.raises(tfds_source.TfdsError, match=r"shares: .* zeros and ones; the first"):
-        _load(data_dir, cache_dir, "shares")
+        _load(array_records, cache_dir, "shares")
 
 
 def test_split_expressions(data_dir, cache_dir, rows):
@@ -178,14 +198,14 @@ def test_split_expressions(data_dir, cache_dir, rows):
     assert len(both.splits["test"]) == 3
 
 
-def test_images_of_one_channel(data_dir, cache_dir):
-    examples = _load(data_dir, cache_dir, image_feature="thumbnail").splits["train"]
+def test_images_of_one_channel(array_records, cache_dir):
+    examples = _load(array_records, cache_dir, image_feature="thumbnail").splits["train"]
     shades = [int(images.decode(examples.read(i))[0, 0, 2]) for i in range(len(examples))]
     assert sorted(shades) == list(range(NUM_TRAIN))
 
 
-def test_labels_are_remembered_until_the_files_change(data_dir, tmp_path, rows):
-    own = shutil.copytree(data_dir, tmp_path / "own")
+def test_labels_are_remembered_until_the_files_change(array_records, tmp_path, rows):
+    own = shutil.copytree(array_records, tmp_path / "own")
     first = _load(own, tmp_path / "cache")
     remembered = sorted((tmp_path / "cache" / "tfds_labels").iterdir())
     assert _by_image(_load(own, tmp_path / "cache"), "test") == _by_image(first, "test")
@@ -196,21 +216,21 @@ def test_labels_are_remembered_until_the_files_change(data_dir, tmp_path, rows):
     assert len(list((tmp_path / "cache" / "tfds_labels").iterdir())) == len(remembered) + 1
 
 
-def test_a_wrong_name_lists_what_there_is(data_dir, cache_dir):
+def test_a_wrong_name_lists_what_there_is(array_records, cache_dir):
     with pytest.raises(tfds_source.TfdsError) as raised:
-        _load(data_dir, cache_dir, "main")
+        _load(array_records, cache_dir, "main")
     message = str(raised.value)
     assert "no feature 'main' with several labels an image" in message
     useful = "labels, things/kind, tags, holds, flags, shares, meta/labels"
     assert f"Those that would do: {useful}." in message
     assert "photograph" in message and "things/size" in message
     with pytest.raises(tfds_source.TfdsError, match="its images are: photograph, thumbnail"):
-        _load(data_dir, cache_dir, image_feature=None)
+        _load(array_records, cache_dir, image_feature=None)
     with pytest.raises(tfds_source.TfdsError, match=r"no split 'test'; .* train, held_out"):
-        _load(data_dir, cache_dir, test_split="test")
+        _load(array_records, cache_dir, test_split="test")
     with pytest.raises(tfds_source.TfdsError, match="no 'labelled_photo'"):
         tfds_source.load(
-            "labelled_photo", label_feature="labels", data_dir=data_dir, cache_dir=cache_dir
+            "labelled_photo", label_feature="labels", data_dir=array_records, cache_dir=cache_dir
         )
 
 
@@ -226,10 +246,10 @@ def test_damaged_record_files_are_named(data_dir, tmp_path):
         _load(own, tmp_path)
 
 
-def test_older_versions_serve(data_dir, tmp_path, cache_dir, rows):
+def test_older_versions_serve(array_records, tmp_path, cache_dir, rows):
     own = tmp_path / "own" / "labelled_photographs"
     own.mkdir(parents=True)
-    shutil.copytree(data_dir / "labelled_photographs" / "1.0.0", own / "0.9.0")
+    shutil.copytree(array_records / "labelled_photographs" / "1.0.0", own / "0.9.0")
     info = own / "0.9.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("1.0.0", "0.9.0"))
     data = _load(tmp_path / "own", cache_dir)
