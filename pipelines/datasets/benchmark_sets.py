@@ -62,11 +62,16 @@ def load(
     cache_dir: str | os.PathLike,
 ) -> LabelledData:
     """Loads a benchmark; the arguments are those of `voc_mlt.load` and `coco_mlt.load`."""
-    if data_dir is not None and not download and not os.path.isdir(data_dir):
-        raise BenchmarkError(f"data_dir must be a folder; found no folder at {data_dir}")
-    wanted = None if image_ids is None else image_lists.read(image_ids, benchmark.id_of)
+    if data_dir is not None:
+        data_dir = os.path.abspath(os.path.expanduser(data_dir))
+        if not download and not os.path.isdir(data_dir):
+            raise BenchmarkError(f"data_dir must be a folder; found no folder at {data_dir}")
+    names = tuple(only_splits or ("train", "test"))
+    wanted = None
+    if image_ids is not None and "train" in names:
+        wanted = image_lists.read(image_ids, benchmark.id_of)
     splits = {}
-    for split in only_splits or ("train", "test"):
+    for split in names:
         if split not in benchmark.pieces:
             raise BenchmarkError(
                 f"{benchmark.name} has train and test, no {split}; --val_fraction sets a share of "
@@ -175,7 +180,6 @@ def _by_name(examples: Examples) -> Examples:
 
 
 def _roots(benchmark: Benchmark, data_dir: str | os.PathLike) -> list[str]:
-    data_dir = os.path.abspath(data_dir)
     return [os.path.join(data_dir, benchmark.folder), data_dir]
 
 

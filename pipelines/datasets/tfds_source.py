@@ -29,6 +29,7 @@ _NUM_SHOWN = 5
 _HEADER, _LENGTH, _FOOTER = 12, struct.Struct("<Q"), 4
 # What a multi-hot example with a value other than 0 and 1 is marked with.
 _NOT_MULTI_HOT = -1
+_TENSORS = (tfds.features.Tensor, tfds.features.Scalar)  # and not what is derived from them
 
 
 class TfdsError(ValueError):
@@ -445,15 +446,15 @@ def _label_forms(feature: Any, path: tuple[str, ...], *, in_list: bool) -> Itera
     if isinstance(feature, tfds.features.FeaturesDict):
         for name, inner in feature.items():
             yield from _label_forms(inner, (*path, name), in_list=in_list)
-    elif isinstance(feature, tfds.features.Sequence) and not in_list:
-        if feature.shape == () or not _is_number_list(feature):
-            yield from _label_forms(feature.feature, path, in_list=True)
-        else:
+    elif type(feature) is tfds.features.Sequence and not in_list:
+        if _is_number_list(feature):
             yield _multi_hot(path, feature.shape[0])
+        else:
+            yield from _label_forms(feature.feature, path, in_list=True)
     elif isinstance(feature, tfds.features.ClassLabel):
         if in_list and feature.num_classes:
             yield _LabelForm(path, feature.names, lambda codes: tf.cast(codes, tf.int64))
-    elif isinstance(feature, (tfds.features.Text, tfds.features.Tensor)):
+    elif type(feature) in (tfds.features.Text, *_TENSORS):
         is_text = feature.tf_dtype == tf.string
         if in_list and is_text and feature.shape == ():
             yield _LabelForm(path, None, lambda texts: texts)
@@ -465,7 +466,7 @@ def _is_number_list(sequence: tfds.features.Sequence) -> bool:
     """Whether a sequence is a tensor of fixed length in other words."""
     inner = sequence.feature
     return (
-        type(inner) in (tfds.features.Scalar, tfds.features.Tensor)
+        type(inner) in _TENSORS
         and inner.shape == ()
         and inner.tf_dtype != tf.string
         and bool(sequence.shape[0])
