@@ -380,22 +380,19 @@ def open_tf_records(
         TfdsError: names a file that is no whole TFRecord file.
     """
     paths = [os.fspath(path) for path in paths]
-    places = [
-        (number, start, length)
-        for number, path in enumerate(paths)
-        for start, length in _record_places(path)
-    ]
-    file_numbers, starts, lengths = np.array(places, np.int64).reshape(-1, 3).T
+    of_files = [np.array(list(_record_places(path)), np.int64).reshape(-1, 2) for path in paths]
+    starts, lengths = np.concatenate(of_files).T
+    file_numbers = np.repeat(np.arange(len(paths)), [len(places) for places in of_files])
 
     def fetch(position: np.ndarray) -> bytes:
-        with open(paths[file_numbers[position]], "rb", buffering=0) as file:
+        with open(paths[file_numbers[position]], "rb") as file:
             file.seek(starts[position])
             return file.read(lengths[position])
 
     def read(position: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(fetch, [position], tf.string, stateful=False), ())
 
-    return len(places), read
+    return len(starts), read
 
 
 def _record_places(path: str) -> Iterator[tuple[int, int]]:
