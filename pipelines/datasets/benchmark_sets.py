@@ -1,0 +1,204 @@
+"""What VOC-MLT and COCO-MLT have in common: where they are looked for, how train is chosen.
+
+Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
+Datasets, ECCV 2020, section 4.1.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import scipy.sparse
+from absl import logging
+
+from pipelines import longtail
+from pipelines.datasets import assembly, tfds_source
+from pipelines.datasets import image_ids as image_lists
+from pipelines.datasets.examples import Examples, LabelledData
+
+
+class BenchmarkError(ValueError):
+    """Original data that are not there, or cannot be used as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A published long-tailed data set, and the full one that it is chosen from.
+
+    Attributes:
+        name: as `--dataset` has it.
+        class_names: C names, in the order of the label columns.
+        max_count: of the Pareto construction.
+        folder: name of the original's folder.
+        pieces: of "train" and "test", the paths below the folder that the split needs.
+        read_folder: reads names, image paths and labels of a split from the folder.
+        tfds_splits: of "train" and "test", the data set of TFDS and its split expression.
+        read_tfds: reads names and labels of a split of TFDS: (split, cache_dir) → columns.
+        id_of: the id in the name of an image, or in a line of a list; None where there is none.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    max_count: int
+    folder: str
+    pieces: Mapping[str, Sequence[str]]
+    read_folder: Callable[[str, str], tuple[list[str], list[str], scipy.sparse.csr_array]]
+    tfds_splits: Mapping[str, tuple[str, str]]
+    read_tfds: Callable[[tfds_source.Split, str | os.PathLike], tfds_source.Columns]
+    id_of: Callable[[str], str | None]
+
+
+def load(
+    benchmark: Benchmark,
+    *,
+    data_dir: str | os.PathLike | None,
+    image_ids: str | os.PathLike | None,
+    download: bool,
+    seed: int,
+    check_images: str,
+    skip_bad_images: bool,
+    only_splits: Sequence[str] | None,
+    cache_dir: str | os.PathLike,
+) -> LabelledData:
+    """Loads a benchmark; the arguments are those of `voc_mlt.load` and `coco_mlt.load`."""
+    if data_dir is not None:
+        data_dir = os.path.abspath(os.path.expanduser(data_dir))
+        if not download and not os.path.isdir(data_dir):
+            raise BenchmarkError(f"data_dir must be a folder; found no folder at {data_dir}")
+    names = tuple(only_splits or ("train", "test"))
+    wanted = None
+    if image_ids is not None and "train" in names:
+        wanted = image_lists.read(image_ids, benchmark.id_of)
+    splits = {}
+    for split in names:
+        if split not in benchmark.pieces:
+            raise BenchmarkError(
+                f"{benchmark.name} has train and test, no {split}; --val_fraction sets a share of "
+                "train aside as val"
+            )
+        examples, source, in_records = _read(benchmark, split, data_dir, download, cache_dir)
+        if split == "train":
+            if wanted is None:
+                chosen = draw_train(benchmark, examples.labels, seed=seed)
+            else:
+                ids = [benchmark.id_of(name) for name in examples.names]
+                chosen = image_lists.positions(wanted, ids, path=image_ids)
+            examples = examples.take(chosen)
+        splits[split] = assembly.without_bad_images(
+            examples,
+            source=source,
+            in_records=in_records,
+            check_images=check_images,
+            skip_bad_images=skip_bad_images,
+            cache_dir=cache_dir,
+        )
+        logging.info(
+            "%s: %d %s images from %s, %d of them without labels",
+            benchmark.name,
+            len(splits[split]),
+            split,
+            source,
+            np.count_nonzero(np.diff(splits[split].labels.indptr) == 0),
+        )
+    return LabelledData(class_names=benchmark.class_names, splits=splits)
+
+
+def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: int) -> np.ndarray:
+    """Draws a train set by the Pareto construction, where there is no list of the published one.
+
+    Images without labels take no part: the construction draws from the holders of each class.
+
+    Args:
+        benchmark: whose maximum count applies.
+        labels: multi-hot (N, C), of the full data.
+        seed: of the draw.
+
+    Returns:
+        int64 (M,), positions, rising.
+    """
+    logging.info(
+        "%s: no list of image ids, so the train set is drawn anew from %d images (%d without "
+        "labels take no part); it resembles the published one and is not equal to it",
+        benchmark.name,
+        labels.shape[0],
+        np.count_nonzero(np.diff(labels.indptr) == 0),
+    )
+    return longtail.pareto_subset(labels, max_count=benchmark.max_count, seed=seed)
+
+
+def _read(
+    benchmark: Benchmark,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    download: bool,
+    cache_dir: str | os.PathLike,
+) -> tuple[Examples, str, bool]:
+    """The full split in rising order of names, whatever it is read from; its origin."""
+    root = _folder(benchmark, split, data_dir)
+    if root is not None:
+        names, paths, labels = benchmark.read_folder(root, split)
+        return _by_name(assembly.file_examples(names, paths, labels)), root, False
+
+    tfds_name, expression = benchmark.tfds_splits[split]
+    prepared, folder = tfds_source.is_prepared(tfds_name, data_dir)
+    if not prepared and not download:
+        folders = "the original folders in no place, since --data_dir is not given"
+        if data_dir is not None:
+            folders = (
+                f"the original folders {', '.join(benchmark.pieces[split])} in "
+                f"{' and in '.join(_roots(benchmark, data_dir))}"
+            )
+        raise BenchmarkError(
+            f"{benchmark.name}: the {split} images were not found. Looked for\n"
+            f"  {folders};\n"
+            f"  {tfds_name} of TensorFlow Datasets, prepared, in {folder}.\n"
+            f"Either unpack the original archives and give their folder {benchmark.folder}, or the "
+            "one above it, as --data_dir; or give --download, and TensorFlow Datasets fetches and "
+            "prepares them there."
+        )
+    builder = tfds_source.open_builder(tfds_name, data_dir=data_dir, download=download)
+    records = tfds_source.open_split(builder, expression)
+    columns = benchmark.read_tfds(records, cache_dir)
+    examples = tfds_source.record_examples(
+        records,
+        names=columns.names.tolist(),
+        labels=columns.labels(len(benchmark.class_names), str(records)),
+        image_feature="image",
+    )
+    return _by_name(examples), str(records), True
+
+
+def _by_name(examples: Examples) -> Examples:
+    """In rising order of names, so that a seed draws the same images from every source."""
+    order = np.argsort(np.array(examples.names))
+    examples = examples.take(order)
+    repeated = [a for a, b in zip(examples.names, examples.names[1:], strict=False) if a == b]
+    if repeated:
+        raise BenchmarkError(f"{len(repeated)} images stand twice in the data: {repeated[:5]}")
+    return examples
+
+
+def _roots(benchmark: Benchmark, data_dir: str | os.PathLike) -> list[str]:
+    return [os.path.join(data_dir, benchmark.folder), data_dir]
+
+
+def _folder(benchmark: Benchmark, split: str, data_dir: str | os.PathLike | None) -> str | None:
+    """The folder of the original data; None where none of what the split needs is there."""
+    if data_dir is None:
+        return None
+    for root in _roots(benchmark, data_dir):
+        absent = [
+            piece
+            for piece in benchmark.pieces[split]
+            if not os.path.exists(os.path.join(root, piece))
+        ]
+        if not absent:
+            return root
+        if len(absent) < len(benchmark.pieces[split]):
+            present = [piece for piece in benchmark.pieces[split] if piece not in absent]
+            raise BenchmarkError(
+                f"{root} is not complete: for {split} it has {', '.join(present)} but no "
+                f"{', '.join(absent)}"
+            )
+    return None

@@ -1,0 +1,209 @@
+"""COCO-MLT: a long-tailed part of COCO 2017 train, tested on COCO 2017 val.
+
+Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
+Datasets, ECCV 2020, section 4.1.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from pipelines.datasets import assembly, benchmark_sets, tfds_source
+from pipelines.datasets.examples import LabelledData
+
+CLASSES = tuple(
+    """person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|
+    stop sign|parking meter|bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe|
+    backpack|umbrella|handbag|tie|suitcase|frisbee|skis|snowboard|sports ball|kite|baseball bat|
+    baseball glove|skateboard|surfboard|tennis racket|bottle|wine glass|cup|fork|knife|spoon|bowl|
+    banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|
+    potted plant|bed|dining table|toilet|tv|laptop|mouse|remote|keyboard|cell phone|microwave|oven|
+    toaster|sink|refrigerator|book|clock|vase|scissors|teddy bear|hair drier|toothbrush""".replace(
+        "\n    ", ""
+    ).split("|")
+)
+MAX_COUNT = 1200
+
+_PARTS = {"train": "train2017", "test": "val2017"}
+_NUM_SHOWN = 5
+
+
+def load(
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_ids: str | os.PathLike | None = None,
+    download: bool = False,
+    seed: int = 0,
+    check_images: str = "all",
+    skip_bad_images: bool = False,
+    only_splits: Sequence[str] | None = None,
+    cache_dir: str | os.PathLike,
+) -> LabelledData:
+    """Loads COCO-MLT from the original folders, else from TensorFlow Datasets.
+
+    Train is a part of COCO 2017 train, test all of COCO 2017 val, images without labels included.
+    An image has the label of a class where any object of it is annotated, crowds included, except
+    by annotations without area. The classes are in the order of their category ids. Each split is
+    looked for by itself: in `coco/train2017` or `coco/val2017` and `coco/annotations`, then among
+    the prepared data of TFDS (`coco/2017`). The examples are in the order of their names, so that
+    all sources give the same data.
+
+    Args:
+        data_dir: the folder that holds coco, coco itself, or the folder of TFDS; without it TFDS's
+            default, mostly ~/tensorflow_datasets.
+        image_ids: the published list of train images, text with one id or file name a line.
+            Without it a train set is drawn by `longtail.pareto_subset` with a maximum count of
+            1 200, which resembles the published one and is not equal to it.
+        download: whether TFDS may download and prepare what is not there.
+        seed: of the draw.
+        check_images: a level of `image_files.check_images`: "all", "header" or "exists".
+        skip_bad_images: leaves out images that fail the check, with a warning.
+        only_splits: of "train" and "test" those that are needed; None for both.
+        cache_dir: where passed checks and the labels of TFDS are remembered.
+
+    Raises:
+        ValueError: what is not there or cannot be used, with the names of files.
+    """
+    return benchmark_sets.load(
+        BENCHMARK,
+        data_dir=data_dir,
+        image_ids=image_ids,
+        download=download,
+        seed=seed,
+        check_images=check_images,
+        skip_bad_images=skip_bad_images,
+        only_splits=only_splits,
+        cache_dir=cache_dir,
+    )
+
+
+def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
+    """Names, paths and labels of the images that the annotation file lists."""
+    part = _PARTS[split]
+    path = os.path.join(root, "annotations", f"instances_{part}.json")
+    print(f"reading {path}")
+    content = _read_json(path)
+    names, labels = _labels_in(path, content)
+    return names, [os.path.join(root, part, name) for name in names], labels
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    def without_outline(item: dict[str, Any]) -> dict[str, Any]:
+        item.pop("segmentation", None)  # nine tenths of the memory
+        return item
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file, object_hook=without_outline)
+    except json.JSONDecodeError as error:
+        raise benchmark_sets.BenchmarkError(
+            f"{path}, line {error.lineno}, column {error.colno}: malformed JSON, {error.msg}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise benchmark_sets.BenchmarkError(f"{path} is not UTF-8: {error}") from None
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), list) for key in keys):
+        raise benchmark_sets.BenchmarkError(f"{path} must hold lists of {', '.join(keys)}")
+    return content
+
+
+def _labels_in(path: str, content: dict[str, Any]) -> tuple[list[str], scipy.sparse.csr_array]:
+    """File names of the images, and their labels."""
+    categories = dict(sorted(_fields(path, content, "categories", "id", "name")))
+    _check_classes(path, list(categories.values()))
+    code_of = {category: code for code, category in enumerate(categories)}
+    images = dict(_fields(path, content, "images", "id", "file_name"))
+    row_of = {image: row for row, image in enumerate(images)}
+    rows, codes, problems = [], [], []
+    fields = ("id", "image_id", "category_id", "area", "bbox")
+    for annotation, image, category, area, box in _fields(path, content, "annotations", *fields):
+        try:
+            _, _, width, height = box
+            if area <= 0 or width <= 0 or height <= 0:
+                continue
+        except (TypeError, ValueError):
+            problems.append(f"annotation {annotation}: area {area!r} with bbox {box!r}")
+            continue
+        if image not in row_of:
+            problems.append(f"annotation {annotation}: no image {image}")
+        elif category not in code_of:
+            problems.append(f"annotation {annotation}: no category {category}")
+        else:
+            rows.append(row_of[image])
+            codes.append(code_of[category])
+    if problems:
+        raise benchmark_sets.BenchmarkError(
+            f"{path}: {len(problems)} annotations cannot be used: "
+            f"{'; '.join(problems[:_NUM_SHOWN])}"
+        )
+    order = np.argsort(rows, kind="stable")
+    num_labels = np.bincount(np.array(rows, np.int64), minlength=len(images))
+    labels = assembly.label_matrix(np.array(codes, np.int64)[order], num_labels, len(CLASSES))
+    return list(images.values()), labels
+
+
+def _fields(path: str, content: dict[str, Any], key: str, *names: str) -> Iterator[tuple]:
+    """These fields of every item of a list."""
+    for number, item in enumerate(content[key]):
+        try:
+            yield tuple([item[name] for name in names])
+        except (KeyError, TypeError) as error:
+            raise benchmark_sets.BenchmarkError(
+                f"{path}: {key}[{number}] must have {', '.join(names)}; it is {item!r:.200}: "
+                f"{error!r}"
+            ) from None
+
+
+def _check_classes(source: str, names: Sequence[str]) -> None:
+    if tuple(names) == CLASSES:
+        return
+    missing = [name for name in CLASSES if name not in names]
+    others = [name for name in names if name not in CLASSES]
+    raise benchmark_sets.BenchmarkError(
+        f"{source} does not have the {len(CLASSES)} classes of COCO in the order of their ids: it "
+        f"has {len(names)}; missing: {', '.join(missing[:_NUM_SHOWN]) or 'none'}; unknown: "
+        f"{', '.join(others[:_NUM_SHOWN]) or 'none'}"
+    )
+
+
+def _read_tfds(split: tfds_source.Split, cache_dir: str | os.PathLike) -> tfds_source.Columns:
+    _check_classes(str(split), split.builder.info.features["objects"]["label"].names)
+
+    def parse(example):
+        box = example["objects"]["bbox"]  # ymin, xmin, ymax, xmax
+        # Areas are cut to whole numbers there, so a small one and none cannot be told apart.
+        has_area = tf.reduce_all(box[:, 2:] > box[:, :2], axis=1)
+        return example["image/filename"], tf.boolean_mask(example["objects"]["label"], has_area)
+
+    return tfds_source.read_columns(
+        split,
+        features={"image/filename": True, "objects": {"bbox": True, "label": True}},
+        parse=parse,
+        key="image/filename objects with area",
+        cache_dir=cache_dir,
+    )
+
+
+def _id_of(text: str) -> str | None:
+    """The id in an id, a file name (of 2014 also) or a path, as twelve digits."""
+    found = re.fullmatch(r"(?:.*[/\\])?(?:COCO_\w+_)?(\d{1,12})(?:\.\w+)?", text)
+    return found and found[1].zfill(12)
+
+
+BENCHMARK = benchmark_sets.Benchmark(
+    name="coco_mlt",
+    class_names=CLASSES,
+    max_count=MAX_COUNT,
+    folder="coco",
+    pieces={split: (part, f"annotations/instances_{part}.json") for split, part in _PARTS.items()},
+    read_folder=_read_folder,
+    tfds_splits={"train": ("coco/2017", "train"), "test": ("coco/2017", "validation")},
+    read_tfds=_read_tfds,
+    id_of=_id_of,
+)

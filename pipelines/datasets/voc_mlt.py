@@ -1,0 +1,192 @@
+"""VOC-MLT: a long-tailed part of VOC 2012 train-val, tested on VOC 2007 test.
+
+Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
+Datasets, ECCV 2020, section 4.1.
+"""
+
+import concurrent.futures
+import os
+import re
+import xml.etree.ElementTree
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import scipy.sparse
+
+from pipelines.datasets import assembly, benchmark_sets, tfds_source
+from pipelines.datasets.examples import LabelledData
+
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+MAX_COUNT = 800
+
+_LISTS = {"train": ("VOC2012", "trainval"), "test": ("VOC2007", "test")}
+_THREADS = 16  # on a network drive opening a file waits, it does not compute
+_BLOCK = 64
+_NUM_SHOWN = 5
+
+
+def load(
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_ids: str | os.PathLike | None = None,
+    download: bool = False,
+    seed: int = 0,
+    check_images: str = "all",
+    skip_bad_images: bool = False,
+    only_splits: Sequence[str] | None = None,
+    cache_dir: str | os.PathLike,
+) -> LabelledData:
+    """Loads VOC-MLT from the original folders, else from TensorFlow Datasets.
+
+    Train is a part of VOC 2012 train-val, test all of VOC 2007 test. An image has the label of a
+    class where any object of it is annotated, also one marked `difficult`. Each split is looked for
+    by itself: in the folders `VOCdevkit/VOC2012` and `VOCdevkit/VOC2007`, then among the prepared
+    data of TFDS (`voc/2012`, `voc/2007`). The examples are in the order of their names, so that all
+    sources give the same data.
+
+    Args:
+        data_dir: the folder that holds VOCdevkit, VOCdevkit itself, or the folder of TFDS; without
+            it TFDS's default, mostly ~/tensorflow_datasets.
+        image_ids: the published list of train images, text with one id a line. Without it a train
+            set is drawn by `longtail.pareto_subset` with a maximum count of 800, which resembles
+            the published one and is not equal to it.
+        download: whether TFDS may download and prepare what is not there.
+        seed: of the draw.
+        check_images: a level of `image_files.check_images`: "all", "header" or "exists".
+        skip_bad_images: leaves out images that fail the check, with a warning.
+        only_splits: of "train" and "test" those that are needed; None for both.
+        cache_dir: where passed checks and the labels of TFDS are remembered.
+
+    Raises:
+        ValueError: what is not there or cannot be used, with the names of files.
+    """
+    return benchmark_sets.load(
+        BENCHMARK,
+        data_dir=data_dir,
+        image_ids=image_ids,
+        download=download,
+        seed=seed,
+        check_images=check_images,
+        skip_bad_images=skip_bad_images,
+        only_splits=only_splits,
+        cache_dir=cache_dir,
+    )
+
+
+def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
+    """Names, paths and labels of the images that ImageSets/Main lists."""
+    year, list_name = _LISTS[split]
+    folder = os.path.join(root, year)
+    path = os.path.join(folder, "ImageSets", "Main", f"{list_name}.txt")
+    with open(path, encoding="utf-8") as file:
+        ids = [line.strip() for line in file if not line.isspace()]
+    if not ids:
+        raise benchmark_sets.BenchmarkError(f"{path} lists no images")
+    paths = [os.path.join(folder, "Annotations", f"{image_id}.xml") for image_id in ids]
+    labels = _read_annotations(paths, path)
+    names = [f"{image_id}.jpg" for image_id in ids]
+    return names, [os.path.join(folder, "JPEGImages", name) for name in names], labels
+
+
+def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr_array:
+    """Labels of annotation files; what is wrong with any of them is raised as one error."""
+    index = {name: code for code, name in enumerate(CLASSES)}
+    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+    bar = keras.utils.Progbar(len(paths), interval=1, unit_name="annotation")
+    codes, num_labels, problems = [], [], []
+    print(f"reading the {len(paths)} annotations that {image_list} lists")
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        for block in threads.map(lambda block: [_names_in(path) for path in block], blocks):
+            for found in block:
+                path = paths[len(num_labels)]
+                if isinstance(found, str):
+                    problems.append(f"{path}: {found}")
+                    found = ()
+                elif unknown := sorted(found - index.keys()):
+                    problems.append(f"{path}: unknown class {', '.join(map(repr, unknown))}")
+                    found = ()
+                codes += [index[name] for name in found]
+                num_labels.append(len(found))
+            bar.update(len(num_labels), finalize=False)
+    bar.update(len(paths), finalize=True)
+    if problems:
+        more = f"\n  and {len(problems) - _NUM_SHOWN} more" if len(problems) > _NUM_SHOWN else ""
+        raise benchmark_sets.BenchmarkError(
+            f"{len(problems)} of the {len(paths)} annotations that {image_list} lists cannot be "
+            "used:\n  " + "\n  ".join(problems[:_NUM_SHOWN]) + more
+        )
+    return assembly.label_matrix(np.array(codes, np.int64), np.array(num_labels), len(CLASSES))
+
+
+def _names_in(path: str) -> set[str] | str:
+    """The classes of all objects in an annotation file; a string says why it cannot be used."""
+    try:
+        with open(path, "rb") as file:
+            annotation = xml.etree.ElementTree.parse(file).getroot()
+    except OSError as error:
+        return error.strerror
+    except xml.etree.ElementTree.ParseError as error:
+        line, column = error.position
+        return f"line {line}, column {column + 1}: malformed XML, {error}"
+    if annotation.tag != "annotation":
+        return f"its root is <{annotation.tag}>, not <annotation>"
+    # Parts (head, hand, foot) lie inside objects and have names of their own.
+    names = {(box.findtext("name") or "").strip() for box in annotation.iterfind("object")}
+    return "an object without a name" if "" in names else names
+
+
+def _read_tfds(split: tfds_source.Split, cache_dir: str | os.PathLike) -> tfds_source.Columns:
+    names = tuple(split.builder.info.features["labels"].feature.names)
+    if names != CLASSES:
+        raise benchmark_sets.BenchmarkError(f"{split} has other classes: {names}")
+    return tfds_source.read_columns(
+        split,
+        features={"image/filename": True, "labels": True},
+        parse=lambda example: (example["image/filename"], example["labels"]),
+        key="image/filename labels",
+        cache_dir=cache_dir,
+    )
+
+
+def _id_of(text: str) -> str | None:
+    """The id in an id, a file name or a path."""
+    found = re.fullmatch(r"(?:.*[/\\])?(\d{4}_\d{6}|\d{6})(?:\.\w+)?", text)
+    return found and found[1]
+
+
+BENCHMARK = benchmark_sets.Benchmark(
+    name="voc_mlt",
+    class_names=CLASSES,
+    max_count=MAX_COUNT,
+    folder="VOCdevkit",
+    pieces={
+        split: (f"{year}/JPEGImages", f"{year}/Annotations", f"{year}/ImageSets/Main/{name}.txt")
+        for split, (year, name) in _LISTS.items()
+    },
+    read_folder=_read_folder,
+    tfds_splits={"train": ("voc/2012", "train+validation"), "test": ("voc/2007", "test")},
+    read_tfds=_read_tfds,
+    id_of=_id_of,
+)
