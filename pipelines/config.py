@@ -319,7 +319,7 @@ class RunConfig(DataConfig):
 
     def differences(self, other: "RunConfig") -> list[str]:
         """Fields in which two runs differ and that decide what is trained, as readable lines."""
-        ignored = {"run_dir", "cache_dir", "check_images", "export", "checkpoint_every"}
+        ignored = {"run_dir", "cache_dir", "check_images", "export", "checkpoint_every", "download"}
         return [
             f"--{flag_name(field)}: {getattr(self, field.name)!r} there, "
             f"{getattr(other, field.name)!r} now"

@@ -6,6 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
+
+from pipelines import config, config_flags, training_run
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -25,6 +28,22 @@ def voc_mlt_labels(shared_data) -> np.ndarray:
         rows = [row["labels"].split() for row in csv.DictReader(file)]
     names = sorted({name for row in rows for name in row})
     return np.array([[name in row for name in names] for row in rows])
+
+
+@pytest.fixture
+def train_by_recipe(tmp_path):
+    """Trains two steps as `train.py --flagfile=recipes/NAME.flags …` does; gives the scores."""
+
+    def train(recipe: str, *arguments: str) -> dict:
+        values = flags.FlagValues()
+        config_flags.define(config.RunConfig, values)
+        file = pathlib.Path(__file__).parents[1] / "recipes" / f"{recipe}.flags"
+        small = ["--backbone_weights=none", "--image_size=64", "--batch_size=2", "--steps=2"]
+        where = [f"--run_dir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}", "--noexport"]
+        values(["train.py", f"--flagfile={file}", *small, *where, *arguments])
+        return training_run.train_and_evaluate(config_flags.read(config.RunConfig, values))
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -249,3 +249,11 @@ def test_tensorflow_datasets_give_what_the_folders_give(prepared, originals, tmp
             assert _labels(here.splits[split]) == _labels(there.splits[split])
             assert list(here.splits[split].names) == list(there.splits[split].names)
             assert _bytes(here.splits[split]) == _bytes(there.splits[split])
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_and_evaluates(originals, train_by_recipe, tmp_path):
+    scores = train_by_recipe("coco_mlt", f"--data_dir={originals}", "--allow_empty_classes")
+    assert len(scores["per_class"]) == 80
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["backbone"], config["mu"], config["margin"]) == ("ResNet50", 0.2, "released")

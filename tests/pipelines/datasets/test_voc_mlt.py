@@ -1,5 +1,6 @@
 """VOC-MLT from folders in the layout of the originals, and from TensorFlow Datasets."""
 
+import json
 import pathlib
 import shutil
 
@@ -252,3 +253,14 @@ def test_splits_may_come_from_different_places(prepared, originals, tmp_path):
     data = _load(mixed, tmp_path)
     assert _labels(data.splits["test"]) == _expected(TEST)
     assert data.splits["train"].files[0].endswith("2008_000002.jpg")
+
+
+def test_the_recipe_trains_and_evaluates(originals, train_by_recipe, tmp_path):
+    scores = train_by_recipe("voc_mlt", f"--data_dir={originals}", "--allow_empty_classes")
+    assert len(scores["per_class"]) == 20
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["backbone"], config["lambda_"], config["margin"]) == (
+        "ResNet50",
+        5.0,
+        "released",
+    )
