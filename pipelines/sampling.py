@@ -385,7 +385,7 @@ def class_aware_stream(
         )
 
     def check_pass(has_labels, item):
-        pass_, window, batch = item
+        _, window, batch = item
         check = tf.debugging.Assert(
             (window > 0) | has_labels, ["no record of a whole pass holds a label"]
         )

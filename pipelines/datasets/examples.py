@@ -8,7 +8,6 @@ import scipy.sparse
 import tensorflow as tf
 from absl import logging
 
-
 # A few at a time, so that several blocks can be read at once.
 _BLOCK = 32
 
