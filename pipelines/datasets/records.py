@@ -64,9 +64,13 @@ def open_array_records(
 
 
 def _open(path: str | os.PathLike) -> array_record_module.ArrayRecordReader:
-    try:
-        return array_record_module.ArrayRecordReader(
-            os.fspath(path), options=_READER_OPTIONS, file_reader_buffer_size=_BUFFER_SIZE
-        )
-    except Exception as error:  # what the C++ reader raises differs with what it meets
-        raise ValueError(f"{path} is no whole ArrayRecord file: {error}") from error
+    reader = array_record_module.ArrayRecordReader(
+        os.fspath(path), options=_READER_OPTIONS, file_reader_buffer_size=_BUFFER_SIZE
+    )
+    if not reader.ok():
+        # It says so in closing, and would else pass for a file without records.
+        try:
+            reader.close()
+        except Exception as error:  # what the C++ reader raises differs with what it meets
+            raise ValueError(f"{path} is no whole ArrayRecord file: {error}") from error
+    return reader
