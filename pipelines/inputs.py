@@ -54,24 +54,72 @@ def training_batches(
     rows = _rows(share, batch_size)
     labels_at, weigh = dense_labels(examples.labels), _attach(weighting)
 
-    def places(step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return (step * batch_size + tf.range(batch_size, dtype=tf.int64))[rows], batch[rows]
+    def places(step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        place, index = (step * batch_size + tf.range(batch_size, dtype=tf.int64))[rows], batch[rows]
+        return (place, index, examples.read(index)) if examples.reads_blocks else (place, index)
 
-    def read(place: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image_seed = tf.stack([tf.constant(seed, tf.int64), place])
-        image = images.read_for_training(
-            examples.read(index), image_size, image_seed, flip_probability=flip_probability
-        )
-        return image, index
+    def read(
+        place: tf.Tensor, index: tf.Tensor, encoded: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if encoded is None:
+            encoded = examples.read(index)
+        return _augmented(encoded, place, image_size, seed, flip_probability), index
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     return (
         tf.data.Dataset.zip(steps, indices)
-        .map(places)
+        .map(places, num_parallel_calls=tf.data.AUTOTUNE)
         .unbatch()
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(rows.stop - rows.start, drop_remainder=True)
         .map(lambda batch, index: weigh(batch, labels_at(index)))
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def streamed_batches(
+    draws: tf.data.Dataset,
+    batch_size: int,
+    *,
+    image_size: int,
+    seed: int,
+    flip_probability: float = 0.5,
+    weighting: Weighting | None = None,
+    start_step: int = 0,
+    share: Share = ALL_ROWS,
+) -> tf.data.Dataset:
+    """As `training_batches`, of examples that a stream has passed on.
+
+    Every share reads the whole stream and decodes its own rows.
+
+    Args:
+        draws: dicts of the encoded "image" and its "labels", (C,), from the first draw of batch
+            `start_step` on.
+        batch_size: B.
+        image_size: S.
+        seed: of the augmentation.
+        flip_probability: how often an image is mirrored.
+        weighting: makes the weights from the labels; None for none.
+        start_step: t of the first batch.
+        share: which rows of every batch are made.
+    """
+    weigh = _attach(weighting)
+    rows = _rows(share, batch_size)
+
+    def is_own(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tf.Tensor:
+        row = place % batch_size
+        return (row >= rows.start) & (row < rows.stop)
+
+    def read(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        image = _augmented(draw["image"], place, image_size, seed, flip_probability)
+        return image, tf.cast(draw["labels"], tf.float32)
+
+    draws = draws.enumerate(start_step * batch_size)
+    return (
+        (draws if share == ALL_ROWS else draws.filter(is_own))
+        .map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(rows.stop - rows.start, drop_remainder=True)
+        .map(weigh)
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -101,11 +149,11 @@ def feature_batches(
 def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) -> tf.data.Dataset:
     """Images of all examples in their order, resized only: float32 (≤ B, S, S, 3) in [0, 255]."""
 
-    def read(index: tf.Tensor) -> tf.Tensor:
-        return images.read_for_evaluation(examples.read(index), image_size)
+    def read(encoded: tf.Tensor) -> tf.Tensor:
+        return images.read_for_evaluation(encoded, image_size)
 
     return (
-        tf.data.Dataset.range(len(examples))
+        examples.encoded()
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size)
         .prefetch(tf.data.AUTOTUNE)
@@ -114,12 +162,7 @@ def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) 
 
 def encoded_batches(examples: Examples, batch_size: int) -> tf.data.Dataset:
     """Encoded bytes of all examples in their order: string (≤ B,)."""
-    return (
-        tf.data.Dataset.range(len(examples))
-        .map(examples.read, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    return examples.encoded().batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -152,10 +195,18 @@ def find_unreadable(
     For use after a pipeline has failed, since the error of a decoder does not know its file.
 
     Args:
-        examples: of the split.
+        examples: of the split. Those of a stream are all read, in their order.
         indices: the positions in question, int64 (B,) each.
         image_size: S.
     """
+    if examples.read is None:
+        images_read = iter(evaluation_batches(examples, image_size=image_size, batch_size=1))
+        for name in examples.names:
+            try:
+                next(images_read)
+            except tf.errors.OpError as error:
+                return UnreadableImageError(f"image {name} cannot be read: {error.message}")
+        return None
     seen: set[int] = set()
     for batch in indices.as_numpy_iterator():
         for index in batch.tolist():
@@ -176,6 +227,16 @@ def _rows(share: Share, batch_size: int) -> slice:
         raise ValueError(f"a batch of {batch_size} cannot be cut into {share.count} equal shares")
     size = batch_size // share.count
     return slice(share.index * size, (share.index + 1) * size)
+
+
+def _augmented(
+    encoded: tf.Tensor, place: tf.Tensor, image_size: int, seed: int, flip_probability: float
+) -> tf.Tensor:
+    """The training image at a place, int64 (), of the global sequence of draws."""
+    image_seed = tf.stack([tf.constant(seed, tf.int64), place])
+    return images.read_for_training(
+        encoded, image_size, image_seed, flip_probability=flip_probability
+    )
 
 
 def _attach(weighting: Weighting | None) -> Callable[..., tuple[tf.Tensor, ...]]:

@@ -7,6 +7,7 @@ share of any batch. They draw a block of many batches at once and cut it.
 Class-aware re-sampling draws a class uniformly, then an example of it uniformly. Over the examples
 this is the distribution P^I(x) = (1/C) Σ_(i: y_i=1) 1/n_i (Eq. 2), which `class_aware_indices`
 draws by rejection, and which `class_aware_stream` imposes on records that come in file order.
+`uniform_stream` only mixes such records.
 
 References: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 3.1; Shen, Lin, Huang: Relay Backpropagation for Effective Learning of
@@ -30,6 +31,9 @@ from dbl_tf import statistics
 _DRAWS_PER_BLOCK = 8192
 
 _DRAWS_COPIED_AT_ONCE = 32
+
+# Records of a stream that are mixed at a time.
+SHUFFLE_BUFFER = 4096
 
 # A uniform float64 of TensorFlow is a multiple of 2^-52, so an example of probability P is drawn
 # with a relative error below 2^-50 / P: one in a thousand at this limit.
@@ -175,6 +179,10 @@ SAMPLERS: dict[str, Callable[..., tf.data.Dataset]] = {
 NAMES = tuple(SAMPLERS)
 
 
+# Samplers of SAMPLERS that also draw from records in file order.
+STREAM_SAMPLERS = ("uniform", "class_aware")
+
+
 def draws_per_epoch(class_counts: Any) -> int:
     """The length of a re-sampled epoch, ⌈C · max(n)/4⌉ draws (section 4.2 of the paper).
 
@@ -284,9 +292,11 @@ def class_aware_stream(
     *,
     seed: int,
     draws_per_record: float = 1.0,
-    shuffle_buffer: int = 4096,
+    shuffle_buffer: int = SHUFFLE_BUFFER,
     labels_key: str = "labels",
     start_draw: int = 0,
+    labels_alone: tf.data.Dataset | None = None,
+    records_from: Callable[[int], tf.data.Dataset] | None = None,
 ) -> tf.data.Dataset:
     """Class-aware re-sampling of records that are read in file order, pass after pass.
 
@@ -312,6 +322,9 @@ def class_aware_stream(
         labels_key: the key of the labels.
         start_draw: how many draws to leave out. They are counted by reading the labels of at most
             one pass; the windows left out are read and not copied into draws.
+        labels_alone: the labels of one pass in the order of `records`, so that counting reads no
+            record.
+        records_from: gives the rest of the pass from a record on, without reading those before it.
 
     Returns:
         An endless dataset of records, in the structure of `records`. Records without labels never
@@ -338,9 +351,7 @@ def class_aware_stream(
             f"records hold labels of shape {spec[labels_key].shape}, class_counts has "
             f"{len(class_counts)} classes"
         )
-    # Windows of one size: a small one at the end would mix few records and keep copies close.
-    num_windows = -(-num_examples // shuffle_buffer)
-    window_size = -(-num_examples // num_windows)
+    window_size = _window_size(num_examples, shuffle_buffer)
     with tf.device("CPU"):
         mean_copies = tf.constant(
             draws_per_record * num_examples * _class_shares(class_counts), tf.float64
@@ -366,46 +377,136 @@ def class_aware_stream(
 
     first_pass = first_window = first_draw = 0
     if start_draw:
+        if labels_alone is None:
+            labels_alone = records.map(lambda record: record[labels_key])
         first_pass, first_window, first_draw = _find_draw(
-            records.map(lambda record: record[labels_key]).batch(window_size).map(weights),
+            labels_alone.batch(window_size).map(weights),
             lambda *of_window: tf.reduce_sum(copies(*of_window)),
             start_draw,
         )
 
-    def number_pass(state, item):
-        pass_, has_labels = state
-        window, batch = item
+    def check_pass(has_labels, item):
+        _, window, batch = item
         check = tf.debugging.Assert(
             (window > 0) | has_labels, ["no record of a whole pass holds a label"]
         )
         with tf.control_dependencies([check]):
-            pass_ += tf.cast(window == 0, tf.int64)
             has_labels = ((window > 0) & has_labels) | tf.reduce_any(
                 tf.cast(batch[labels_key], tf.bool)
             )
-        return (pass_, has_labels), (pass_, window, batch)
+        return has_labels, item
 
     def order_draws(pass_, window, batch):
         num_copies = copies(pass_, window, weights(batch[labels_key]))
-        order = _spread_copies(num_copies, functools.partial(_hashed, seed), pass_, window)
-        is_first = (pass_ == first_pass) & (window == first_window)
-        return order[tf.where(is_first, tf.constant(first_draw, tf.int64), 0) :], batch
+        return _spread_copies(num_copies, functools.partial(_hashed, seed), pass_, window)
 
-    def draws(order, batch):
-        # A few at a time: one by one would cost more launches, all at once copy the window.
-        rows = tf.data.Dataset.from_tensor_slices(order).batch(_DRAWS_COPIED_AT_ONCE)
-        return rows.map(
-            lambda row: tf.nest.map_structure(lambda column: tf.gather(column, row), batch)
-        ).unbatch()
+    windows = _windows(records, window_size, first_pass, first_window, records_from)
+    return _draw_from_windows(
+        windows.scan(tf.constant(True), check_pass),
+        order_draws,
+        first_pass,
+        first_window,
+        first_draw,
+    )
+
+
+def uniform_stream(
+    records: tf.data.Dataset,
+    num_examples: int,
+    *,
+    seed: int,
+    shuffle_buffer: int = SHUFFLE_BUFFER,
+    start_draw: int = 0,
+    records_from: Callable[[int], tf.data.Dataset] | None = None,
+) -> tf.data.Dataset:
+    """Records that are read in file order, pass after pass, each once a pass.
+
+    The records of a pass are taken in windows of at most `shuffle_buffer` records, and those of a
+    window come in random order, a pure function of (seed, pass, window). What windows hold is the
+    same in every pass, so that the files themselves should be well mixed.
+
+    Args:
+        records: one pass, in a fixed order: tensors, in any nesting, whose shapes agree between
+            records, so images still encoded.
+        num_examples: how many records there are.
+        seed: 64-bit integer.
+        shuffle_buffer: most records in a window; up to two windows are held in memory.
+        start_draw: how many draws to leave out.
+        records_from: gives the rest of the pass from a record on, without reading those before it.
+
+    Returns:
+        An endless dataset of records, in the structure of `records`.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    num_examples = _at_least("num_examples", num_examples, 1)
+    shuffle_buffer = _at_least("shuffle_buffer", shuffle_buffer, 1)
+    start_draw = _at_least("start_draw", start_draw, 0)
+    window_size = _window_size(num_examples, shuffle_buffer)
+    first_pass, first_record = divmod(start_draw, num_examples)
+    first_window, first_draw = divmod(first_record, window_size)
+
+    def order_draws(pass_, window, batch):
+        once = tf.ones(tf.shape(tf.nest.flatten(batch)[0])[:1], tf.int64)
+        return _spread_copies(once, functools.partial(_hashed, seed), pass_, window)
+
+    windows = _windows(records, window_size, first_pass, first_window, records_from)
+    return _draw_from_windows(windows, order_draws, first_pass, first_window, first_draw)
+
+
+def _window_size(num_examples: int, shuffle_buffer: int) -> int:
+    """Windows of one size: a small one at the end would mix few records and keep copies close."""
+    num_windows = -(-num_examples // shuffle_buffer)
+    return -(-num_examples // num_windows)
+
+
+def _windows(
+    records: tf.data.Dataset,
+    window_size: int,
+    first_pass: int,
+    first_window: int,
+    records_from: Callable[[int], tf.data.Dataset] | None,
+) -> tf.data.Dataset:
+    """Endless (pass, window, records of the window), from a window on."""
+    rest = (records_from or records.skip)(first_window * window_size)
+    first = rest.batch(window_size).enumerate(first_window)
+    others = records.batch(window_size).enumerate().repeat()
+
+    def number_pass(pass_, item):
+        window, batch = item
+        pass_ += tf.cast(window == 0, tf.int64)
+        return pass_, (pass_, window, batch)
 
     pass_before = first_pass - 1 if first_window == 0 else first_pass
+    return first.concatenate(others).scan(tf.constant(pass_before, tf.int64), number_pass)
+
+
+def _draw_from_windows(
+    windows: tf.data.Dataset,
+    order_draws: Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor],
+    first_pass: int,
+    first_window: int,
+    first_draw: int,
+) -> tf.data.Dataset:
+    """The records of each window in the order, int64 rows of the window, that is drawn for it."""
+
+    def order(pass_, window, batch):
+        rows = order_draws(pass_, window, batch)
+        is_first = (pass_ == first_pass) & (window == first_window)
+        return rows[tf.where(is_first, tf.constant(first_draw, tf.int64), 0) :], batch
+
+    def draws(rows, batch):
+        # A few at a time: one by one would cost more launches, all at once copy the window.
+        return (
+            tf.data.Dataset.from_tensor_slices(rows)
+            .batch(_DRAWS_COPIED_AT_ONCE)
+            .map(lambda row: tf.nest.map_structure(lambda column: tf.gather(column, row), batch))
+            .unbatch()
+        )
+
     return (
-        records.batch(window_size)
-        .enumerate()
-        .repeat()
-        .skip(first_window)
-        .scan((tf.constant(pass_before, tf.int64), tf.constant(True)), number_pass)
-        .map(order_draws)
+        windows.map(order)
         .prefetch(1)
         .flat_map(draws)
         .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))

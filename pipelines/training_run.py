@@ -30,6 +30,7 @@ from pipelines.datasets import Examples, LabelledData
 MAX_WARMUP_STEPS = 500
 # A pipeline runs fewer batches than this ahead of the step that training is at.
 _LOOK_AHEAD_BATCHES = 64
+_LABELS_AT_ONCE = 1024
 # What a run that was killed at once may leave before its configuration.
 _WRITTEN_FIRST = {"statistics.json", "statistics.json.incomplete", "config.json.incomplete"}
 
@@ -95,6 +96,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     check_classes(config, statistics)
+    check_sampler(config, train)
     plan = make_plan(config, statistics)
 
     keras.utils.set_random_seed(config.seed)
@@ -182,7 +184,6 @@ def _evaluate_and_export(
     print("evaluating on the test split")
     scores = evaluation_run.score_test(predict, data, statistics, thresholds, run_dir)
     if config.export:
-        example = tf.convert_to_tensor(0, tf.int64)
         serving.export(
             model,
             statistics,
@@ -191,7 +192,7 @@ def _evaluate_and_export(
             run_dir / "saved_model" / "1",
             thresholds=thresholds.values,
             thresholds_from=thresholds.chosen_on,
-            example_image=data.splits["train"].read(example).numpy(),
+            example_image=next(data.splits["train"].encoded().take(1).as_numpy_iterator()),
         )
     return scores
 
@@ -261,6 +262,20 @@ def check_classes(config: RunConfig, statistics: LabelStatistics) -> None:
         )
 
 
+def check_sampler(config: RunConfig, train: Examples) -> None:
+    """Refuses a sampler that needs images by position where they come as a stream.
+
+    Raises:
+        ConfigError: naming those that do not.
+    """
+    streamed = train.read is None and not config.freeze_backbone
+    if streamed and config.sampler not in sampling.STREAM_SAMPLERS:
+        raise ConfigError(
+            f"--sampler={config.sampler} reads images by position, and the train split is a "
+            f"stream; use {' or '.join(sampling.STREAM_SAMPLERS)}, or array_record shards"
+        )
+
+
 def describe(config: RunConfig, data: LabelledData, statistics: LabelStatistics, plan: Plan) -> str:
     """What is going to be trained, for a person."""
     groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
@@ -318,6 +333,28 @@ def make_indices(config: RunConfig, examples: Examples, start_step: int) -> tf.d
     """Positions of the examples of each batch, from a step on."""
     return sampling.SAMPLERS[config.sampler](
         examples.labels, config.batch_size, seed=config.seed, start_step=start_step
+    )
+
+
+def make_draws(
+    config: RunConfig, examples: Examples, statistics: LabelStatistics, start_step: int
+) -> tf.data.Dataset:
+    """Examples of a stream in the order in which batches take them, from a step on."""
+    where = {
+        "seed": config.seed,
+        "start_draw": start_step * config.batch_size,
+        "records_from": examples.stream,
+    }
+    if config.sampler == "uniform":
+        return sampling.uniform_stream(examples.stream(0), len(examples), **where)
+    labels_at = inputs.dense_labels(examples.labels)
+    labels = tf.data.Dataset.range(len(examples)).batch(_LABELS_AT_ONCE).map(labels_at).unbatch()
+    return sampling.class_aware_stream(
+        examples.stream(0),
+        statistics.class_counts,
+        statistics.num_examples,
+        labels_alone=labels,
+        **where,
     )
 
 
@@ -386,9 +423,8 @@ class _Features:
 
     def __call__(self, examples: Examples) -> np.ndarray:
         digest = self._digest.copy()
-        if examples.files is None:
-            digest.update("\n".join(examples.names).encode())
-        for path in examples.files or ():
+        digest.update("\n".join(examples.names).encode())
+        for path in dict.fromkeys(examples.files or ()):  # a file may hold many images
             status = os.stat(path)
             digest.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
         path = self.config.cache_path / "features" / f"{digest.hexdigest()[:32]}.npy"
@@ -427,13 +463,20 @@ def _image_batches(
 ) -> Callable[[int], tf.data.Dataset]:
     weigh, train = make_weighting(config, statistics), data.splits["train"]
     flip = data.flip_probability if config.flip_probability is None else config.flip_probability
+    how = {
+        "image_size": config.image_size,
+        "seed": config.seed,
+        "flip_probability": flip,
+        "weighting": weigh,
+    }
+    if train.read is None:
+        return lambda step, share: inputs.streamed_batches(
+            make_draws(config, train, statistics, step),
+            config.batch_size,
+            **how,
+            start_step=step,
+            share=share,
+        )
     return lambda step, share: inputs.training_batches(
-        train,
-        make_indices(config, train, step),
-        image_size=config.image_size,
-        seed=config.seed,
-        flip_probability=flip,
-        weighting=weigh,
-        start_step=step,
-        share=share,
+        train, make_indices(config, train, step), **how, start_step=step, share=share
     )

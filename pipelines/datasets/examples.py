@@ -1,4 +1,4 @@
-"""The common form of every data set: encoded images by position, labels as a sparse matrix."""
+"""The common form of every data set: encoded images, by position or as a stream; sparse labels."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,35 +8,89 @@ import scipy.sparse
 import tensorflow as tf
 from absl import logging
 
+# A few at a time, so that several blocks can be read at once.
+_BLOCK = 32
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """Labelled images of one split, in a fixed order.
+
+    They are read by position (`read`), or, where that is not possible, as a stream (`stream`); one
+    of the two is None.
 
     Attributes:
         names: N strings; what messages and prediction files call each image (its path, mostly).
         labels: bool (N, C), CSR.
         read: maps a position, int64 (), to the encoded bytes of that image, string (); runs inside
             `tf.data`.
-        files: N paths of the files that the images lie in, None where they are made in memory.
+        files: N paths of the files that the images lie in, None where they are made in memory. A
+            file may hold many of them.
+        reads_blocks: whether `read` also maps positions (n,) to images (n,), quicker than one by
+            one.
+        stream: maps a position to a dataset of the examples from it on, to the last: dicts of the
+            encoded "image", string (), and its "labels", bool (C,). What lies before the position
+            is not read, or only in part.
     """
 
     names: Sequence[str]
     labels: scipy.sparse.csr_array
-    read: Callable[[tf.Tensor], tf.Tensor]
+    read: Callable[[tf.Tensor], tf.Tensor] | None
     files: Sequence[str] | None = None
+    reads_blocks: bool = False
+    stream: Callable[[int], tf.data.Dataset] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def encoded(self) -> tf.data.Dataset:
+        """The encoded bytes of all images in their order, string ()."""
+        if self.read is None:
+            return self.stream(0).map(lambda example: example["image"])
+        positions = tf.data.Dataset.range(len(self))
+        if self.reads_blocks:
+            blocks = positions.batch(_BLOCK).map(self.read, num_parallel_calls=tf.data.AUTOTUNE)
+            return blocks.unbatch()
+        return positions.map(self.read, num_parallel_calls=tf.data.AUTOTUNE)
+
     def take(self, positions: np.ndarray) -> "Examples":
-        """The examples at these positions, in their order."""
-        table = tf.constant(np.asarray(positions, np.int64))
-        return Examples(
+        """The examples at these positions, in their order.
+
+        Those of a stream are picked out as it passes by, which reads the others too.
+
+        Raises:
+            ValueError: the positions do not rise, and this is a stream.
+        """
+        positions = np.asarray(positions, np.int64)
+        part = dataclasses.replace(
+            self,
             names=[self.names[i] for i in positions],
             labels=self.labels[positions],
-            read=lambda position: self.read(table[position]),
             files=None if self.files is None else [self.files[i] for i in positions],
+        )
+        if self.read is not None:
+            table = tf.constant(positions)
+            return dataclasses.replace(
+                part, read=lambda position: self.read(tf.gather(table, position))
+            )
+        if np.any(np.diff(positions) <= 0):
+            raise ValueError("examples of a stream can only be taken in their own order, each once")
+        return dataclasses.replace(part, stream=lambda start: self._pick(positions[start:]))
+
+    def _pick(self, positions: np.ndarray) -> tf.data.Dataset:
+        if not len(positions):
+            return self.stream(0).take(0)
+        first, last = int(positions[0]), int(positions[-1])
+        is_picked = np.zeros(last + 1 - first, bool)
+        is_picked[positions - first] = True
+        with tf.device("CPU"):
+            is_picked = tf.constant(is_picked)
+        return (
+            self.stream(first)
+            .take(last + 1 - first)
+            .enumerate()
+            .filter(lambda position, _: tf.gather(is_picked, position))
+            .map(lambda _, example: example)
         )
 
 
@@ -79,15 +133,23 @@ class LabelledData:
         known = [i for i, name in enumerate(self.class_names) if name in column]
         target = np.array([column[self.class_names[i]] for i in known], int)
 
-        def moved(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-            cells = labels[:, known].tocoo()
-            shape = (labels.shape[0], len(column))
-            return scipy.sparse.csr_array((cells.data, (cells.row, target[cells.col])), shape)
+        def moved(examples: Examples) -> Examples:
+            cells = examples.labels[:, known].tocoo()
+            shape = (len(examples), len(column))
+            labels = scipy.sparse.csr_array((cells.data, (cells.row, target[cells.col])), shape)
+            if examples.stream is None:
+                return dataclasses.replace(examples, labels=labels)
+            return dataclasses.replace(
+                examples,
+                labels=labels,
+                stream=lambda start: examples.stream(start).map(move_streamed),
+            )
 
-        splits = {
-            name: dataclasses.replace(examples, labels=moved(examples.labels))
-            for name, examples in self.splits.items()
-        }
+        def move_streamed(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            found = tf.gather(example["labels"], known)
+            return example | {"labels": tf.scatter_nd(target[:, None], found, (len(column),))}
+
+        splits = {name: moved(examples) for name, examples in self.splits.items()}
         return dataclasses.replace(self, class_names=tuple(class_names), splits=splits)
 
 

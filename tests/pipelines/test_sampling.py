@@ -436,3 +436,41 @@ def test_stream_refuses_records_that_do_not_fit_the_counts(small_labels):
         first_of(unlabelled)
     with pytest.raises(ValueError, match="none of the records of a pass holds a label"):
         first_of(unlabelled, start_draw=1)
+
+
+def _uniformly_streamed(labels, num_draws, **arguments):
+    dataset = sampling.uniform_stream(_records(labels), len(labels), **{"seed": 0, **arguments})
+    ids = dataset.map(lambda record: record["meta"]["id"])
+    return np.array(list(ids.take(num_draws).as_numpy_iterator()))
+
+
+def test_uniform_stream_passes_every_record_on_once_a_pass(small_labels):
+    passes = _uniformly_streamed(small_labels, 180).reshape(3, 60)
+    np.testing.assert_array_equal(np.sort(passes), np.tile(np.arange(60), (3, 1)))
+    assert len({tuple(order) for order in passes}) == 3
+    in_windows = _uniformly_streamed(small_labels, 60, shuffle_buffer=20).reshape(3, 20)
+    np.testing.assert_array_equal(np.sort(in_windows), np.arange(60).reshape(3, 20))
+
+
+def test_uniform_stream_order_is_random():
+    orders = _uniformly_streamed(np.ones((10, 1), bool), 10 * 1500).reshape(1500, 10)
+    # Where a record comes in a pass is uniform: a χ² test over records and places.
+    table = np.stack([np.bincount(orders[:, place], minlength=10) for place in range(10)])
+    statistic = np.sum((table - 150) ** 2 / 150)
+    assert scipy.stats.chi2.sf(statistic, 81) > 0.001
+
+
+@pytest.mark.parametrize("start", [0, 19, 20, 59, 60, 145, 180])
+def test_uniform_stream_continues_at_any_draw(start, small_labels):
+    whole = _uniformly_streamed(small_labels, 260, shuffle_buffer=25)
+    rest = []
+
+    def records_from(record):
+        rest.append(record)
+        return _records(small_labels).skip(record)
+
+    resumed = _uniformly_streamed(
+        small_labels, 80, shuffle_buffer=25, start_draw=start, records_from=records_from
+    )
+    np.testing.assert_array_equal(resumed, whole[start : start + 80])
+    assert rest == [start % 60 // 20 * 20]

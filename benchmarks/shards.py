@@ -1,0 +1,177 @@
+"""Images a second from shards, by position and as a stream, with re-sampling beside without.
+
+    python -m benchmarks.shards --examples=FILE.csv --records=100000 --output=shards.json
+
+Repeats the train photographs of a table until there are so many records, writes them as ArrayRecord
+and as TFRecord shards into a scratch folder, and takes training batches from both, decoded and
+augmented. It counts within the pipeline, beside the images that batches hold, how many were decoded
+and how many records were read. A stream reads whole windows, of which the last may not be used up.
+The rate leaves out the first batch; that of a stream comes once its first window is full.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+from absl import app, flags
+
+from pipelines import images, inputs, sampling
+from pipelines.datasets import shards, table
+from pipelines.datasets.examples import Examples, LabelledData
+from pipelines.shards import layout, writing
+
+_EXAMPLES = flags.DEFINE_string("examples", None, "Table of photographs.", required=True)
+_RECORDS = flags.DEFINE_integer("records", 100_000, "Images in the shards.", lower_bound=1)
+_BATCHES = flags.DEFINE_integer("batches", 200, "Batches timed after the first.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1)
+_SCRATCH_DIR = flags.DEFINE_string("scratch_dir", None, "Where the shards are made; needs room.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints and writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if _OUTPUT.value and os.path.exists(_OUTPUT.value):
+        raise SystemExit(f"benchmarks.shards: {_OUTPUT.value} exists; give another --output")
+    load_before = os.getloadavg()
+    with tempfile.TemporaryDirectory(dir=_SCRATCH_DIR.value) as scratch:
+        folder = pathlib.Path(scratch)
+        data = repeated(table.load(_EXAMPLES.value, cache_dir=folder), _RECORDS.value)
+        written = {name: write(data, folder / name, name) for name in layout.FORMATS}
+        results = {
+            f"{record_format}, {sampler}": measure(folder / record_format, sampler)
+            for record_format in layout.FORMATS
+            for sampler in sampling.STREAM_SAMPLERS
+        }
+    result = {
+        "records": _RECORDS.value,
+        "batch_size": _BATCH_SIZE.value,
+        "image_size": _IMAGE_SIZE.value,
+        "batches": _BATCHES.value,
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "load_average": {"before": load_before, "after": os.getloadavg()},
+        "written": written,
+        "read": results,
+    }
+    print(describe(result))
+    if _OUTPUT.value:
+        with open(_OUTPUT.value, "x", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+
+
+def repeated(data: LabelledData, size: int) -> LabelledData:
+    """The train examples of a data set, again and again."""
+    train = data.splits["train"]
+    count = len(train)
+    examples = Examples(
+        names=[f"{train.names[i % count]} {i // count}" for i in range(size)],
+        labels=scipy.sparse.csr_array(train.labels[np.arange(size) % count]),
+        read=lambda position: train.read(position % count),
+    )
+    return LabelledData(data.class_names, {"train": examples})
+
+
+def write(data: LabelledData, directory: pathlib.Path, record_format: str) -> dict[str, Any]:
+    """Writes the shards; seconds and bytes."""
+    start = time.perf_counter()
+    manifest = writing.write(data, directory, layout.make_plan(data, record_format=record_format))
+    sizes = [shard.bytes for shard in manifest.splits["train"].shards]
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "shards": len(sizes), "bytes": sum(sizes)}
+
+
+def measure(directory: pathlib.Path, sampler: str) -> dict[str, Any]:
+    """Takes training batches from shards."""
+    with tf.device("CPU"):
+        num_read, num_decoded = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
+    start = time.perf_counter()
+    train = _counting_reads(shards.load(directory).splits["train"], num_read)
+    num_batches = _BATCHES.value + 1
+    read_for_training = images.read_for_training
+    # The pipeline has no place to count at: nobody but a measurement wants to know.
+    images.read_for_training = _counted(read_for_training, num_decoded)
+    try:
+        batches = iter(_batches(train, sampler, num_batches))
+        used = len(next(batches)[0])
+        first = time.perf_counter() - start
+        start = time.perf_counter()
+        for batch, _ in batches:
+            used += len(batch)
+        seconds = time.perf_counter() - start
+    finally:
+        images.read_for_training = read_for_training
+    return {
+        "seconds_to_first_batch": first,
+        "images_per_second": _BATCHES.value * _BATCH_SIZE.value / seconds,
+        "images_used": used,
+        "images_decoded": int(num_decoded),
+        "records_read": int(num_read),
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The figures, for a person."""
+    lines = [f"{result['records']} records, batches of {result['batch_size']}"]
+    for name, figures in result["written"].items():
+        rate = result["records"] / figures["seconds"]
+        lines.append(
+            f"  {name}: written in {figures['seconds']:.1f} s, {rate:.0f} images/s; "
+            f"{figures['shards']} shards, {figures['bytes'] / 1e6:.0f} MB"
+        )
+    lines.append(f"{'':26}{'images/s':>10}{'used':>10}{'decoded':>10}{'read':>10}{'first, s':>10}")
+    for name, figures in result["read"].items():
+        counts = [figures[key] for key in ("images_used", "images_decoded", "records_read")]
+        lines.append(
+            f"  {name:24}{figures['images_per_second']:10.1f}"
+            + "".join(f"{count:10d}" for count in counts)
+            + f"{figures['seconds_to_first_batch']:10.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _batches(train: Examples, sampler: str, num_batches: int) -> tf.data.Dataset:
+    how = {"image_size": _IMAGE_SIZE.value, "seed": 0}
+    if train.read is not None:
+        indices = sampling.SAMPLERS[sampler](train.labels, _BATCH_SIZE.value, seed=0)
+        return inputs.training_batches(train, indices.take(num_batches), **how)
+    if sampler == "uniform":
+        draws = sampling.uniform_stream(train.stream(0), len(train), seed=0)
+    else:
+        counts = train.labels.sum(axis=0, dtype=np.int64)
+        draws = sampling.class_aware_stream(train.stream(0), counts, len(train), seed=0)
+    draws = draws.take(num_batches * _BATCH_SIZE.value)
+    return inputs.streamed_batches(draws, _BATCH_SIZE.value, **how)
+
+
+def _counting_reads(examples: Examples, counter: tf.Variable) -> Examples:
+    if examples.read is not None:
+        return dataclasses.replace(examples, read=_counted(examples.read, counter, by_size=True))
+    passed = _counted(lambda example: example, counter)
+    return dataclasses.replace(examples, stream=lambda start: examples.stream(start).map(passed))
+
+
+def _counted(
+    function: Callable[..., Any], counter: tf.Variable, *, by_size: bool = False
+) -> Callable[..., Any]:
+    def call(argument: Any, *others: Any, **options: Any) -> Any:
+        number = tf.size(argument, tf.int64) if by_size else tf.constant(1, tf.int64)
+        with tf.control_dependencies([counter.assign_add(number)]):
+            return function(argument, *others, **options)
+
+    return call
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,278 @@
+"""How the record files of a data set lie on disk.
+
+A folder of shards holds, of each split, for example of "train" in ten shards:
+
+* `train-00003-of-00010.array_record` or `….tfrecord`: the images, in the bytes that they had. A
+  record of an ArrayRecord file is the image itself; one of a TFRecord file is a `tf.train.Example`
+  with `image/encoded`, `image/name` and `image/labels`, the indices of its classes.
+* `train-labels.npz`, `train-names.json`: sparse labels and names, in the order of the shards.
+
+and of the whole `statistics.json`, the `LabelStatistics` of train, and `shards.json`, the manifest,
+which is written last and holds sizes and digests of all other files.
+
+The examples of train are shuffled once by a seed before they are cut into shards of nearly equal
+size, so that a stream of any part of them is well mixed; other splits keep their order.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from pipelines.datasets.examples import LabelledData
+
+FORMATS = ("array_record", "tfrecord")
+MANIFEST = "shards.json"
+UNFINISHED_MANIFEST = "shards.unfinished.json"
+STATISTICS = "statistics.json"
+EXAMPLES_PER_SHARD = 2048
+
+IMAGE_FEATURE, NAME_FEATURE, LABELS_FEATURE = "image/encoded", "image/name", "image/labels"
+
+_FORMAT = "dbl_tf.Shards/1"
+
+
+class ShardsError(ValueError):
+    """A folder of shards that cannot be used, or not for what it was meant to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which example of a data set lies in which shard: a function of the data and a few numbers.
+
+    Attributes:
+        record_format: one of `FORMATS`.
+        class_names: C names.
+        flip_probability: of the data set.
+        shuffle_seed: of the order of train.
+        num_examples: of each split.
+        num_shards: of each split.
+        data_digest: of names and labels of all examples.
+    """
+
+    record_format: str
+    class_names: tuple[str, ...]
+    flip_probability: float
+    shuffle_seed: int
+    num_examples: Mapping[str, int]
+    num_shards: Mapping[str, int]
+    data_digest: str
+
+    def shards(self) -> list[tuple[str, int]]:
+        """All shards, as split and number."""
+        return [(split, k) for split, n in self.num_shards.items() for k in range(n)]
+
+    def shard_name(self, split: str, shard: int) -> str:
+        """The file name of a shard."""
+        return f"{split}-{shard:05d}-of-{self.num_shards[split]:05d}.{self.record_format}"
+
+    def order(self, split: str) -> np.ndarray:
+        """The positions of the data set's examples in the order of the shards, int64 (N,)."""
+        if split == "train":
+            return _shuffled(self.num_examples[split], self.shuffle_seed)
+        return np.arange(self.num_examples[split])
+
+    def positions(self, split: str, shard: int) -> np.ndarray:
+        """The positions of the data set's examples that lie in a shard, in their order."""
+        size, count = self.num_examples[split], self.num_shards[split]
+        return self.order(split)[size * shard // count : size * (shard + 1) // count]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as the manifest holds it."""
+        return {"format": _FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(size: int, seed: int) -> np.ndarray:
+    # The legacy generator, since its stream never changes with a version of NumPy.
+    return np.random.RandomState(seed).permutation(size).astype(np.int64)
+
+
+def make_plan(
+    data: LabelledData,
+    *,
+    record_format: str = FORMATS[0],
+    examples_per_shard: int = EXAMPLES_PER_SHARD,
+    shuffle_seed: int = 0,
+) -> Plan:
+    """Decides how a data set is cut into shards.
+
+    Args:
+        data: any data set whose images are read by position.
+        record_format: "array_record", read by position, or "tfrecord", read as a stream.
+        examples_per_shard: at most so many lie in one shard.
+        shuffle_seed: of the order of train, in [0, 2^32).
+
+    Raises:
+        ShardsError: a split without examples, or one that is read as a stream.
+        ValueError: an argument out of its range.
+    """
+    if record_format not in FORMATS:
+        raise ValueError(f"the format must be one of {', '.join(FORMATS)}; got {record_format!r}")
+    if examples_per_shard < 1:
+        raise ValueError(f"examples_per_shard must be at least 1; got {examples_per_shard}")
+    if not 0 <= shuffle_seed < 2**32:
+        raise ValueError(f"shuffle_seed must be in [0, 2^32); got {shuffle_seed}")
+    digest = hashlib.sha256()
+    for split, examples in data.splits.items():
+        if not len(examples):
+            raise ShardsError(f"the split {split} has no examples, so there is nothing to write")
+        if examples.read is None:
+            raise ShardsError(
+                f"the split {split} is a stream, and shards are cut by position: write them from "
+                "the data that the stream was made of"
+            )
+        labels = canonical_labels(examples.labels)
+        digest.update(json.dumps([split, list(examples.names)]).encode())
+        digest.update(labels.indptr.astype("<i8").tobytes())
+        digest.update(labels.indices.astype("<i8").tobytes())
+    sizes = {split: len(examples) for split, examples in data.splits.items()}
+    return Plan(
+        record_format=record_format,
+        class_names=tuple(data.class_names),
+        flip_probability=data.flip_probability,
+        shuffle_seed=shuffle_seed,
+        num_examples=sizes,
+        num_shards={split: -(-size // examples_per_shard) for split, size in sizes.items()},
+        data_digest=digest.hexdigest(),
+    )
+
+
+def canonical_labels(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """Labels of which equal ones are equal in every byte: bool CSR, sorted, without zeros."""
+    labels = scipy.sparse.csr_array(labels, dtype=bool, copy=True)
+    labels.sum_duplicates()
+    labels.eliminate_zeros()
+    return scipy.sparse.csr_array(
+        (labels.data, labels.indices.astype(np.int32), labels.indptr.astype(np.int64)), labels.shape
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """What the manifest says of one file.
+
+    Attributes:
+        file: its name.
+        bytes: its size.
+        sha256: of its content, in hexadecimal digits.
+        records: that it holds; None where it is no shard.
+    """
+
+    file: str
+    bytes: int
+    sha256: str
+    records: int | None = None
+
+    @classmethod
+    def of(cls, path: str | os.PathLike, records: int | None = None) -> "ShardInfo":
+        """Reads the file."""
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(os.path.basename(path), os.path.getsize(path), digest, records)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Files of one split: its shards in their order, its labels and its names."""
+
+    shards: Sequence[ShardInfo]
+    labels: ShardInfo
+    names: ShardInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What lies in a finished folder of shards."""
+
+    plan: Plan
+    splits: Mapping[str, Split]
+    statistics: ShardInfo
+
+    def dumps(self) -> str:
+        """The content of `shards.json`."""
+        content = self.plan.to_json()
+        content["splits"] = {name: dataclasses.asdict(part) for name, part in self.splits.items()}
+        content["statistics"] = dataclasses.asdict(self.statistics)
+        return json.dumps(content, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Manifest":
+        """Reads `shards.json`.
+
+        Raises:
+            ShardsError: there is none, or not of this version.
+        """
+        path = pathlib.Path(directory, MANIFEST)
+        if not path.is_file():
+            if path.with_name(UNFINISHED_MANIFEST).is_file():
+                raise ShardsError(
+                    f"{directory} holds shards that were not written to their end; run the command "
+                    "that writes them again"
+                )
+            raise ShardsError(f"{directory} is no folder of shards: there is no {MANIFEST} in it")
+        content = load_json(path)
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
+            raise ShardsError(
+                f"{path} is of format {found!r}; this version reads {_FORMAT!r}. Write the shards "
+                "again with it"
+            )
+        try:
+            splits = {
+                name: Split(
+                    shards=[ShardInfo(**shard) for shard in part["shards"]],
+                    labels=ShardInfo(**part["labels"]),
+                    names=ShardInfo(**part["names"]),
+                )
+                for name, part in content.pop("splits").items()
+            }
+            statistics = ShardInfo(**content.pop("statistics"))
+            del content["format"]
+            content["class_names"] = tuple(content["class_names"])
+            return cls(Plan(**content), splits, statistics)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ShardsError(f"{path} is damaged: {error!r}") from error
+
+
+def load_json(path: str | os.PathLike) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ShardsError: it is not JSON.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise ShardsError(f"{path} is not JSON: {error}") from error
+
+
+def check_file(directory: str | os.PathLike, info: ShardInfo, *, content: bool) -> str | None:
+    """What is wrong with a file of the manifest, None if nothing is.
+
+    Args:
+        directory: of the shards.
+        info: of the file.
+        content: whether its content is read and compared; else its size alone.
+    """
+    path = pathlib.Path(directory, info.file)
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return f"{path} is missing"
+    if size != info.bytes:
+        if not size:
+            return f"{path} is empty; it should have {info.bytes} bytes"
+        state = "is cut off" if size < info.bytes else "is too long"
+        return f"{path} {state}: {size} of {info.bytes} bytes"
+    if content and ShardInfo.of(path).sha256 != info.sha256:
+        return f"{path} is not the file that {MANIFEST} was written with: its digest differs"
+    return None

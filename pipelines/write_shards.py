@@ -1,0 +1,100 @@
+"""Writes a data set as record files, or checks those that were written.
+
+    python -m pipelines.write_shards --output_dir=DIR
+    python -m pipelines.write_shards --output_dir=DIR --dataset=table --examples=FILE.csv \
+        --format=tfrecord
+    python -m pipelines.write_shards --output_dir=DIR --beam -- --runner=FlinkRunner
+    python -m pipelines.write_shards --output_dir=DIR --verify
+
+A run that was stopped goes on where it was when the same command is given again.
+"""
+
+import functools
+
+from absl import app, flags
+
+from pipelines import config, config_flags, datasets
+from pipelines.shards import layout, writing
+
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the shards.", required=True)
+_FORMAT = flags.DEFINE_enum(
+    "format", layout.FORMATS[0], layout.FORMATS, "Read by position, or as a stream."
+)
+_EXAMPLES_PER_SHARD = flags.DEFINE_integer(
+    "examples_per_shard", layout.EXAMPLES_PER_SHARD, "Most examples in a shard."
+)
+_SHUFFLE_SEED = flags.DEFINE_integer("shuffle_seed", 0, "Of the order of the train examples.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Write nothing; read every byte that is there and compare digests."
+)
+_BEAM = flags.DEFINE_bool(
+    "beam", False, "Write as an Apache Beam pipeline, whose options stand behind --."
+)
+config_flags.define(config.DataConfig)
+flags.adopt_module_key_flags(config_flags)
+
+
+def main(argv: list[str]) -> None:
+    """Writes or verifies what the flags describe."""
+    beam_options = argv[1:]
+    if beam_options and not _BEAM.value:
+        raise app.UsageError(f"unexpected arguments: {beam_options}")
+    try:
+        if _VERIFY.value:
+            verify(_OUTPUT_DIR.value)
+            return
+        data_config = config_flags.read(config.DataConfig)
+        data = datasets.load(data_config)
+        plan = layout.make_plan(
+            data,
+            record_format=_FORMAT.value,
+            examples_per_shard=_EXAMPLES_PER_SHARD.value,
+            shuffle_seed=_SHUFFLE_SEED.value,
+        )
+        if _BEAM.value:
+            manifest = _write_with_beam(data_config, plan, beam_options)
+        else:
+            manifest = writing.write(data, _OUTPUT_DIR.value, plan)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"write_shards: {error}") from error
+    print(describe(manifest))
+
+
+def describe(manifest: layout.Manifest) -> str:
+    """What has been written, for a person."""
+    lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names)} classes"]
+    for name, split in manifest.splits.items():
+        size = sum(shard.bytes for shard in split.shards) / 1e6
+        lines.append(
+            f"  {name}: {manifest.plan.num_examples[name]} images in {len(split.shards)} "
+            f"{manifest.plan.record_format} shards, {size:.1f} MB"
+        )
+    return "\n".join(lines)
+
+
+def verify(shards_dir: str) -> None:
+    """Reads every byte of a folder of shards.
+
+    Raises:
+        ShardsError: what differs from the manifest.
+    """
+    manifest = layout.Manifest.load(shards_dir)
+    problems = writing.find_problems(shards_dir, manifest)
+    if problems:
+        raise layout.ShardsError("\n  ".join([f"{len(problems)} files are damaged:", *problems]))
+    print(describe(manifest) + "\n  all files are as they were written")
+
+
+def _write_with_beam(
+    data_config: config.DataConfig, plan: layout.Plan, options: list[str]
+) -> layout.Manifest:
+    try:
+        from pipelines.shards import distributed
+    except ImportError as error:
+        raise SystemExit(f"write_shards: --beam needs the extra `beam` ({error})") from error
+    load = functools.partial(datasets.load, data_config)
+    return distributed.write(load, _OUTPUT_DIR.value, plan, options)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,160 @@
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from dbl_tf.statistics import LabelStatistics
+from pipelines.datasets import LabelledData, digits_mlt
+from pipelines.shards import layout, writing
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
+
+
+def contents(directory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in pathlib.Path(directory).iterdir()}
+
+
+def test_tfrecords_hold_the_documented_fields(small_data, tmp_path):
+    plan = layout.make_plan(small_data, record_format="tfrecord", examples_per_shard=100)
+    writing.write(small_data, tmp_path, plan)
+    paths = sorted(str(path) for path in tmp_path.glob("train-*.tfrecord"))
+    assert [os.path.basename(path) for path in paths] == [
+        f"train-0000{k}-of-00003.tfrecord" for k in range(3)
+    ]
+    train, seen = small_data.splits["train"], []
+    for record in tf.data.TFRecordDataset(paths).as_numpy_iterator():
+        feature = tf.train.Example.FromString(record).features.feature
+        position = train.names.index(feature["image/name"].bytes_list.value[0].decode())
+        seen.append(position)
+        assert feature["image/encoded"].bytes_list.value[0] == train.read(position).numpy()
+        assert feature["image/labels"].int64_list.value == train.labels[[position]].indices.tolist()
+    assert sorted(seen) == list(range(237))
+    assert seen != sorted(seen)
+    loaded = LabelStatistics.load(tmp_path / "statistics.json")
+    expected = LabelStatistics.from_labels(train.labels, small_data.class_names)
+    np.testing.assert_array_equal(loaded.cooccurrence, expected.cooccurrence)
+    assert loaded.class_names == small_data.class_names
+
+
+def test_the_shuffle_leaves_every_shard_a_fair_share_of_a_sorted_data_set(small_data):
+    # A chi-squared test of how the first half of the data set is spread over the shards.
+    train = small_data.splits["train"]
+    data = LabelledData(small_data.class_names, {"train": train.take(np.arange(236))})
+    plan = layout.make_plan(data, examples_per_shard=59)
+    first_half = [np.sum(plan.positions("train", k) < 118) for k in range(4)]
+    assert stats.chisquare(first_half).pvalue > 0.001
+
+
+_KILLED = """
+import os, signal, sys
+import tensorflow as tf
+from pipelines.datasets import digits_mlt
+from pipelines.shards import layout, writing
+data = digits_mlt.load()
+train, left = data.splits["train"], [300]
+def read(position):
+    def count(position):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return position
+    return train.read(tf.numpy_function(count, [position], tf.int64))
+import dataclasses
+data = dataclasses.replace(
+    data, splits={**data.splits, "train": dataclasses.replace(train, read=read)}
+)
+writing.write(data, sys.argv[1], layout.make_plan(data, examples_per_shard=100))
+"""
+
+
+def test_a_writer_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    data = digits_mlt.load()
+    plan = layout.make_plan(data, examples_per_shard=100)
+    writing.write(data, tmp_path / "whole", plan)
+    killed = tmp_path / "killed"
+    ended = subprocess.run([sys.executable, "-c", _KILLED, killed], cwd=_REPOSITORY, timeout=300)
+    assert ended.returncode == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in killed.glob("train-*.array_record")}
+    assert 0 < len(kept) < plan.num_shards["train"]
+    assert not (killed / "shards.json").exists()
+    (killed / f"{plan.shard_name('train', 5)}.0.incomplete").write_bytes(b"half")
+    writing.write(data, killed, plan)
+    assert contents(killed) == contents(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+
+
+@pytest.mark.parametrize("record_format", layout.FORMATS)
+def test_a_full_disk_leaves_nothing_half_written_and_the_writer_goes_on(
+    small_data, tmp_path, record_format
+):
+    plan = layout.make_plan(small_data, record_format=record_format, examples_per_shard=200)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        with pytest.raises(OSError, match=rf"cannot write .*{plan.shard_name('train', 0)}"):
+            writing.write(small_data, tmp_path / "shards", plan)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["shards.unfinished.json"]
+    writing.write(small_data, tmp_path / "shards", plan)
+    writing.write(small_data, tmp_path / "whole", plan)
+    assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+
+
+def test_another_data_set_or_form_in_the_folder_is_refused(small_data, tmp_path):
+    plan = layout.make_plan(small_data, examples_per_shard=100)
+    writing.write(small_data, tmp_path / "a", plan)
+    before = contents(tmp_path / "a")
+    part = {name: split.take(np.arange(40)) for name, split in small_data.splits.items()}
+    other = LabelledData(small_data.class_names, part, 0.25)
+    with pytest.raises(layout.ShardsError, match=r"other data.*num_examples"):
+        writing.write(other, tmp_path / "a", layout.make_plan(other, examples_per_shard=100))
+    with pytest.raises(layout.ShardsError, match="differs: num_shards"):
+        writing.write(small_data, tmp_path / "a", layout.make_plan(small_data))
+    assert contents(tmp_path / "a") == before
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "letter.txt").write_text("dear")
+    with pytest.raises(layout.ShardsError, match="not empty"):
+        writing.write(small_data, tmp_path / "b", plan)
+
+
+@pytest.mark.parametrize("record_format", layout.FORMATS)
+def test_kept_shards_with_other_images_under_the_same_names_are_refused(
+    small_data, tmp_path, record_format
+):
+    plan = layout.make_plan(small_data, record_format=record_format, examples_per_shard=100)
+    writing.open_directory(tmp_path, plan)
+    train = small_data.splits["train"]
+    writing.write_shard(train, tmp_path, plan, "train", 0)
+    train = train.take(np.roll(np.arange(237), 1))
+    with pytest.raises(layout.ShardsError, match=r"00000-of-00003.* holds other images"):
+        writing.write_shard(train, tmp_path, plan, "train", 0)
+
+
+def test_verification_finds_a_byte_that_has_changed(small_data, tmp_path):
+    manifest = writing.write(small_data, tmp_path, layout.make_plan(small_data))
+    assert writing.find_problems(tmp_path, manifest) == []
+    path = tmp_path / "test-00000-of-00001.array_record"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert writing.find_problems(tmp_path, manifest, content=False) == []
+    (problem,) = writing.find_problems(tmp_path, manifest)
+    assert str(path) in problem
+
+
+def test_the_manifest_says_what_is_there(small_data, tmp_path):
+    writing.write(small_data, tmp_path, layout.make_plan(small_data, examples_per_shard=100))
+    content = json.loads((tmp_path / "shards.json").read_text())
+    assert [shard["records"] for shard in content["splits"]["train"]["shards"]] == [79, 79, 79]
+    for part in content["splits"].values():
+        for shard in part["shards"]:
+            assert (tmp_path / shard["file"]).stat().st_size == shard["bytes"]
