@@ -438,3 +438,46 @@ def test_only_the_splits_asked_for_are_needed_and_checked(folder, load):
     assert len(load(only_test, only_splits=("test",)).splits["test"]) == 1
     with pytest.raises(table.TableError, match="has no train rows; train and test rows are needed"):
         load(only_test)
+
+
+def test_copied_rows_read_as_before_though_their_separator_has_gone(folder, load):
+    # Without the row of two labels no bar would be left, and spaces would part the light's name.
+    path = write(folder / "t.csv", csv_text(ROWS))
+    (folder / "copy").mkdir()
+    files = {str(folder / f"{name}.jpg") for name in "bde"}
+    copy = table.copy_rows(path, folder / "copy", files)
+    assert copy == str(folder / "copy" / "examples.csv")
+    data = load(copy)
+    assert data.class_names == ("cat", "traffic light")
+    assert dense(data) == {"train": [[0, 1]], "test": [[1, 0], [0, 0]]}
+    assert data.splits["train"].files == [str(folder / "b.jpg")]
+
+
+def test_copied_rows_keep_a_separator_that_was_given(folder, load):
+    path = write(folder / "t.csv", csv_text([*ROWS, ("f.jpg", "test", ["x|y"])], ";"))
+    copy = table.copy_rows(
+        path,
+        folder,
+        {str(folder / f"{name}.jpg") for name in "bdef"},
+        label_separator=";",
+    )
+    data = load(copy, label_separator=";")
+    assert data.class_names == ("cat", "traffic light", "x|y")
+    assert data.splits["test"].names == ["d.jpg", "e.jpg", "f.jpg"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_all_rows_copied_give_the_same_data(folder, load, name):
+    text = quoted(csv_text(ROWS)).replace("\n", "\r\n\r\n")
+    if name == "t.jsonl":
+        objects = [{"image": i, "labels": list_, "split": split} for i, split, list_ in ROWS]
+        text = "\n\n".join(json.dumps(row | {"note": "é"}) for row in objects)
+    path = write(folder / name, text, "utf-8-sig")
+    data = load(path)
+    files = {file for split in data.splits.values() for file in split.files}
+    (folder / "deep" / "er").mkdir(parents=True)
+    copy = load(table.copy_rows(path, folder / "deep" / "er", files))
+    assert copy.class_names == data.class_names and dense(copy) == DENSE
+    for split in data.splits:
+        assert copy.splits[split].files == data.splits[split].files
+        assert copy.splits[split].names[0].startswith("../../")
