@@ -3,12 +3,14 @@ r"""Time and memory of a large table of examples, from its file to batches of cl
     python -m benchmarks.table --rows=1000000 --classes=1203
 
 Makes the table in a scratch folder, with class counts that fall by a factor of 10⁴ along a Pareto
-law and, where there are 600 classes or more, three labels a row in the mean. Every row names an image file of its own, which is there: they are
-hard links to one small picture, one copy of it for each 10 000 names, so that the file system has
-as many entries to look up as with real images. No image is decoded.
+law and, where there are 600 classes or more, three labels a row in the mean. Every row names an
+image file of its own, which is there: they are hard links to one small picture, one copy of it for
+each 10 000 names, so that the file system has as many entries to look up as with real images. No
+image is decoded.
 
 Each stage runs in a process of its own. "peak" is the most memory that this process has held,
 "before" is what it had held when the stage began: Python, TensorFlow, and what the stage is given.
+"CPU s" is the work of all its threads: on a machine with other work it says more than the clock.
 """
 
 import concurrent.futures
@@ -185,17 +187,17 @@ def describe(result: dict[str, Any]) -> str:
         f"average {result['load_average']['before'][0]:.1f} before and "
         f"{result['load_average']['after'][0]:.1f} after",
         "",
-        f"{'stage':<34}{'seconds':>9}{'before, MiB':>13}{'peak, MiB':>11}",
+        f"{'stage':<34}{'seconds':>9}{'CPU s':>8}{'before, MiB':>13}{'peak, MiB':>11}",
     ]
     for name, figures in result["stages"].items():
         further = ", ".join(
             f"{key.replace('_', ' ')} {value:.0f}"
             for key, value in figures.items()
-            if key not in ("seconds", "mib_before", "mib_peak")
+            if key not in ("seconds", "cpu_seconds", "mib_before", "mib_peak")
         )
         lines.append(
-            f"{name:<34}{figures['seconds']:9.2f}{figures['mib_before']:13.0f}"
-            f"{figures['mib_peak']:11.0f}  {further}".rstrip()
+            f"{name:<34}{figures['seconds']:9.2f}{figures['cpu_seconds']:8.2f}"
+            f"{figures['mib_before']:13.0f}{figures['mib_peak']:11.0f}  {further}".rstrip()
         )
     return "\n".join(lines)
 
@@ -205,16 +207,21 @@ class _Stage:
 
     def __enter__(self) -> "_Stage":
         self._before = _peak_mib()
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.seconds = time.perf_counter() - self._started
+        self._cpu_seconds = time.process_time() - self._cpu_started
         self._peak = _peak_mib()
 
     def figures(self, **further: float) -> dict[str, float]:
-        measured = {"seconds": self.seconds, "mib_before": self._before, "mib_peak": self._peak}
-        return measured | further
+        return {
+            "seconds": self.seconds,
+            "cpu_seconds": self._cpu_seconds,
+            "mib_before": self._before,
+            "mib_peak": self._peak,
+        } | further
 
 
 def _peak_mib() -> float:
