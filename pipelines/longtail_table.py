@@ -47,7 +47,6 @@ class ThinnedTable:
         emptied = reached == 0
         ratio = longtail.mean_log_ratio(reached, self.references)
         lines = [
-            "",
             "         images  maximum  minimum  head  medium  tail",
             _size_line("before", self.before, self.ranking),
             _size_line("reached", self.reached, self.ranking),
@@ -66,7 +65,7 @@ class ThinnedTable:
             if len(classes):
                 names = ", ".join(repr(self.before.class_names[c]) for c in classes[:5])
                 lines.append(f"{what}: {len(classes)}: {names}{', …' if len(classes) > 5 else ''}")
-        return "\n".join(lines).lstrip("\n")
+        return "\n".join(lines)
 
 
 def write(

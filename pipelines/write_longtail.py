@@ -7,6 +7,7 @@ counts of its classes, and a picture of them.
 """
 
 import os
+import shlex
 
 from absl import app, flags
 
@@ -62,6 +63,11 @@ def main(argv: list[str]) -> None:
     print(thinned)
     folder = os.path.dirname(thinned.examples)
     print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
+    arguments = [f"--examples={thinned.examples}"]
+    arguments += [
+        f"--{flag.name}={flag.value}" for flag in (_CLASS_NAMES, _LABEL_SEPARATOR) if flag.present
+    ]
+    print(f"to train on it: python train.py --dataset=table {shlex.join(arguments)}")
 
 
 if __name__ == "__main__":
