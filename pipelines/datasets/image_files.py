@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import csv
 import dataclasses
 import hashlib
 import io
@@ -86,7 +87,7 @@ def check_images(
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}; found {level!r}")
     paths = [os.fspath(path) for path in paths]
-    digests, reasons = _stat_all(paths)
+    digests, reasons = _stat_all(paths, progress)
     if level != "exists":
         cache = os.path.join(cache_dir, CACHE_NAME)
         unsure = np.ones(len(paths), bool)
@@ -101,22 +102,54 @@ def check_images(
     return [BadImage(i, paths[i], reasons[i]) for i in sorted(reasons)]
 
 
-def describe(bad: Sequence[BadImage], *, lines: Sequence[int] | None = None) -> str:
+def describe(
+    bad: Sequence[BadImage],
+    *,
+    examples: str | os.PathLike | None = None,
+    lines: Sequence[int] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> str:
     """The first five of some bad images, one a line; of more than five, how often each reason.
 
     Args:
         bad: what `check_images` returned.
-        lines: the line of the examples file that names each image that was checked.
+        examples: the file that lists the images.
+        lines: the line of that file that names each image that was checked.
+        cache_dir: folder for a CSV file of all of them, where there are more than five; named
+            after `examples`, which is then needed too.
     """
     shown = []
     for image in bad[:_NUM_SHOWN]:
         line = "" if lines is None else f"line {lines[image.position]}: "
         shown.append(f"  {line}{image.path}: {image.reason}")
     if len(bad) > _NUM_SHOWN:
+        listed = (
+            "" if cache_dir is None else f", listed in {_list(bad, examples, lines, cache_dir)}"
+        )
         counts = Counter(image.reason for image in bad).most_common(_NUM_SHOWN)
-        shown.append(f"  and {len(bad) - _NUM_SHOWN} more. The most frequent reasons:")
+        shown.append(f"  and {len(bad) - _NUM_SHOWN} more{listed}. The most frequent reasons:")
         shown += [f"  {count} × {reason}" for reason, count in counts]
     return "\n".join(shown)
+
+
+def _list(
+    bad: Sequence[BadImage],
+    examples: str | os.PathLike,
+    lines: Sequence[int] | None,
+    cache_dir: str | os.PathLike,
+) -> str:
+    """Writes all bad images as CSV; returns the path."""
+    os.makedirs(cache_dir, exist_ok=True)
+    path = os.path.join(cache_dir, f"bad_images_of_{os.path.basename(examples)}.csv")
+    beside = f"{path}.{os.getpid()}"
+    with open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["line", "image", "reason"])
+        for image in bad:
+            line = "" if lines is None else lines[image.position]
+            writer.writerow([line, image.path, image.reason])
+    os.replace(beside, path)
+    return path
 
 
 def bad_images_error(
@@ -125,19 +158,21 @@ def bad_images_error(
     num_images: int,
     examples: str | os.PathLike | None = None,
     lines: Sequence[int] | None = None,
+    cache_dir: str | os.PathLike | None = None,
 ) -> BadImagesError:
     """The error that names bad images and says what to do about them.
 
     Args:
         bad: what `check_images` returned, at least one.
         num_images: how many were checked.
-        examples: the file that lists the images.
-        lines: the line of that file that names each image that was checked.
+        examples: as in `describe`.
+        lines: likewise.
+        cache_dir: likewise.
     """
     source = "" if examples is None else f" of {os.fspath(examples)}"
     return BadImagesError(
         f"{len(bad)} of {num_images} images{source} cannot be used:\n"
-        f"{describe(bad, lines=lines)}\n"
+        f"{describe(bad, examples=examples, lines=lines, cache_dir=cache_dir)}\n"
         "Repair these files or take them off the list. --skip_bad_images goes on without them; "
         "--check_images=exists only looks whether the files are there, and what does not decode "
         "then fails in training.",
@@ -145,16 +180,43 @@ def bad_images_error(
     )
 
 
-def _stat_all(paths: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
+class _LateBar:
+    """A progress bar that only work which lasts gets to show.
+
+    Args:
+        num_images: of the whole work.
+        wanted: False for none at all.
+    """
+
+    def __init__(self, num_images: int, wanted: bool):
+        self._num_images, self._wanted = num_images, wanted
+        self._bar = keras.utils.Progbar(num_images, interval=1, unit_name="image")
+        self._started = time.monotonic()
+        self._shown = False
+
+    def update(self, num_done: int) -> None:
+        if self._wanted and time.monotonic() - self._started > _SECONDS_BEFORE_PROGRESS:
+            self._bar.update(num_done, finalize=False)
+            self._shown = True
+
+    def finish(self) -> None:
+        if self._shown:
+            self._bar.update(self._num_images, finalize=True)
+
+
+def _stat_all(paths: Sequence[str], progress: bool) -> tuple[np.ndarray, dict[int, str]]:
     """Digests of path, size and time, uint64 (N,), and by position what is wrong already."""
     starts = range(0, len(paths), _STAT_BLOCK)
     blocks = [paths[start : start + _STAT_BLOCK] for start in starts]
     digests = np.zeros(len(paths), np.uint64)
     reasons = {}
+    bar = _LateBar(len(paths), progress)
     with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as threads:
         for start, (block, wrong) in zip(starts, threads.map(_stat_block, blocks), strict=True):
             digests[start : start + len(block)] = np.frombuffer(b"".join(block), np.uint64)
             reasons |= {start + i: reason for i, reason in wrong.items()}
+            bar.update(start + len(block))
+    bar.finish()
     return digests, reasons
 
 
@@ -238,16 +300,11 @@ def _good_positions(table: tf.Tensor, decode: bool, progress: bool) -> Iterator[
             .batch(_READ_BLOCK)
             .prefetch(tf.data.AUTOTUNE)
         )
-    bar = keras.utils.Progbar(len(table), interval=1, unit_name="image")
-    started = time.monotonic()
-    shown = False
+    bar = _LateBar(len(table), progress)
     for block, good in blocks.as_numpy_iterator():
         yield block[good]
-        if progress and time.monotonic() - started > _SECONDS_BEFORE_PROGRESS:
-            bar.update(int(block[-1]) + 1, finalize=False)
-            shown = True
-    if shown:
-        bar.update(len(table), finalize=True)
+        bar.update(int(block[-1]) + 1)
+    bar.finish()
 
 
 @tf.function  # traced once in a process: that takes seconds

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -50,10 +50,14 @@ def load(
       spaces; in JSON also a list of names, which are taken as they are. It may be empty.
 
     An image that stands in two splits is refused: what was trained on would be tested on. Rows
-    that name an image again within a split are merged, with a warning, into one example with the
-    labels of all of them: left apart they would count double in N and n_i, and, where one class
-    has one row, each row would deny the labels of the others. Two paths are the same image where
-    they are equal after normalisation; the contents are not compared.
+    that name an image again within a split are merged into one example with the labels of all of
+    them: left apart they would count double in N and n_i, and, where one class has one row, each
+    row would deny the labels of the others. Two paths are the same image where they are equal
+    after normalisation; the contents are not compared.
+
+    What was found is logged at the end as one message: sizes, columns that are not used, rows
+    merged, images left out or without labels, classes that a split lacks. It is a warning where
+    the data are not used as they stand, else information.
 
     Args:
         examples: the table.
@@ -62,11 +66,11 @@ def load(
             the only labels allowed. Without it the classes are the labels found, sorted.
         label_separator: separates labels in place of `|` or spaces.
         check_images: a level of `image_files.check_images`: "all", "header" or "exists".
-        skip_bad_images: leaves out images that fail the check, with a warning, where they would
-            be refused.
+        skip_bad_images: leaves out images that fail the check where they would be refused.
         only_splits: splits that must be there; the rows of others are left out. None for all,
             of which train and test must be there.
-        cache_dir: folder where the image check remembers the files that passed.
+        cache_dir: folder where the image check remembers the files that passed, and lists those
+            that failed where they are too many for a message.
 
     Raises:
         TableError: the table cannot be used; the message gives the file, the lines as an editor
@@ -90,43 +94,109 @@ def load(
     needed = only_splits or ("train", "test")
     _refuse_absent_splits(path, rows.splits, needed, "has no {} rows")
     classes, labels = _label_matrix(path, rows, classes, class_names)
+    findings = _Findings(path)
+    findings.add_names("columns not used", rows.unused_columns)
     num_repeated_labels = len(rows.label_codes) - labels.nnz
-    images, labels, num_merged = _merge_repeated_images(path, rows, labels, images_dir)
+    images, labels = _merge_repeated_images(path, rows, labels, images_dir, findings)
     if only_splits:
         kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in only_splits]))
         images, labels = images.take(kept), labels[kept]
 
     bad = image_files.check_images(images.paths, level=check_images, cache_dir=cache_dir)
     if bad:
+        arguments = {"examples": path, "lines": images.lines, "cache_dir": cache_dir}
         if not skip_bad_images:
-            raise image_files.bad_images_error(
-                bad, num_images=len(images.paths), examples=path, lines=images.lines
-            )
-        logging.warning(
-            "%s: %d of %d images cannot be used and are left out:\n%s",
-            path,
-            len(bad),
-            len(images.paths),
-            image_files.describe(bad, lines=images.lines),
-        )
+            raise image_files.bad_images_error(bad, num_images=len(images.paths), **arguments)
+        kind = f"images of {len(images.paths)} that cannot be used and are left out"
+        findings.add_text(kind, len(bad), image_files.describe(bad, **arguments))
         kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
         images, labels = images.take(kept), labels[kept]
         absence = "has no {} rows with an image that can be used"
         _refuse_absent_splits(path, images.splits, needed, absence)
 
     data = _labelled_data(classes, images, labels)
-    logging.info(
-        "%s: %s images; %d classes; %d images without labels; %d repeated rows merged; %d labels "
-        "repeated within a row; %d bad images left out",
-        path,
-        ", ".join(f"{len(split)} {name}" for name, split in data.splits.items()),
-        len(classes),
-        np.count_nonzero(np.diff(labels.indptr) == 0),
-        num_merged,
-        num_repeated_labels,
-        len(bad),
+    level = logging.WARNING if findings else logging.INFO
+    unlabelled = np.flatnonzero(np.diff(labels.indptr) == 0)
+    findings.add_all(
+        "images without labels",
+        images.lines[unlabelled],
+        lambda i: f"{images.names[unlabelled[i]]} ({SPLITS[images.splits[unlabelled[i]]]})",
     )
+    findings.add_count("labels repeated within a row, which count once", num_repeated_labels)
+    for name, split in data.splits.items():
+        absent = np.flatnonzero(split.labels.sum(axis=0) == 0)
+        findings.add_names(f"classes without {name} images", [classes[c] for c in absent])
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    title = (
+        f"{path}: {len(rows.images)} rows; {sizes} images; {len(classes)} classes; labels "
+        f"separated by {rows.separator!r}"
+    )
+    logging.log(level, "%s", findings.text(title))
     return data
+
+
+def copy_rows(
+    examples: str | os.PathLike,
+    folder: str | os.PathLike,
+    files: Collection[str],
+    *,
+    images_dir: str | os.PathLike | None = None,
+    label_separator: str | None = None,
+) -> str:
+    """Writes a table with some of the rows of another, which `load` has accepted.
+
+    The rows keep their order, their columns and their labels as they are written. Relative image
+    paths are rewritten to start at the new table's folder, so that it needs no `images_dir`;
+    absolute ones stay. It is read with the same `class_names` and `label_separator` as the other.
+
+    Args:
+        examples: the other table.
+        folder: where `examples.csv`, or of JSON lines `examples.jsonl`, is written.
+        files: the images whose rows are wanted, as in `Examples.files` of the other table.
+        images_dir: as `load` had it for the other table.
+        label_separator: likewise.
+
+    Returns:
+        The path of the new table.
+    """
+    path, folder = os.path.abspath(examples), os.path.abspath(folder)
+    images_dir = os.path.abspath(images_dir or os.path.dirname(path))
+    is_json = _is_json(path)
+    if is_json:
+        rows = [json.loads(text) for text in _text_lines(path) if not text.isspace()]
+        image, labels = "image", "labels"
+    else:
+        reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
+        header, *rows = [cells for cells in reader if cells]
+        image, labels = (
+            [cell.strip() for cell in header].index(name) for name in ("image", "labels")
+        )
+
+    def cells(rows: Sequence) -> Iterator[tuple[int, str]]:
+        return ((i, row[labels]) for i, row in enumerate(rows) if isinstance(row[labels], str))
+
+    had_bar = any("|" in cell for _, cell in cells(rows))
+    kept = []
+    for row in rows:
+        file = _image_path(images_dir, row[image])
+        if file in files:
+            if not os.path.isabs(row[image]):
+                row[image] = os.path.relpath(file, folder)
+            kept.append(row)
+    if label_separator is None and had_bar and not any("|" in cell for _, cell in cells(kept)):
+        # The bar that shows how the labels are separated has gone: names with spaces need another.
+        for i, cell in cells(kept):
+            if len(cell.split()) > 1:
+                kept[i][labels] = f"{cell}|"
+                break
+
+    written = os.path.join(folder, f"examples.{'jsonl' if is_json else 'csv'}")
+    with open(written, "w", encoding="utf-8", newline="") as file:
+        if is_json:
+            file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
+        else:
+            csv.writer(file, lineterminator="\n").writerows([header, *kept])
+    return written
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
@@ -137,7 +207,7 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     """
     path = _existing_file(path, "the list of class names")
     first_line: dict[str, int] = {}
-    problems = _Problems(path)
+    problems = _Findings(path)
     for line, name in enumerate(_text_lines(path), start=1):
         if not (name := name.strip()):
             continue
@@ -150,35 +220,62 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     return tuple(first_line)
 
 
-class _Problems:
-    """What is wrong with the lines of a file, gathered by kind."""
+class _Findings:
+    """What was found in a file, counted by kind, with the first five of each."""
 
     def __init__(self, path: str):
         self._path = path
         self._counts: collections.Counter[str] = collections.Counter()
-        self._first: dict[str, list[str]] = {}
+        self._shown: dict[str, list[str]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
 
     def add(self, kind: str, line: int, found: str) -> None:
+        """Counts one more of a kind."""
         self._counts[kind] += 1
+        shown = self._shown.setdefault(kind, [])
         if self._counts[kind] <= _NUM_SHOWN:
-            self._first.setdefault(kind, []).append(f"    line {line}: {found}")
+            shown.append(f"line {line}: {found}")
 
     def add_all(self, kind: str, lines: Sequence[int], describe: Callable[[int], str]) -> None:
-        """Adds a problem for each line; `describe` maps a position in `lines` to what is there."""
-        self._counts[kind] += len(lines)
-        self._first[kind] = [
-            f"    line {line}: {describe(i)}" for i, line in enumerate(lines[:_NUM_SHOWN])
-        ]
+        """Adds all of a kind; `describe` maps a position in `lines` to what is there."""
+        self._add(
+            kind,
+            len(lines),
+            [f"line {line}: {describe(i)}" for i, line in enumerate(lines[:_NUM_SHOWN])],
+        )
+
+    def add_names(self, kind: str, names: Sequence[str]) -> None:
+        """Adds things that stand on no line of their own."""
+        self._add(kind, len(names), list(map(repr, names[:_NUM_SHOWN])))
+
+    def add_count(self, kind: str, count: int) -> None:
+        """Adds things of which none needs to be shown."""
+        self._add(kind, count, [])
+
+    def add_text(self, kind: str, count: int, text: str) -> None:
+        """Adds a description made elsewhere, of all of a kind."""
+        self._add(kind, count, [line.strip() for line in text.splitlines()])
+
+    def _add(self, kind: str, count: int, shown: list[str]) -> None:
+        if count:
+            self._counts[kind], self._shown[kind] = count, shown
+
+    def text(self, title: str) -> str:
+        """The whole, one block of lines."""
+        message = [title]
+        for kind, count in self._counts.items():
+            shown = self._shown[kind]
+            message += [f"  {kind}: {count}", *(f"    {line}" for line in shown)]
+            if len(shown) == _NUM_SHOWN < count:
+                message.append(f"    and {count - _NUM_SHOWN} more")
+        return "\n".join(message)
 
     def raise_if_any(self) -> None:
-        if not self._counts:
-            return
-        message = [f"{self._path} cannot be used:"]
-        for kind, count in self._counts.items():
-            message += [f"  {kind}: {count}", *self._first[kind]]
-            if count > _NUM_SHOWN:
-                message.append(f"    and {count - _NUM_SHOWN} more")
-        raise TableError("\n".join(message))
+        """Raises an error that shows everything."""
+        if self:
+            raise TableError(self.text(f"{self._path} cannot be used:"))
 
 
 @dataclasses.dataclass
@@ -192,6 +289,7 @@ class _Rows:
     label_codes: np.ndarray
     label_names: list[str]
     separator: str
+    unused_columns: list[str]
 
 
 @dataclasses.dataclass
@@ -246,7 +344,7 @@ def _text_lines(path: str) -> Iterator[str]:
 
 def _read_rows(path: str, label_separator: str | None) -> _Rows:
     """Reads all rows; what is wrong with any of them is raised as one error."""
-    problems = _Problems(path)
+    problems = _Findings(path)
     reader = _json_rows if _is_json(path) else _csv_rows
     images, splits, lines = [], array.array("b"), array.array("q")
     codes: collections.defaultdict[str, int] = collections.defaultdict()
@@ -259,7 +357,8 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
         labels_in_row.append(len(names))
         label_codes.extend(map(codes.__getitem__, names))
 
-    for line, image, split, labels in reader(path, problems):
+    unused: dict[str, None] = {}
+    for line, image, split, labels in reader(path, problems, unused):
         if not image.strip():
             problems.add("rows without an image", line, f"{image!r} where its path must stand")
         split_code = _SPLIT_CODES.get(split.strip())
@@ -296,6 +395,7 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
         label_codes=np.asarray(label_codes),
         label_names=list(codes),
         separator=label_separator or " ",
+        unused_columns=list(unused),
     )
 
 
@@ -306,7 +406,9 @@ def _is_json(path: str) -> bool:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
 
 
-def _csv_rows(path: str, problems: _Problems) -> Iterator[tuple[int, str, str, str]]:
+def _csv_rows(
+    path: str, problems: _Findings, unused: dict[str, None]
+) -> Iterator[tuple[int, str, str, str]]:
     """Line, image, split and labels of every row that has as many cells as the header."""
     reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
     line = 0  # the last one of the row before: a quoted cell may run over several
@@ -319,6 +421,7 @@ def _csv_rows(path: str, problems: _Problems) -> Iterator[tuple[int, str, str, s
             if not columns:
                 columns = [cell.strip() for cell in cells]
                 image, split, labels = _column_indices(path, first_line, columns)
+                unused |= dict.fromkeys(name for name in columns if name not in COLUMNS)
             elif len(cells) == len(columns):
                 yield first_line, cells[image], cells[split], cells[labels]
             else:
@@ -346,13 +449,13 @@ def _column_indices(path: str, line: int, columns: list[str]) -> list[int]:
         )
     if repeated := [name for name in COLUMNS if columns.count(name) > 1]:
         raise TableError(f"{path}, line {line}: more than one column {', '.join(repeated)}")
-    _report_unused(path, [name for name in columns if name not in COLUMNS])
     return [columns.index(name) for name in COLUMNS]
 
 
-def _json_rows(path: str, problems: _Problems) -> Iterator[tuple[int, str, str, str | list[str]]]:
+def _json_rows(
+    path: str, problems: _Findings, unused: dict[str, None]
+) -> Iterator[tuple[int, str, str, str | list[str]]]:
     """Line, image, split and labels of every line that holds such an object."""
-    unused: dict[str, None] = {}
     for line, text in enumerate(_text_lines(path), start=1):
         if text.isspace():
             continue
@@ -388,12 +491,6 @@ def _json_rows(path: str, problems: _Problems) -> Iterator[tuple[int, str, str, 
         if isinstance(labels, list):
             labels = [name.strip() for name in labels]
         yield line, image, split, labels
-    _report_unused(path, list(unused))
-
-
-def _report_unused(path: str, names: list[str]) -> None:
-    if names:
-        logging.warning("%s: not used: %s", path, ", ".join(map(repr, names)))
 
 
 def _refuse_absent_splits(
@@ -434,7 +531,7 @@ def _label_matrix(
             hint = f", near {near[0]!r}" if near else ""
             return f"{name!r}{hint} (rows with it: {counts[order[i]]})"
 
-        problems = _Problems(path)
+        problems = _Findings(path)
         problems.add_all(
             f"labels that are not in {os.fspath(classes_path)} (labels are separated by "
             f"{rows.separator!r}; --label_separator changes that)",
@@ -456,27 +553,35 @@ def _row_of_entry(labels: scipy.sparse.csr_array) -> np.ndarray:
     return np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
 
 
+def _image_path(images_dir: str, name: str) -> str:
+    return os.path.normpath(os.path.join(images_dir, name))
+
+
 def _merge_repeated_images(
-    path: str, rows: _Rows, labels: scipy.sparse.csr_array, images_dir: str | os.PathLike
-) -> tuple[_Images, scipy.sparse.csr_array, int]:
-    """The distinct images with the union of their labels, and how many rows that took away."""
+    path: str,
+    rows: _Rows,
+    labels: scipy.sparse.csr_array,
+    images_dir: str | os.PathLike,
+    findings: _Findings,
+) -> tuple[_Images, scipy.sparse.csr_array]:
+    """The distinct images with the union of their labels."""
     images_dir = os.path.abspath(images_dir)
     positions: collections.defaultdict[str, int] = collections.defaultdict()
     positions.default_factory = positions.__len__
     position_of_row = np.fromiter(
-        (positions[os.path.normpath(os.path.join(images_dir, name))] for name in rows.images),
+        (positions[_image_path(images_dir, name)] for name in rows.images),
         np.int64,
         len(rows.images),
     )
     paths = list(positions)
     if len(paths) == len(rows.images):
-        return _Images(rows.images, paths, rows.splits, rows.lines), labels, 0
+        return _Images(rows.images, paths, rows.splits, rows.lines), labels
 
     _, first_row = np.unique(position_of_row, return_index=True)
     first_of_row = first_row[position_of_row]
     leaks = np.flatnonzero(rows.splits != rows.splits[first_of_row])
 
-    def describe(i: int) -> str:
+    def describe_leak(i: int) -> str:
         row, first = leaks[i], first_of_row[leaks[i]]
         return (
             f"{rows.images[row]} in {SPLITS[rows.splits[row]]}; line {rows.lines[first]} has it "
@@ -484,11 +589,11 @@ def _merge_repeated_images(
         )
 
     if leaks.size:
-        problems = _Problems(path)
+        problems = _Findings(path)
         problems.add_all(
             "images in more than one split, so that what is learnt from would be tested on",
             rows.lines[leaks],
-            describe,
+            describe_leak,
         )
         problems.raise_if_any()
 
@@ -498,21 +603,15 @@ def _merge_repeated_images(
     again = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
     of_repeated = np.isin(position_of_row, position_of_row[again])
     grown = np.diff(labels.indptr) < np.diff(merged.indptr)[position_of_row]
-    logging.warning(
-        "%s: %d rows name an image again within its split and are merged with the first that "
-        "does; of the images concerned %d have rows with different labels, and get all of them:\n"
-        "%s",
-        path,
-        len(again),
-        len(np.unique(position_of_row[of_repeated & grown])),
-        "\n".join(
-            f"  line {rows.lines[row]}: {rows.images[row]}, as line {rows.lines[first_of_row[row]]}"
-            for row in again[:_NUM_SHOWN]
-        ),
+    num_grown = len(np.unique(position_of_row[of_repeated & grown]))
+    findings.add_all(
+        "rows that name an image again within its split, merged with the first that does "
+        f"({num_grown} of the images have rows with different labels, and get all of them)",
+        rows.lines[again],
+        lambda i: f"{rows.images[again[i]]}, as line {rows.lines[first_of_row[again[i]]]}",
     )
     names = [rows.images[row] for row in first_row]
-    images = _Images(names, paths, rows.splits[first_row], rows.lines[first_row])
-    return images, merged, len(again)
+    return _Images(names, paths, rows.splits[first_row], rows.lines[first_row]), merged
 
 
 def _labelled_data(

@@ -1,13 +1,21 @@
 """Tests of the construction of long-tailed subsets."""
 
 import csv
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import scipy.sparse
 
 from dbl_tf.statistics import LabelStatistics
-from pipelines.longtail import pareto_subset, reference_counts
+from pipelines.longtail import (
+    mean_log_ratio,
+    pareto_subset,
+    reference_counts,
+    references_of_classes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +136,41 @@ def test_examples_without_labels_and_empty_classes_are_left_out():
     assert indices.max() < 12
 
 
+def test_examples_without_labels_change_nothing():
+    labels = (np.random.default_rng(0).random((300, 4)) < [0.6, 0.3, 0.2, 0.1]).astype(np.int8)
+    labels = labels[labels.any(axis=1)]
+    places = np.sort(np.random.default_rng(1).choice(2 * len(labels), len(labels), replace=False))
+    among_unlabelled = np.zeros((2 * len(labels), 4), np.int8)
+    among_unlabelled[places] = labels
+    np.testing.assert_array_equal(
+        pareto_subset(among_unlabelled, max_count=60, seed=0),
+        places[pareto_subset(labels, max_count=60, seed=0)],
+    )
+
+
+def test_classes_without_examples_have_no_place_in_the_law():
+    labels = np.zeros((300, 4), np.int8)
+    labels[:, [1, 3]] = _single_labels([200, 100])
+    ranking, references = references_of_classes(
+        LabelStatistics.from_labels(labels), max_count=90, min_count=2
+    )
+    assert ranking.tolist() == [1, 3]
+    assert references.tolist() == reference_counts(2, max_count=90, min_count=2).tolist()
+    indices = pareto_subset(labels, max_count=90, min_count=2, seed=0)
+    assert labels[indices].sum(axis=0).tolist() == [0, references[0], 0, references[1]]
+
+
+def test_labels_that_hold_nothing_are_refused():
+    with pytest.raises(ValueError, match="none of 7 examples has a label"):
+        pareto_subset(np.zeros((7, 3)), max_count=5, seed=0)
+
+
+def test_mean_log_ratio_by_hand():
+    ratio = mean_log_ratio(np.array([10, 20, 5]), np.array([10, 10, 10]))
+    assert ratio == pytest.approx(2 * np.log(2) / 3)
+    assert mean_log_ratio(np.array([10, 0]), np.array([10, 1])) == np.inf
+
+
 def test_reached_counts_are_logged(caplog):
     with caplog.at_level("INFO", logger="absl"):
         pareto_subset(_single_labels([400, 20]) > 0, max_count=300, seed=0)
@@ -147,3 +190,20 @@ def test_reached_counts_are_logged(caplog):
 def test_bad_arguments_are_refused(labels, arguments, message):
     with pytest.raises(ValueError, match=message):
         pareto_subset(labels, seed=0, **arguments)
+
+
+def test_benchmark_puts_draws_beside_the_published_list(shared_data, voc_mlt_labels):
+    labels = shared_data / "voc_mlt" / "voc2012_trainval.csv"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.longtail", f"--labels={labels}", "--seeds=2"],
+        cwd=pathlib.Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    [authors] = [line for line in lines if line[:1] == ["authors'"]]
+    assert authors[1:7] == ["1142", "775", "4", "6", "6", "8"]
+    start = next(i for i, line in enumerate(lines) if line[:2] == ["sorted", "counts:"]) + 1
+    sorted_counts = [int(line[-1]) for line in lines[start : start + 20]]
+    assert sorted_counts == sorted(voc_mlt_labels.sum(axis=0), reverse=True)

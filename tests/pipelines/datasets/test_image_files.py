@@ -1,3 +1,4 @@
+import csv
 import io
 import os
 import pathlib
@@ -229,3 +230,29 @@ def test_error_gives_counts_the_first_five_and_what_to_do():
 def test_error_without_a_table_names_no_lines():
     message = str(bad_images_error([BadImage(0, "a.jpg", "no such file")], num_images=1))
     assert "1 of 1 images cannot" in message and "line" not in message and "more" not in message
+
+
+def test_all_bad_images_are_listed_where_they_are_too_many_to_show(tmp_path, cache_dir):
+    bad = [BadImage(i, f"/data/{i}, or so.jpg", "no such file") for i in range(6)]
+    arguments = {"num_images": 9, "examples": "/data/t.jsonl", "lines": range(2, 11)}
+    short = str(bad_images_error(bad[:5], cache_dir=cache_dir, **arguments))
+    assert "listed" not in short and not cache_dir.exists()
+    listed = cache_dir / "bad_images_of_t.jsonl.csv"
+    assert f"listed in {listed}" in str(bad_images_error(bad, cache_dir=cache_dir, **arguments))
+    with open(listed, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [image.path for image in bad]
+    assert [row["line"] for row in rows] == ["2", "3", "4", "5", "6", "7"]
+    assert {row["reason"] for row in rows} == {"no such file"}
+
+
+@pytest.mark.parametrize("level", ["exists", "header"])
+def test_check_that_lasts_shows_how_far_it_is(tmp_path, cache_dir, monkeypatch, capfd, level):
+    monkeypatch.setattr(image_files, "_SECONDS_BEFORE_PROGRESS", 0)
+    paths = [tmp_path / f"{i}.jpg" for i in range(60)]
+    for path in paths:
+        path.write_bytes(jpeg())
+    check_images(paths, level=level, cache_dir=cache_dir, progress=False)
+    assert "60/60" not in capfd.readouterr().out
+    check_images(paths, level=level, cache_dir=cache_dir / "other")
+    assert "60/60" in capfd.readouterr().out

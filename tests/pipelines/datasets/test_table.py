@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import logging
@@ -305,7 +306,8 @@ def test_bad_images_are_left_out_where_asked(folder, load, caplog):
     assert list(data.splits["train"].names) == ["a.jpg"]
     assert data.splits["test"].read(tf.constant(0)) == (folder / "b.jpg").read_bytes()
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert "5 of 7 images" in warning and f"line 8: {folder}/folder.jpg" in warning
+    assert "images of 7 that cannot be used and are left out: 5\n" in warning
+    assert f"line 8: {folder}/folder.jpg: " in warning
 
 
 def test_no_test_image_left_is_refused(folder, load):
@@ -322,8 +324,9 @@ def test_rows_of_one_image_are_merged_with_a_warning(folder, load, caplog):
     assert dense(data) == {"train": [[1, 0], [1, 1]], "test": [[1, 0], [1, 0]]}
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert (
-        "2 rows name an image again" in warning and "1 have rows with different labels" in warning
-    )
+        "rows that name an image again within its split, merged with the first that does (1 of the "
+        "images have rows with different labels, and get all of them): 2\n"
+    ) in warning
     assert "line 5: ./c.jpg, as line 4" in warning and "line 7: d.jpg, as line 6" in warning
 
 
@@ -333,20 +336,78 @@ def test_label_repeated_in_a_row_counts_once(folder, load):
     assert LabelStatistics.from_labels(data.splits["train"].labels).class_counts.tolist() == [2, 1]
 
 
-def test_summary_and_unused_columns_are_logged_once(folder, load, caplog):
+def test_table_without_a_remark_is_summed_up_in_one_line(folder, load, caplog):
     caplog.set_level(logging.INFO, logger="absl")
-    text = "width,image,split,labels\n1,a.jpg,train,cat\n2,b.jpg,train,\n3,c.jpg,test,dog\n"
-    load(write(folder / "t.csv", text))
-    warning, summary = (record.getMessage() for record in caplog.records)
-    assert "not used: 'width'" in warning
-    assert "2 train, 1 test images; 2 classes; 1 images without labels" in summary
-    caplog.clear()
+    path = write(folder / "t.csv", csv_text([("a.jpg", "train", ["x"]), ("b.jpg", "test", ["x"])]))
+    load(path)
+    [record] = caplog.records
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == (
+        f"{path}: 2 rows; 1 train, 1 test images; 1 classes; labels separated by ' '"
+    )
+
+
+def test_one_summary_holds_all_that_was_found(folder, load, caplog):
+    caplog.set_level(logging.INFO, logger="absl")
+    classes = write(folder / "classes.txt", "cat\ndog\nox\nyak\nzebra")
+    rows = [
+        "width,image,split,labels,height",
+        "1,a.jpg,train,cat | dog | dog,9",
+        "1,b.jpg,train,,9",
+        "1,./a.jpg,train,ox,9",
+        *(f"1,missing{i}.jpg,train,cat,9" for i in range(7)),
+        "1,c.jpg,test,cat,9",
+        "1,d.jpg,test,,9",
+        "1,e.jpg,val,dog,9",
+    ]
+    path = write(folder / "t.csv", "\n".join(rows))
+    load(path, skip_bad_images=True, class_names=classes)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    listed = folder / "cache" / "bad_images_of_t.csv.csv"
+    assert record.getMessage().splitlines() == [
+        f"{path}: 13 rows; 2 train, 1 val, 2 test images; 5 classes; labels separated by '|'",
+        "  columns not used: 2",
+        "    'width'",
+        "    'height'",
+        "  rows that name an image again within its split, merged with the first that does (1 of "
+        "the images have rows with different labels, and get all of them): 1",
+        "    line 4: ./a.jpg, as line 2",
+        "  images of 12 that cannot be used and are left out: 7",
+        *(f"    line {5 + i}: {folder}/missing{i}.jpg: no such file" for i in range(5)),
+        f"    and 2 more, listed in {listed}. The most frequent reasons:",
+        "    7 × no such file",
+        "  images without labels: 2",
+        "    line 3: b.jpg (train)",
+        "    line 13: d.jpg (test)",
+        "  labels repeated within a row, which count once: 1",
+        "  classes without train images: 2",
+        "    'yak'",
+        "    'zebra'",
+        "  classes without val images: 4",
+        "    'cat'",
+        "    'ox'",
+        "    'yak'",
+        "    'zebra'",
+        "  classes without test images: 4",
+        "    'dog'",
+        "    'ox'",
+        "    'yak'",
+        "    'zebra'",
+    ]
+    bad = list(csv.reader(listed.open()))
+    assert bad[0] == ["line", "image", "reason"] and len(bad) == 8
+    assert bad[7] == ["11", f"{folder}/missing6.jpg", "no such file"]
+
+
+def test_fields_of_json_lines_that_are_not_used_are_named_once(folder, load, caplog):
     lines = [
         {"image": f"{name}.jpg", "split": split, "labels": ["x"], "id": 3}
         for name, split in (("a", "train"), ("b", "train"), ("c", "test"))
     ]
     load(write(folder / "t.jsonl", "\n".join(map(json.dumps, lines))))
-    assert [r.getMessage().count("not used: 'id'") for r in caplog.records] == [1, 0]
+    [record] = caplog.records
+    assert record.getMessage().splitlines()[1:] == ["  columns not used: 1", "    'id'"]
 
 
 def test_real_table(shared_data, tmp_path):
@@ -377,3 +438,46 @@ def test_only_the_splits_asked_for_are_needed_and_checked(folder, load):
     assert len(load(only_test, only_splits=("test",)).splits["test"]) == 1
     with pytest.raises(table.TableError, match="has no train rows; train and test rows are needed"):
         load(only_test)
+
+
+def test_copied_rows_read_as_before_though_their_separator_has_gone(folder, load):
+    # Without the row of two labels no bar would be left, and spaces would part the light's name.
+    path = write(folder / "t.csv", csv_text(ROWS))
+    (folder / "copy").mkdir()
+    files = {str(folder / f"{name}.jpg") for name in "bde"}
+    copy = table.copy_rows(path, folder / "copy", files)
+    assert copy == str(folder / "copy" / "examples.csv")
+    data = load(copy)
+    assert data.class_names == ("cat", "traffic light")
+    assert dense(data) == {"train": [[0, 1]], "test": [[1, 0], [0, 0]]}
+    assert data.splits["train"].files == [str(folder / "b.jpg")]
+
+
+def test_copied_rows_keep_a_separator_that_was_given(folder, load):
+    path = write(folder / "t.csv", csv_text([*ROWS, ("f.jpg", "test", ["x|y"])], ";"))
+    copy = table.copy_rows(
+        path,
+        folder,
+        {str(folder / f"{name}.jpg") for name in "bdef"},
+        label_separator=";",
+    )
+    data = load(copy, label_separator=";")
+    assert data.class_names == ("cat", "traffic light", "x|y")
+    assert data.splits["test"].names == ["d.jpg", "e.jpg", "f.jpg"]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_all_rows_copied_give_the_same_data(folder, load, name):
+    text = quoted(csv_text(ROWS)).replace("\n", "\r\n\r\n")
+    if name == "t.jsonl":
+        objects = [{"image": i, "labels": list_, "split": split} for i, split, list_ in ROWS]
+        text = "\n\n".join(json.dumps(row | {"note": "é"}) for row in objects)
+    path = write(folder / name, text, "utf-8-sig")
+    data = load(path)
+    files = {file for split in data.splits.values() for file in split.files}
+    (folder / "deep" / "er").mkdir(parents=True)
+    copy = load(table.copy_rows(path, folder / "deep" / "er", files))
+    assert copy.class_names == data.class_names and dense(copy) == DENSE
+    for split in data.splits:
+        assert copy.splits[split].files == data.splits[split].files
+        assert copy.splits[split].names[0].startswith("../../")

@@ -1,0 +1,252 @@
+r"""Time and memory of a large table of examples, from its file to batches of class-aware indices.
+
+    python -m benchmarks.table --rows=1000000 --classes=1203
+
+Makes the table in a scratch folder, with class counts that fall by a factor of 10⁴ along a Pareto
+law and, where there are 600 classes or more, three labels a row in the mean. Every row names an
+image file of its own, which is there: they are hard links to one small picture, one copy of it for
+each 10 000 names, so that the file system has as many entries to look up as with real images. No
+image is decoded.
+
+Each stage runs in a process of its own. "peak" is the most memory that this process has held,
+"before" is what it had held when the stage began: Python, TensorFlow, and what the stage is given.
+"CPU s" is the work of all its threads: on a machine with other work it says more than the clock.
+"""
+
+import concurrent.futures
+import csv
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+_ROWS = flags.DEFINE_integer("rows", 1_000_000, "Rows of the table.", lower_bound=100)
+_CLASSES = flags.DEFINE_integer("classes", 1203, "Classes.", lower_bound=2)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Indices in a batch.", lower_bound=1)
+_BATCHES = flags.DEFINE_integer("batches", 20_000, "Batches timed after the first.", lower_bound=1)
+_SCRATCH_DIR = flags.DEFINE_string("scratch_dir", None, "Where the table is made; needs room.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+_TEST_SHARE = 0.01
+_MAX_LINKS = 10_000
+_LABELS_PER_ROW = 3
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints and writes."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if _OUTPUT.value and os.path.exists(_OUTPUT.value):
+        raise SystemExit(f"benchmarks.table: {_OUTPUT.value} exists; give another --output")
+    load_before = os.getloadavg()
+    with tempfile.TemporaryDirectory(dir=_SCRATCH_DIR.value) as scratch:
+        folder = pathlib.Path(scratch)
+        stages = {
+            "make the table and its files": (make, folder, _ROWS.value, _CLASSES.value),
+            "index the table": (index, folder),
+            "  of which: look at the files": (look_at_files, folder),
+            "LabelStatistics": (label_statistics, folder),
+            "class-aware indices, first batch": (first_batch, folder, _BATCH_SIZE.value),
+            "class-aware indices, then": (
+                later_batches,
+                folder,
+                _BATCH_SIZE.value,
+                _BATCHES.value,
+            ),
+        }
+        results = {name: _in_process_of_its_own(*stage) for name, stage in stages.items()}
+    result = {
+        "rows": _ROWS.value,
+        "classes": _CLASSES.value,
+        "batch_size": _BATCH_SIZE.value,
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "load_average": {"before": load_before, "after": os.getloadavg()},
+        "stages": results,
+    }
+    print(describe(result))
+    if _OUTPUT.value:
+        with open(_OUTPUT.value, "x", encoding="utf-8") as file:
+            json.dump(result, file, ensure_ascii=False, indent=1)
+
+
+def make(folder: pathlib.Path, num_rows: int, num_classes: int) -> dict[str, Any]:
+    """Writes `examples.csv` and a file for each of its rows."""
+    from pipelines import longtail
+
+    # The law of power 1 has labels_per_row · rows labels in all where its maximum is 100/C of that.
+    max_count = min(num_rows // 2, 100 * _LABELS_PER_ROW * num_rows // num_classes)
+    counts = longtail.reference_counts(num_classes, max_count=max_count, power=1.0)
+    generator = np.random.default_rng(0)
+    label_rows = generator.integers(num_rows, size=counts.sum())
+    label_classes = np.repeat(np.arange(num_classes), counts)
+    order = np.argsort(label_rows, kind="stable")
+    ends = np.cumsum(np.bincount(label_rows, minlength=num_rows))
+    names = [f"class {i:05}" for i in range(num_classes)]
+    num_test = int(num_rows * _TEST_SHARE)
+    picture = _picture()
+    with _Stage() as stage, open(folder / "examples.csv", "w", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image", "split", "labels"])
+        start = 0
+        for row, end in enumerate(ends):
+            part = folder / f"{row // _MAX_LINKS:06}"
+            image = part / f"{row:09}.png"
+            if row % _MAX_LINKS == 0:
+                part.mkdir()
+                image.write_bytes(picture)
+                original = image
+            else:
+                os.link(original, image)
+            labels = dict.fromkeys(names[c] for c in label_classes[order[start:end]])
+            start = end
+            split = "test" if row < num_test else "train"
+            writer.writerow([f"{part.name}/{image.name}", split, "|".join(labels)])
+    return stage.figures()
+
+
+def index(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads the table; keeps the train labels for the other stages."""
+    import scipy.sparse
+
+    from pipelines.datasets import table
+
+    with _Stage() as stage:
+        data = table.load(folder / "examples.csv", check_images="exists", cache_dir=folder)
+    labels = data.splits["train"].labels
+    scipy.sparse.save_npz(folder / "labels.npz", labels, compressed=False)
+    (folder / "files.json").write_text(
+        json.dumps([file for split in data.splits.values() for file in split.files])
+    )
+    counts = np.sort(labels.sum(axis=0))[::-1]
+    return stage.figures(
+        train_images=len(data.splits["train"]),
+        train_labels=int(labels.nnz),
+        largest_count=int(counts[0]),
+        smallest_count=int(counts[-1]),
+    )
+
+
+def look_at_files(folder: pathlib.Path) -> dict[str, Any]:
+    """Looks whether the images are there, as `index` has done among other things."""
+    from pipelines.datasets import image_files
+
+    files = json.loads((folder / "files.json").read_text())
+    with _Stage() as stage:
+        bad = image_files.check_images(files, level="exists", cache_dir=folder)
+    assert not bad
+    return stage.figures()
+
+
+def label_statistics(folder: pathlib.Path) -> dict[str, Any]:
+    """Counts and co-occurrences of the train labels."""
+    from dbl_tf.statistics import LabelStatistics
+
+    labels = _labels(folder)
+    with _Stage() as stage:
+        LabelStatistics.from_labels(labels)
+    return stage.figures()
+
+
+def first_batch(folder: pathlib.Path, batch_size: int) -> dict[str, Any]:
+    """Sets up class-aware sampling and draws once."""
+    from pipelines import sampling
+
+    labels = _labels(folder)
+    with _Stage() as stage:
+        next(iter(sampling.class_aware_indices(labels, batch_size, seed=0)))
+    return stage.figures()
+
+
+def later_batches(folder: pathlib.Path, batch_size: int, num_batches: int) -> dict[str, Any]:
+    """Draws many batches and takes them one by one, as a Python program sees them."""
+    from pipelines import sampling
+
+    batches = sampling.class_aware_indices(_labels(folder), batch_size, seed=0).as_numpy_iterator()
+    next(batches)
+    with _Stage() as stage:
+        for _ in range(num_batches):
+            next(batches)
+    return stage.figures(batches_per_second=num_batches / stage.seconds)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The figures as a table."""
+    lines = [
+        f"{result['rows']} rows, {result['classes']} classes; {result['cpus']} CPU cores, load "
+        f"average {result['load_average']['before'][0]:.1f} before and "
+        f"{result['load_average']['after'][0]:.1f} after",
+        "",
+        f"{'stage':<34}{'seconds':>9}{'CPU s':>8}{'before, MiB':>13}{'peak, MiB':>11}",
+    ]
+    for name, figures in result["stages"].items():
+        further = ", ".join(
+            f"{key.replace('_', ' ')} {value:.0f}"
+            for key, value in figures.items()
+            if key not in ("seconds", "cpu_seconds", "mib_before", "mib_peak")
+        )
+        lines.append(
+            f"{name:<34}{figures['seconds']:9.2f}{figures['cpu_seconds']:8.2f}"
+            f"{figures['mib_before']:13.0f}{figures['mib_peak']:11.0f}  {further}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+class _Stage:
+    """Times what runs inside it, and asks for the memory of the process before and after."""
+
+    def __enter__(self) -> "_Stage":
+        self._before = _peak_mib()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self._started
+        self._cpu_seconds = time.process_time() - self._cpu_started
+        self._peak = _peak_mib()
+
+    def figures(self, **further: float) -> dict[str, float]:
+        return {
+            "seconds": self.seconds,
+            "cpu_seconds": self._cpu_seconds,
+            "mib_before": self._before,
+            "mib_peak": self._peak,
+        } | further
+
+
+def _peak_mib() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _in_process_of_its_own(stage: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    # Started anew: a forked process would begin with the memory of this one.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+        return executor.submit(stage, *arguments).result()
+
+
+def _labels(folder: pathlib.Path) -> Any:
+    import scipy.sparse
+
+    return scipy.sparse.load_npz(folder / "labels.npz")
+
+
+def _picture() -> bytes:
+    import tensorflow as tf
+
+    return tf.io.encode_png(tf.zeros((8, 8, 3), tf.uint8)).numpy()
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,213 @@
+"""A long-tailed table of examples, made from another one by thinning its train split."""
+
+import csv
+import dataclasses
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+
+import numpy as np
+
+from dbl_tf.statistics import LabelStatistics
+from pipelines import longtail
+from pipelines.datasets import table
+
+COUNTS_NAME = "counts.csv"
+PICTURE_NAME = "counts.png"
+
+_MAX_TICKS = 100  # more class names cannot be read
+_BEFORE, _REFERENCE, _REACHED = "#999999", "#D55E00", "#0072B2"  # told apart by the colour-blind
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ThinnedTable:
+    """A long-tailed table and how it came about.
+
+    Attributes:
+        examples: path of the table.
+        before: of the train split as it was.
+        reached: of the train split of the table.
+        ranking: int64 (K,), the classes that had train examples, from head to tail.
+        references: int64 (K,), the counts that they aimed at.
+        num_unlabelled: train images without labels, which are left out.
+    """
+
+    examples: str
+    before: LabelStatistics
+    reached: LabelStatistics
+    ranking: np.ndarray
+    references: np.ndarray
+    num_unlabelled: int
+
+    def __str__(self) -> str:
+        """Sizes and counts in the form in which those of data sets are published."""
+        reached = self.reached.class_counts[self.ranking]
+        short = self.before.class_counts[self.ranking] < self.references
+        emptied = reached == 0
+        ratio = longtail.mean_log_ratio(reached, self.references)
+        lines = [
+            "         images  maximum  minimum  head  medium  tail",
+            _size_line("before", self.before, self.ranking),
+            _size_line("reached", self.reached, self.ranking),
+            f"mean |log(count / reference)| over {len(reached)} classes: {ratio:.3f}",
+        ]
+        if self.num_unlabelled:
+            lines.append(f"train images without labels, which take no part: {self.num_unlabelled}")
+        for what, classes in (
+            ("classes with fewer train images than their reference", self.ranking[short]),
+            ("classes that are left without train images", self.ranking[emptied]),
+            (
+                "classes without train images from the start",
+                np.flatnonzero(self.before.class_counts == 0),
+            ),
+        ):
+            if len(classes):
+                names = ", ".join(repr(self.before.class_names[c]) for c in classes[:5])
+                lines.append(f"{what}: {len(classes)}: {names}{', …' if len(classes) > 5 else ''}")
+        return "\n".join(lines)
+
+
+def write(
+    examples: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    max_count: int,
+    min_count: int = 1,
+    power: float = 6.0,
+    seed: int = 0,
+    images_dir: str | os.PathLike | None = None,
+    class_names: str | os.PathLike | None = None,
+    label_separator: str | None = None,
+    check_images: str = "exists",
+    skip_bad_images: bool = False,
+    cache_dir: str | os.PathLike,
+    picture: bool = True,
+) -> ThinnedTable:
+    """Thins the train split of a table by `longtail.pareto_subset` and leaves the others as are.
+
+    The folder appears when all is written:
+
+    * `examples.csv` or `examples.jsonl`: the rows of the other table, less the train images that
+      were not chosen; `table.copy_rows` says how paths and labels are written.
+    * `counts.csv`: class, group, count_before, reference, count, from head to tail. The group is
+      that of the count reached.
+    * `counts.png`: a picture of these.
+
+    Args:
+        examples: a table as `table.load` takes it.
+        output_dir: a folder that does not exist yet.
+        max_count: as in `longtail.pareto_subset`.
+        min_count: likewise.
+        power: likewise.
+        seed: likewise.
+        images_dir: as in `table.load`.
+        class_names: likewise.
+        label_separator: likewise.
+        check_images: likewise. The construction needs labels alone; that the images exist is
+            asked because counts with images that do not are not those of a training.
+        skip_bad_images: likewise; their rows are left out of all splits.
+        cache_dir: likewise.
+        picture: whether to draw, which needs matplotlib.
+
+    Raises:
+        FileExistsError: there is something at `output_dir`.
+        ModuleNotFoundError: a picture is wanted and there is no matplotlib.
+        ValueError: an argument out of its range, or a table that cannot be used.
+    """
+    output_dir = os.path.abspath(output_dir)
+    if os.path.lexists(output_dir):
+        raise FileExistsError(f"{output_dir} exists; nothing is overwritten, give a new folder")
+    if picture and importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(
+            "the picture needs matplotlib: pip install 'dbl-tf[plots]', or --nopicture"
+        )
+    longtail.reference_counts(1, max_count=max_count, min_count=min_count, power=power)
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    data = table.load(
+        examples,
+        images_dir=images_dir,
+        class_names=class_names,
+        label_separator=label_separator,
+        check_images=check_images,
+        skip_bad_images=skip_bad_images,
+        cache_dir=cache_dir,
+    )
+
+    train = data.splits["train"]
+    before = LabelStatistics.from_labels(train.labels, data.class_names)
+    law = {"max_count": max_count, "min_count": min_count, "power": power}
+    ranking, references = longtail.references_of_classes(before, **law)
+    chosen = longtail.pareto_subset(train.labels, seed=seed, **law)
+    files = {train.files[i] for i in chosen}
+    files.update(*(split.files for name, split in data.splits.items() if name != "train"))
+
+    incomplete = f"{output_dir}.incomplete"
+    shutil.rmtree(incomplete, ignore_errors=True)  # of a call that was stopped
+    os.makedirs(incomplete)
+    try:
+        written = table.copy_rows(
+            examples, incomplete, files, images_dir=images_dir, label_separator=label_separator
+        )
+        thinned = ThinnedTable(
+            examples=os.path.join(output_dir, os.path.basename(written)),
+            before=before,
+            reached=LabelStatistics.from_labels(train.labels[chosen], data.class_names),
+            ranking=ranking,
+            references=references,
+            num_unlabelled=int(np.count_nonzero(np.diff(train.labels.indptr) == 0)),
+        )
+        _write_counts(thinned, os.path.join(incomplete, COUNTS_NAME))
+        if picture:
+            _draw(thinned, os.path.join(incomplete, PICTURE_NAME))
+        os.rename(incomplete, output_dir)
+    except BaseException:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        raise
+    return thinned
+
+
+def _size_line(name: str, of: LabelStatistics, classes: Sequence[int]) -> str:
+    counts = of.class_counts[classes]
+    head, medium, tail = (np.isin(group, classes).sum() for group in of.groups.values())
+    return (
+        f"{name:<8}{of.num_examples:7} {counts.max():8} {counts.min():8} {head:5} {medium:7} "
+        f"{tail:5}"
+    )
+
+
+def _write_counts(thinned: ThinnedTable, path: str) -> None:
+    group_of = {c: name for name, group in thinned.reached.groups.items() for c in group}
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "group", "count_before", "reference", "count"])
+        for c, reference in zip(thinned.ranking, thinned.references, strict=True):
+            before, count = thinned.before.class_counts[c], thinned.reached.class_counts[c]
+            writer.writerow([thinned.before.class_names[c], group_of[c], before, reference, count])
+
+
+def _draw(thinned: ThinnedTable, path: str) -> None:
+    from matplotlib.figure import Figure
+
+    names = [thinned.before.class_names[c] for c in thinned.ranking]
+    place = np.arange(len(names))
+    figure = Figure(figsize=(min(max(6, 0.25 * len(names)), 20), 4.5), layout="constrained")
+    axes = figure.subplots()
+    before = thinned.before.class_counts[thinned.ranking]
+    reached = thinned.reached.class_counts[thinned.ranking]
+    num_before, num_reached = thinned.before.num_examples, thinned.reached.num_examples
+    axes.bar(place, before, 0.8, color=_BEFORE, label=f"before, {num_before} images")
+    axes.plot(place, thinned.references, color=_REFERENCE, label="reference")
+    label = f"reached, {num_reached} images"
+    axes.plot(place, reached, "o", markersize=4, color=_REACHED, label=label)
+    axes.set_yscale("symlog", linthresh=1)  # a class may have no image left
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.01)
+    axes.set_ylabel("train images of the class")
+    if len(names) <= _MAX_TICKS:
+        axes.set_xticks(place, names, rotation=90, fontsize=8)
+    else:
+        axes.set_xlabel(f"{len(names)} classes, from head to tail")
+    axes.legend()
+    figure.savefig(path, dpi=110)
