@@ -85,7 +85,7 @@ class Classes:
 
     def rank_axis(self) -> Axis:
         """For figures of all classes without their names."""
-        return Axis("classes by rank, most frequent first", 0, len(self) + 1)
+        return Axis("classes by rank, most frequent first", 0, len(self) + 1, whole=True)
 
 
 def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarray:
@@ -303,14 +303,15 @@ def gain_by_class(
         scores: of any of the runs: names, counts and groups of the classes.
         gain: (C,), differences of AP, fractions of 1; NaN where AP is not defined.
     """
-    bound = max(_round_up(np.nanmax(np.abs(gain), initial=0.05)), 0.05)
+    points = 100 * np.asarray(gain, np.float64)
+    bound = _round_up(np.nanmax(np.abs(points), initial=5.0))
     return _bars_by_class(
         name,
         title,
         caption,
         Classes.of_scores(scores),
-        gain,
-        Axis("change of average precision, points of percent", -bound, bound, percent=True),
+        points,
+        Axis("change of average precision, percentage points", -bound, bound),
     )
 
 
@@ -455,7 +456,7 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> list[Picture]:
             axis = Axis(label, 0, _round_up(finite.max()) or 1.0)
         else:
             axis = Axis(label, **_FRACTION)
-        x = Axis("epoch", 0, max(epochs[-1], 1))
+        x = Axis("epoch", 0, max(epochs[-1], 1), whole=True)
         panel = Panel(f"training_{column}", title, caption, x, axis, height=170)
         panel.line(epochs, values, "--blue")
         if len(finite) <= 30:
@@ -464,6 +465,41 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> list[Picture]:
                     panel.dot(epoch, value, "--blue", f"epoch {epoch:g}: {value:.4g}")
         pictures.append(panel.picture())
     return pictures
+
+
+def map_by_variant(
+    names: Sequence[str],
+    means: Mapping[str, Sequence[float]],
+    deviations: Mapping[str, Sequence[float]],
+) -> Picture:
+    """mAP in total and by group of several variants.
+
+    Args:
+        names: K variants.
+        means: K mean mAP of "total" and each group, fractions of 1; NaN where not defined.
+        deviations: K standard deviations over seeds likewise, NaN where there is one seed.
+    """
+    shown = {group: mean for group, mean in means.items() if np.isfinite(mean).any()}
+    panel = Panel(
+        "comparison_map",
+        "mAP of each variant",
+        "Mean average precision over all classes (ring) and by group; bars are one standard "
+        "deviation over seeds to each side.",
+        Axis("mAP", **_FRACTION),
+        names,
+        [Key(g, MEAN_COLOURS[g], "ring" if g == "total" else "dot") for g in shown],
+        height=22,
+    )
+    for group, mean in shown.items():
+        for row, (value, deviation) in enumerate(zip(mean, deviations[group], strict=True)):
+            if not math.isfinite(value):
+                continue
+            if math.isfinite(deviation):
+                ends = (value - deviation, value + deviation)
+                panel.bar(*ends, row, MEAN_COLOURS[group], thick=0.1)
+            tip = f"{names[row]}: {group} {percent(value)}"
+            panel.dot(value, row, MEAN_COLOURS[group], tip, ring=group == "total")
+    return panel.picture()
 
 
 def map_by_value(

@@ -38,10 +38,10 @@ def escape(value: object) -> str:
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction of 1 as text, such as "38.3 %"; a dash for what is not defined."""
+    """A fraction of 1 as text, such as "38.3 %" (the space does not break); a dash for NaN."""
     if fraction is None or math.isnan(fraction):
         return "–"
-    return f"{100 * fraction:.{digits}f} %"
+    return f"{100 * fraction:.{digits}f}\u00a0%"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +83,14 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Numbers from `low` to `high`, linear or logarithmic; percent means fractions of 1."""
+    """Numbers from `low` to `high`; percent means fractions of 1, whole that they are counted."""
 
     label: str
     low: float
     high: float
     log: bool = False
     percent: bool = False
+    whole: bool = False
 
     def place(self, values: object) -> np.ndarray:
         """Where values lie between the ends, 0 to 1; values beyond an end lie on it."""
@@ -101,16 +102,17 @@ class Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """Round values and their text."""
-        scale, unit = (100, " %") if self.percent else (1, "")
+        scale, unit = (100, "\u00a0%") if self.percent else (1, "")
         if self.log:
             decades = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
             factors = (1,) if len(decades) > 2 else (1, 2, 5)
             values = [f * 10.0**d for d in (*decades, decades.stop) for f in factors]
             values = [v for v in values if self.low * 0.999 <= v <= self.high * 1.001]
         else:
-            rough = (self.high - self.low) / 5
+            rough = max((self.high - self.low) / 5, 1.0 if self.whole else 0.0)
             power = 10.0 ** math.floor(math.log10(rough))
-            step = next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= rough * 0.999)
+            steps = (1, 2, 5, 10) if self.whole else (1, 2, 2.5, 5, 10)
+            step = next(f * power for f in steps if f * power >= rough * 0.999)
             first = math.ceil(self.low / step - 1e-9)
             values = [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
         return [(v, f"{round(scale * v, 10):g}".replace("-", "−") + unit) for v in values]
@@ -151,7 +153,7 @@ class Panel:
         self.name, self.title, self.caption, self.x, self.y = name, title, caption, x, y
         self._elements: list[str] = []
         top = self._add_title() + 6
-        top = self._add_legend(keys, top) + 6
+        top = self._add_legend(keys, top) + 9
         if isinstance(y, Axis):
             left = 8 + max(text_width(label) for _, label in y.ticks())
             self.text(_MARGIN, top + 8, y.label, colour="--muted")
