@@ -170,12 +170,16 @@ def _variants(
             )
         config = runs[members[0]][0]
         words = [
-            str(config[f]) if f == "method" else f"{_SYMBOLS.get(f, f)} = {config.get(f)}"
+            str(config[f]) if f == "method" else f"{_SYMBOLS.get(f, f)} = {_text(config.get(f))}"
             for f in naming
         ]
         label = ", ".join(words) or str(config.get("method", "all runs"))
         variants.append(_Variant(label, config, [runs[k][1] for k in members]))
     return variants, differing
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _comparison_summary(
@@ -188,7 +192,7 @@ def _comparison_summary(
         f"<h1>{escape(title)}</h1>",
         f"<p>{len(runs)} runs of {len(variants)} "
         f"{'variant' if len(variants) == 1 else 'variants'}, each tested on the same "
-        f"{scores['num_test_examples']:,} images with {len(scores['per_class'])} tags. Mean "
+        f"{scores['num_test_examples']:,} images with {len(scores['per_class']):,} tags. Mean "
         "average precision (mAP) says how well the images that have a tag are put before those "
         "that have not: 100 % is perfect. Tags are head (100 training images or more), medium (20 "
         "to 99) or tail (fewer than 20).</p><ul>",
@@ -258,13 +262,11 @@ def _comparison_table(variants: Sequence[_Variant]) -> str:
             if variant.mean(column) == best[column] and len(variants) > 1:
                 cell = pages.Cell(cell.replace("<td>", "<td><b>").replace("</td>", "</b></td>"))
             cells.append(cell)
-        if table:
-            row = table.get(variant.config.get("method"))
-            cells += [f"{v:.2f}" for v in row] if row else ["–"] * 4
         rows.append([pages.name_cell(variant.label), f"{len(variant.scores)}", *cells])
     heads = ["variant", "seeds", *pages.COLUMNS]
-    if table:
-        heads += [f"published {c}" for c in pages.COLUMNS]
+    for method in dict.fromkeys(v.config.get("method") for v in variants):
+        if method in table:
+            rows.append([f"{method}, published", "–", *(f"{v:.2f}" for v in table[method])])
     sizes = pages.group_sizes(variants[0].scores[0])
     count = ", ".join(f"{sizes[name]} {name}" for name in GROUP_NAMES)
     return (
@@ -347,6 +349,6 @@ def _differing_table(variants: Sequence[_Variant], differing: Sequence[str]) -> 
     rows = []
     for variant in variants:
         values = [variant.config.get(field) for field in differing]
-        cells = [pages.left_cell("–" if value is None else value) for value in values]
+        cells = [pages.left_cell("–" if value is None else _text(value)) for value in values]
         rows.append([pages.name_cell(variant.label), *cells])
     return pages.table(["variant", *differing], rows, left=differing)

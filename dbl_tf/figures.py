@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from dbl_tf import metrics
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
 from dbl_tf.svg import Axis, Key, Panel, Picture, percent, shortened
 
@@ -198,7 +197,7 @@ def class_shares(
         for values, colour, ring in reversed(series):
             for rank in np.flatnonzero(values > 0):
                 if not ring:
-                    panel.dot(rank + 1, values[rank], colour)
+                    panel.dot(rank + 1, values[rank], colour, r=1.8)
             if ring:
                 panel.line(
                     np.arange(1, len(values) + 1), np.where(values > 0, values, np.nan), colour
@@ -227,7 +226,7 @@ def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
     if len(classes) > MAX_MATRIX_CLASSES:
         chosen = np.linspace(0, len(classes) - 1, MAX_MATRIX_CLASSES).round().astype(int)
         left_out = (
-            f" Shown are {len(chosen)} of the {len(classes)} classes, evenly spaced from the most "
+            f" Shown are {len(chosen)} of the {len(classes):,} classes, evenly spaced from the most "
             "to the least frequent."
         )
     names = [classes.names[i] for i in chosen]
@@ -371,6 +370,7 @@ def precision_recall(
     probabilities: np.ndarray,
     thresholds: np.ndarray,
     statistics: LabelStatistics,
+    scores: Mapping[str, Any],
 ) -> list[Picture]:
     """Precision–recall curves of up to three classes of each group: its best, middle and worst.
 
@@ -379,9 +379,11 @@ def precision_recall(
         probabilities: (N, C).
         thresholds: (C,), where each class counts as present.
         statistics: of the training set.
+        scores: of `dbl_tf.evaluation.score` for these.
     """
     labels = np.asarray(labels, bool)
-    average_precision = metrics.average_precision(labels, probabilities)
+    entries = [scores["per_class"][name] for name in statistics.class_names]
+    average_precision = np.array([math.nan if e["ap"] is None else e["ap"] for e in entries])
     pictures = []
     for group, members in statistics.groups.items():
         members = members[~np.isnan(average_precision[members])]
@@ -563,11 +565,11 @@ def _bars_by_class(
         keys.append(Key("guessing", "--ink", "tick" if not classes.by_rank else "line"))
     missing = int(np.isnan(values).sum())
     if missing:
-        caption += f" {missing} of {len(classes)} have no value: nothing to measure it on."
+        caption += f" {missing:,} of {len(classes):,} have no value: nothing to measure it on."
     if classes.by_rank:
         panel = Panel(name, title, caption, classes.rank_axis(), axis, keys, height=240)
         for rank in np.flatnonzero(~np.isnan(values)):
-            panel.dot(rank + 1, values[rank], GROUP_COLOURS[classes.groups[rank]])
+            panel.dot(rank + 1, values[rank], GROUP_COLOURS[classes.groups[rank]], r=1.8)
         if marks is not None:
             panel.line(np.arange(1, len(marks) + 1), marks, "--ink")
         return panel.picture()

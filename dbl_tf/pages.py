@@ -40,7 +40,7 @@ grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr))}
 padding:8px 12px}
 .card b{display:block;font-size:1.7rem;line-height:1.25}
 .scroll{overflow-x:auto;max-width:100%;margin:.6em 0}
-table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;overflow-wrap:normal;font-size:.86rem;font-variant-numeric:tabular-nums}
 th,td{padding:3px 9px;border-bottom:1px solid var(--grid);text-align:right;white-space:nowrap}
 th{text-align:right;vertical-align:bottom;white-space:normal;color:var(--muted);font-weight:600}
 th:first-child,td:first-child,.l{text-align:left}
@@ -183,7 +183,7 @@ def shown_classes(classes: figures.Classes, average_precision: np.ndarray) -> tu
         ranked = members[np.argsort(-average_precision[members], kind="stable")]
         shown.update(int(i) for i in [*ranked[:half], *ranked[-half:]])
     note = (
-        f'<p class="muted">Shown are {len(shown)} of {len(classes)} classes: of each group the '
+        f'<p class="muted">Shown are {len(shown)} of {len(classes):,} classes: of each group the '
         f"{half} best and the {half} worst. The others are in metrics.json.</p>"
     )
     return [int(i) for i in classes.index if int(i) in shown], note

@@ -86,7 +86,7 @@ def write_run_report(
         [figures.average_precision_by_class(scores)],
         beside=f'<div class="wide"><h3>Every tag in numbers</h3>{_class_table(scores)}</div>',
     )
-    page.add_panels(figures.precision_recall(labels, probabilities, thresholds, statistics))
+    page.add_panels(figures.precision_recall(labels, probabilities, thresholds, statistics, scores))
     page.add(_worst_images(labels, probabilities, thresholds, statistics, image_names, read_image))
 
     page.add("<h2>What training saw</h2>")
@@ -183,7 +183,7 @@ def _run_summary(
     ranked = sorted(tested, key=lambda n: -tested[n]["ap"])
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>The model learned {statistics.num_classes} tags from {statistics.num_examples:,} "
+        f"<p>The model learned {statistics.num_classes:,} tags from {statistics.num_examples:,} "
         f"images and was tested on {len(labels):,} images that it had not seen.</p>",
         _cards(scores["mAP"], pages.group_sizes(scores)),
     ]
@@ -216,7 +216,8 @@ def _run_summary(
             f"images, of which {percent(hits / given if given else None)} are right, and finds "
             f"{percent(hits / present if present else None)} of the {present:,} that are there."
         )
-        never = [n for i, n in enumerate(entries) if n in tested and not predicted[:, i].any()]
+        given_ever = predicted.any(axis=0)
+        never = [n for n, ever in zip(entries, given_ever, strict=True) if n in tested and not ever]
         if never:
             shown = ", ".join(pages.named(n) for n in never[:10])
             parts.append(f" It never gives: {shown}{pages.and_more(len(never) - 10)}.")
@@ -281,7 +282,7 @@ def _cards(mean: Mapping[str, float | None], sizes: Mapping[str, int]) -> str:
     cards = "".join(
         f'<div class="card" style="--c:var({figures.MEAN_COLOURS[name]})">'
         f"<b>{percent(mean[name])}</b>"
-        f"<small>mAP, {words[name]} ({sizes[name]} {'tag' if sizes[name] == 1 else 'tags'})"
+        f"<small>mAP, {words[name]} ({sizes[name]:,} {'tag' if sizes[name] == 1 else 'tags'})"
         "</small></div>"
         for name in pages.COLUMNS
     )

@@ -41,7 +41,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction of 1 as text, such as "38.3 %" (the space does not break); a dash for NaN."""
     if fraction is None or math.isnan(fraction):
         return "–"
-    return f"{100 * fraction:.{digits}f}\u00a0%"
+    if 0 < fraction < 0.005 * 0.1**digits:  # would be a zero
+        number = np.format_float_positional(100 * fraction, 2, fractional=False, trim="-")
+    else:
+        number = f"{100 * fraction:.{digits}f}"
+    return f"{number}\u00a0%"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +201,14 @@ class Panel:
             f'stroke-width="1.8" stroke-linejoin="round"{dash}/>'
         )
 
-    def dot(self, x: float, y: float, colour: str, tip: str = "", *, ring: bool = False):
-        """A dot, or a ring; `tip` is shown where the pointer rests on it."""
+    def dot(
+        self, x: float, y: float, colour: str, tip: str = "", *, ring: bool = False, r: float = 3
+    ):
+        """A dot of radius r, or a ring; `tip` is shown where the pointer rests on it."""
         across, down = self.at(x, y)
         fill = f'fill="none" stroke="var({colour})" stroke-width="1.6"'
         fill = fill if ring else f'fill="var({colour})"'
-        self._add(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{4.5 if ring else 3}" {fill}', tip)
+        self._add(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{4.5 if ring else r}" {fill}', tip)
 
     def bar(self, low: float, high: float, row: float, colour: str, tip: str = "", thick=0.62):
         """A horizontal bar from a value to another."""
