@@ -17,7 +17,8 @@ from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
 from dbl_tf.svg import Axis, Key, Panel, Picture, percent, shortened
 
 MAX_NAMED_CLASSES = 60
-MAX_MATRIX_CLASSES = 40
+MAX_NAMED_FIELDS = 30
+MAX_MATRIX_CLASSES = 100
 MAX_CURVE_POINTS = 300
 GROUP_COLOURS = {"head": "--blue", "medium": "--orange", "tail": "--red"}
 GROUP_LABELS = {
@@ -173,48 +174,52 @@ def class_shares(
     classes = Classes.of_statistics(statistics)
     before = statistics.priors[classes.index]
     expected = statistics.resampled_probability[classes.index]
-    keys = [Key("in the data, n/N", "--grey", "dot")]
-    series = [(before, "--grey", False)]
+    series = [("in the data, n/N", before, "--grey")]
     if observed_counts is not None:
         observed = np.asarray(observed_counts, np.float64)[classes.index] / num_draws
-        keys.append(Key("in the images that training drew", "--blue", "dot"))
-        series.append((observed, "--blue", False))
-    keys.append(Key("class-aware re-sampling by Eq. 1, p̂", "--red", "ring"))
-    series.append((expected, "--red", True))
-    shown = np.concatenate([values for values, _, _ in series])
+        series.append(("in the images that training drew", observed, "--blue"))
+    series.append(("class-aware re-sampling by Eq. 1, p̂", expected, "--red"))
+    keys = [
+        Key(
+            label,
+            colour,
+            "dot" if values is not expected else "line" if classes.by_rank else "ring",
+        )
+        for label, values, colour in series
+    ]
+    shown = np.concatenate([values for _, values, _ in series])
     low = 10.0 ** math.floor(math.log10(min(shown[shown > 0], default=0.1)))
     axis = Axis("share of the images that hold the class", low, 1.0, log=True, percent=True)
-    title = "How often training sees each class"
+    name, title = "class_shares", "How often training sees each class"
     caption = (
-        "Each row runs from how frequent a class is in the data to how frequent it is among the "
-        "images that training is shown; rings say what drawing a class first, then an image of it, "
-        "should give (the paper's Fig. 2). The scale is logarithmic."
+        " shows how frequent a class is in the data and among the images that training is shown; "
+        "Eq. 1 is what drawing a class first, then an image of it, should give (the paper's Fig. "
+        "2). The scale is logarithmic."
     )
-    name = "class_shares"
     if classes.by_rank:
-        axis = dataclasses.replace(axis, label="share of the images")
-        panel = Panel(name, title, caption, classes.rank_axis(), axis, keys)
-        for values, colour, ring in reversed(series):
+        x, axis = classes.rank_axis(), dataclasses.replace(axis, label="share of the images")
+        panel = Panel(name, title, f"Each place from left to right{caption}", x, axis, keys)
+        for _, values, colour in series:
+            if values is expected:
+                line = np.where(values > 0, values, np.nan)
+                panel.line(np.arange(1, len(values) + 1), line, colour)
+                continue
             for rank in np.flatnonzero(values > 0):
-                if not ring:
-                    panel.dot(rank + 1, values[rank], colour, r=1.8)
-            if ring:
-                panel.line(
-                    np.arange(1, len(values) + 1), np.where(values > 0, values, np.nan), colour
-                )
+                panel.dot(rank + 1, values[rank], colour, r=1.8)
         return panel.picture()
-    panel = Panel(name, title, caption, axis, classes.names, keys, height=17)
+    panel = Panel(name, title, f"Each row{caption}", axis, classes.names, keys, height=17)
     for row, label in enumerate(classes.names):
-        if (after := series[-2][0][row]) > 0 and before[row] > 0:
+        after = series[-2][1][row]
+        if after > 0 and before[row] > 0:
             panel.bar(before[row], after, row, "--grid", thick=0.16)
         tip = (
             f"{label}: {percent(before[row], 2)} in the data, {percent(expected[row], 2)} by Eq. 1"
         )
         if observed_counts is not None:
             tip += f", {percent(observed[row], 2)} drawn"
-        for values, colour, ring in series:
+        for _, values, colour in series:
             if values[row] > 0:
-                panel.dot(values[row], row, colour, tip, ring=ring)
+                panel.dot(values[row], row, colour, tip, ring=values is expected)
     return panel.picture()
 
 
@@ -224,16 +229,19 @@ def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
     chosen = np.arange(len(classes))
     left_out = ""
     if len(classes) > MAX_MATRIX_CLASSES:
-        chosen = np.linspace(0, len(classes) - 1, MAX_MATRIX_CLASSES).round().astype(int)
+        chosen = np.linspace(0, len(classes) - 1, MAX_NAMED_FIELDS).round().astype(int)
         left_out = (
-            f" Shown are {len(chosen)} of the {len(classes):,} classes, evenly spaced from the most "
-            "to the least frequent."
+            f" Shown are {len(chosen)} of the {len(classes):,} classes, evenly spaced from the "
+            "most to the least frequent."
         )
     names = [classes.names[i] for i in chosen]
     index = classes.index[chosen]
     # From [i, j] to the paper's column i, row j.
     matrix = statistics.conditional_probability[np.ix_(index, index)].T
     size = len(names)
+    if size > MAX_NAMED_FIELDS:
+        names = [""] * size
+        left_out = " Names have no room here; both ways, the most frequent class comes first."
     panel = Panel(
         "conditional_probability",
         "Which classes come together",
@@ -243,9 +251,9 @@ def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
         names,
         names,
         [Key("none to all of the row's images", "--blue", "ramp")],
-        height=max(8, round(250 / size)),
+        height=max(3, round(250 / size)),
     )
-    panel.shade(matrix, "of images with {row}, {value} hold {column}" if size <= 25 else "")
+    panel.shade(matrix, "of images with {row}, {value} hold {column}" if any(names) else "")
     return panel.picture()
 
 

@@ -207,12 +207,18 @@ def _run_summary(
                 f"<li><b>Hardly better than guessing</b> (less than a tenth of the way to "
                 f"perfect): {shown}{pages.and_more(len(hardly) - 10)}.</li>"
             )
+        chosen_on = scores["F1"]["thresholds_from"]
+        where = (
+            "the training images themselves, for want of others"
+            if chosen_on == "train"
+            else f"the split {escape(chosen_on)}"
+        )
         predicted = probabilities >= thresholds
         hits = int((predicted & labels).sum())
         given, present = int(predicted.sum()), int(labels.sum())
         parts.append(
             f"<li><b>As a tagger</b>, with a threshold of its own for each tag (chosen on "
-            f"{escape(scores['F1']['thresholds_from'])}), it gives {given:,} tags to the test "
+            f"{where}), it gives {given:,} tags to the test "
             f"images, of which {percent(hits / given if given else None)} are right, and finds "
             f"{percent(hits / present if present else None)} of the {present:,} that are there."
         )

@@ -41,7 +41,7 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     """A fraction of 1 as text, such as "38.3 %" (the space does not break); a dash for NaN."""
     if fraction is None or math.isnan(fraction):
         return "–"
-    if 0 < fraction < 0.005 * 0.1**digits:  # would be a zero
+    if digits and 0 < fraction < 0.005 * 0.1**digits:  # would be a zero
         number = np.format_float_positional(100 * fraction, 2, fractional=False, trim="-")
     else:
         number = f"{100 * fraction:.{digits}f}"
@@ -166,7 +166,7 @@ class Panel:
             left = 6 + min(max((text_width(name) for name in y), default=0), _MAX_ROW_LABEL)
             height *= len(y)
         if not isinstance(x, Axis):
-            top += 0.9 * min(max(map(text_width, x), default=0), _MAX_COLUMN_LABEL)
+            top += min(max(map(text_width, x), default=0), _MAX_COLUMN_LABEL)
         self.left, self.right = _MARGIN + math.ceil(left), WIDTH - _MARGIN - 6
         self.top, self.bottom = round(top), round(top) + height
         self._add_axes()
@@ -240,14 +240,22 @@ class Panel:
         width = (self.right - self.left) / matrix.shape[1]
         height = (self.bottom - self.top) / matrix.shape[0]
         self._add('<g fill="var(--blue)">')
+        by_shade: dict[str, list[str]] = {}
         for row, column in np.argwhere(matrix >= 0.005):
             across, down = self.left + column * width, self.top + row * height
             value = matrix[row, column]
-            self._add(
-                f'<rect x="{across:.1f}" y="{down:.1f}" width="{width:.1f}" '
-                f'height="{height:.1f}" opacity="{value:.2f}"',
-                tip and tip.format(row=self.y[row], column=self.x[column], value=percent(value)),
-            )
+            if tip:
+                text = tip.format(row=self.y[row], column=self.x[column], value=percent(value))
+                self._add(
+                    f'<rect x="{across:.1f}" y="{down:.1f}" width="{width:.1f}" '
+                    f'height="{height:.1f}" opacity="{value:.2f}"',
+                    text,
+                )
+            else:
+                field = f"M{across:.1f} {down:.1f}h{width:.1f}v{height:.1f}h-{width:.1f}z"
+                by_shade.setdefault(f"{value:.2f}", []).append(field)
+        for shade, fields in by_shade.items():
+            self._add(f'<path d="{"".join(fields)}" opacity="{shade}"/>')
         self._add("</g>")
 
     def whisker(self, x: float, low: float, high: float, colour: str):
@@ -324,9 +332,9 @@ class Panel:
         else:
             for column, name in enumerate(self.x):
                 across, _ = self.at(column, 0)
-                turned = f' transform="rotate(-60 {across + 3:.1f} {self.top - 5})"'
+                turned = f' transform="rotate(-90 {across + 4:.1f} {self.top - 5})"'
                 space = (_MAX_COLUMN_LABEL, (self.right - self.left) / len(self.x))
-                self._add_name(across + 3, self.top - 5, name, space, turned)
+                self._add_name(across + 4, self.top - 5, name, space, turned)
         if isinstance(self.y, Axis):
             for value, label in self.y.ticks():
                 down = self.bottom - float(self.y.place(value)) * (self.bottom - self.top)

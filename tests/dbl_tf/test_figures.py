@@ -217,7 +217,7 @@ def test_colour_values_of_many_classes_are_drawn_by_rank():
     picture = figures.class_shares(statistics)
     assert "classes by rank, most frequent first" in texts(picture)
     matrix = figures.conditional_probability_matrix(statistics)
-    assert "40 of the 200 classes" in matrix.caption
+    assert "30 of the 200 classes" in matrix.caption
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from dbl_tf import LabelStatistics, comparison, evaluation, losses, published, report
 
@@ -166,6 +167,16 @@ def test_classes_without_test_images_and_empty_groups(tmp_path):
     assert page.row("kite")[4:8] == ["–"] * 4
     assert "Without test images, so left out of the means: kite." in page.text
     assert "chosen on train" in page.text and "nan" not in page.text.lower()
+
+
+def test_one_class_and_sparse_labels(tmp_path):
+    run = make_run(names=("person",))
+    run["labels"] = scipy.sparse.csr_array(run["labels"])
+    run["train_labels"] = scipy.sparse.csr_array(run["train_labels"])
+    page = write(tmp_path, **full_arguments(**run))
+    check_self_contained(page)
+    assert page.row("person")[1] == "head"
+    assert "(1 tag)" in page.text and "Found worst" not in page.text
 
 
 def test_nothing_to_find_at_all(tmp_path):
