@@ -229,8 +229,8 @@ def _comparison_summary(
     parts.append("</ul>")
     if min(len(v.scores) for v in variants) == 1:
         parts.append(
-            "<p>Some variants are single runs: with other seeds their figures move, so that a "
-            "difference of a few points is no ranking.</p>"
+            "<p>A variant of one seed is a single run: with another seed its figures move, so that "
+            "a difference of a few points is no ranking.</p>"
         )
     return "".join(parts)
 

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
+from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
 from dbl_tf.svg import Axis, Key, Panel, Picture, percent, shortened
 
 MAX_NAMED_CLASSES = 60
@@ -102,7 +102,7 @@ def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarra
         float64 (C,): 0 where all examples are drawn equally often, NaN for a class without any.
     """
     probability = statistics.instance_probability(labels)
-    if not hasattr(labels, "tocsr"):
+    if not is_sparse(labels):
         labels = np.asarray(labels, np.float64)
     counts = np.asarray(labels.sum(axis=0), np.float64).reshape(-1)
     transposed = labels.T

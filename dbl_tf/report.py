@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dbl_tf import figures, methods, pages, published
-from dbl_tf.statistics import LabelStatistics
+from dbl_tf.statistics import LabelStatistics, is_sparse
 from dbl_tf.svg import Picture, escape, percent
 
 MAX_WORST_IMAGES = 12
@@ -77,7 +77,7 @@ def write_run_report(
         )
     config = dict(config or {})
     page = pages.Page(path, figures_dir)
-    page.add(_run_summary(title, config, statistics, scores, labels, probabilities, thresholds))
+    page.add(_run_summary(title, statistics, scores, labels, probabilities, thresholds))
     page.add(_what_the_method_changed(config, statistics, loss, observed_counts, num_draws))
     page.add(_published_of_run(config, scores))
 
@@ -155,7 +155,14 @@ def mistakes(
     return order, total[order]
 
 
-def _check_run(statistics, labels, probabilities, thresholds, scores, image_names) -> None:
+def _check_run(
+    statistics: LabelStatistics,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    thresholds: np.ndarray,
+    scores: Mapping[str, Any],
+    image_names: Sequence[str],
+) -> None:
     shape = (len(image_names), statistics.num_classes)
     if labels.shape != shape or probabilities.shape != shape:
         raise ValueError(
@@ -170,7 +177,6 @@ def _check_run(statistics, labels, probabilities, thresholds, scores, image_name
 
 def _run_summary(
     title: str,
-    config: Mapping[str, Any],
     statistics: LabelStatistics,
     scores: Mapping[str, Any],
     labels: np.ndarray,
@@ -419,7 +425,7 @@ def _settings(config: Mapping[str, Any]) -> str:
 
 
 def _dense(labels: Any) -> np.ndarray:
-    return np.asarray(labels.toarray() if hasattr(labels, "tocsr") else labels, bool)
+    return np.asarray(labels.toarray() if is_sparse(labels) else labels, bool)
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
