@@ -136,7 +136,7 @@ def test_compiled_models_load_from_keras_files_alone(tmp_path):
     expected, paths = [], []
     for name, (make_layer, make_loss) in CASES.items():
         model = keras.Sequential([keras.Input((5,)), make_layer()])
-        model.compile(optimizer=keras.optimizers.SGD(0.1), loss=make_loss(), jit_compile=False)
+        model.compile(optimizer=keras.optimizers.SGD(0.1), loss=make_loss(), run_eagerly=True)
         before = model.get_weights()
         model.fit(features, labels, epochs=1, batch_size=16, verbose=0)
         trained = len(model.trainable_variables)

@@ -314,7 +314,7 @@ def test_jax_backend_without_tensorflow_gives_the_same_loss_and_gradient(tmp_pat
     labels, logits = make_batch()
     np.savez(tmp_path / "batch.npz", labels=labels, logits=logits)
     losses = {name: make_loss(name) for name in METHODS}
-    losses |= {name: make() for name, make in COMPARED.items()}
+    losses |= {name: COMPARED[name]() for name in ("rw_focal", "cb_focal", "ldam", "asl")}
     arguments = {
         name: {**loss.get_config(), "class": type(loss).__name__} for name, loss in losses.items()
     }
