@@ -5,15 +5,34 @@ The modules imported here need no TensorFlow; `models`, `training`, `evaluation`
 imported by name.
 """
 
-from dbl_tf import losses, metrics, statistics, weighting
-from dbl_tf.losses import DistributionBalancedLoss
+from dbl_tf import classifiers, losses, metrics, statistics, weighting
+from dbl_tf.classifiers import (
+    CosineClassifier,
+    GraphClassifier,
+    label_graph,
+    read_label_embeddings,
+)
+from dbl_tf.losses import (
+    AsymmetricLoss,
+    DistributionBalancedLoss,
+    LDAMLoss,
+    ReweightedCrossentropy,
+)
 from dbl_tf.statistics import LabelStatistics
 
 __all__ = [
+    "AsymmetricLoss",
+    "CosineClassifier",
     "DistributionBalancedLoss",
+    "GraphClassifier",
+    "LDAMLoss",
     "LabelStatistics",
+    "ReweightedCrossentropy",
+    "classifiers",
+    "label_graph",
     "losses",
     "metrics",
+    "read_label_embeddings",
     "statistics",
     "weighting",
 ]

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from dbl_tf.classifiers import GraphClassifier
+
 SMALL_RESNET = "small_resnet"
 
 # The paper's training leaves the stem and the first stage of a pre-trained ResNet as they are.
@@ -92,41 +94,55 @@ def build_backbone(
     return keras.Model(images, features, name="backbone")
 
 
-def build_head(num_features: int, num_classes: int, *, seed: int = 0) -> keras.Model:
+def build_head(
+    num_features: int,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    classifier: layers.Layer | None = None,
+    neck: bool = True,
+) -> keras.Model:
     """The layers above the backbone: FC 256, BatchNorm, dropout 0.5, FC C; no activation.
 
     Args:
         num_features: F.
         num_classes: C.
         seed: of the dropout masks.
+        classifier: a layer named "classifier" that gives (B, C) logits in place of FC C, such as
+            `dbl_tf.CosineClassifier`.
+        neck: whether FC 256, BatchNorm and dropout stand below the classifier; if not, it takes
+            the features themselves.
 
     Returns:
         A model from (B, F) features to (B, C) logits in float32. FC 256 starts He-normal by
-        fan-out, the classifier N(0, 0.01), biases at zero.
+        fan-out, FC C from N(0, 0.01), biases at zero.
     """
     features = keras.Input((num_features,), name="features")
-    x = layers.Dense(
-        256,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
-        name="neck",
-    )(features)
-    # PyTorch's BatchNorm, with which the recipe was made: 0.9 of the old statistics are kept.
-    x = layers.BatchNormalization(
-        momentum=0.9,
-        epsilon=1e-5,
-        synchronized=keras.backend.backend() == "tensorflow",
-        name="neck_norm",
-    )(x)
-    x = StatelessDropout(0.5, seed=seed, name="neck_dropout")(x)
-    logits = layers.Dense(
-        num_classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-        dtype="float32",
-        name="classifier",
-    )(x)
-    return keras.Model(features, logits, name="head")
+    x = features
+    if neck:
+        x = layers.Dense(
+            256,
+            kernel_initializer=keras.initializers.VarianceScaling(
+                2.0, mode="fan_out", distribution="untruncated_normal"
+            ),
+            name="neck",
+        )(x)
+        # PyTorch's BatchNorm, with which the recipe was made: 0.9 of the old statistics are kept.
+        x = layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            synchronized=keras.backend.backend() == "tensorflow",
+            name="neck_norm",
+        )(x)
+        x = StatelessDropout(0.5, seed=seed, name="neck_dropout")(x)
+    if classifier is None:
+        classifier = layers.Dense(
+            num_classes,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            dtype="float32",
+            name="classifier",
+        )
+    return keras.Model(features, classifier(x), name="head")
 
 
 def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
@@ -144,11 +160,13 @@ def copy_weights(
         source: a `.keras` file of a network that `join` made, or a directory with a `model.keras`.
         backbone: of `build_backbone`.
         head: of `build_head`.
-        same_classes: whether the classifier is copied too; it is left as it is where the networks
-            know different classes.
+        same_classes: whether the classifier is copied too. It is left as it is where the networks
+            know different classes, and where their classifiers are of different kinds. The graph
+            and the label embeddings of a `GraphClassifier` are always those of `head`.
 
     Raises:
-        ValueError: the file holds no such network, or one with another backbone.
+        ValueError: the file holds no such network, or one with another backbone, or without the
+            layers that `head` has below its classifier.
     """
     path = os.path.join(source, "model.keras") if os.path.isdir(source) else source
     if not os.path.isfile(path):
@@ -161,15 +179,26 @@ def copy_weights(
     if shapes[0] != shapes[1]:
         raise ValueError(f"the backbone in {path} is another one than that of this run")
     backbone.set_weights(parts["backbone"].get_weights())
+    others = {layer.name: layer for layer in parts["head"].layers}
     for layer in head.layers:
         if isinstance(layer, StatelessDropout):  # its count of steps is that of this run
             continue
-        if layer.name == "classifier" and not same_classes:
+        other = others.get(layer.name)
+        if layer.name == "classifier" and not (same_classes and type(other) is type(layer)):
             continue
-        values = parts["head"].get_layer(layer.name).get_weights()
-        if [w.shape for w in values] != [tuple(w.shape) for w in layer.weights]:
+        if other is None:
+            raise ValueError(
+                f"the head in {path} is another one: it has no layer {layer.name}, only "
+                f"{', '.join(others)}"
+            )
+        fixed = isinstance(layer, GraphClassifier)
+        targets, sources = (
+            each.trainable_variables if fixed else each.weights for each in (layer, other)
+        )
+        if [tuple(w.shape) for w in sources] != [tuple(w.shape) for w in targets]:
             raise ValueError(f"layer {layer.name} in {path} is of another shape than in this run")
-        layer.set_weights(values)
+        for target, source in zip(targets, sources, strict=True):
+            target.assign(ops.convert_to_numpy(source))
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")

@@ -2,26 +2,18 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import (
-    evaluation,
-    losses,
-    methods,
-    models,
-    optimizers,
-    serving,
-    training,
-    weighting,
-)
+from dbl_tf import classifiers, evaluation, methods, models, optimizers, serving, training
 from dbl_tf.statistics import LabelStatistics
 from pipelines import datasets, evaluation_run, images, inputs, sampling
 from pipelines.config import IMAGENET, NO_WEIGHTS, ConfigError, RunConfig
@@ -102,7 +94,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     with strategy.scope():
-        backbone, head = build_networks(config, statistics.class_names)
+        backbone, head = build_networks(config, statistics)
         network = head if config.freeze_backbone else models.join(backbone, head)
         network.compile(
             make_optimizer(config, plan), make_loss(config, statistics), jit_compile=False
@@ -156,7 +148,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
     if not is_chief:
         training.wait_for_all(strategy)
         return None
-    model = plain_copy(config, models.join(backbone, head), statistics.class_names)
+    model = plain_copy(config, models.join(backbone, head), statistics)
     model.save(run_dir / "model.keras")
     if config.freeze_backbone:
 
@@ -292,7 +284,7 @@ def describe(config: RunConfig, data: LabelledData, statistics: LabelStatistics,
     )
 
 
-def make_loss(config: RunConfig, statistics: LabelStatistics) -> losses.DistributionBalancedLoss:
+def make_loss(config: RunConfig, statistics: LabelStatistics) -> keras.losses.Loss:
     """The loss of a resolved configuration."""
     return methods.get(config.method).make_loss(
         statistics.class_counts,
@@ -310,13 +302,15 @@ def make_loss(config: RunConfig, statistics: LabelStatistics) -> losses.Distribu
 
 def make_weighting(config: RunConfig, statistics: LabelStatistics) -> inputs.Weighting | None:
     """The weights that the pipeline makes from labels; None where it makes none."""
-    if not methods.get(config.method).rebalance or config.rebalance_in != "pipeline":
+    if config.rebalance_in != "pipeline":
         return None
-    counts = statistics.class_counts
-    if config.allow_empty_classes:
-        counts = weighting.clamp_counts(counts, statistics.num_examples)
-    return lambda labels: weighting.rebalanced_weights(
-        labels, counts, config.alpha, config.beta, config.mu
+    return methods.get(config.method).make_weighting(
+        statistics.class_counts,
+        statistics.num_examples,
+        alpha=config.alpha,
+        beta=config.beta,
+        mu=config.mu,
+        clamp_counts=config.allow_empty_classes,
     )
 
 
@@ -359,17 +353,20 @@ def make_draws(
 
 
 def build_networks(
-    config: RunConfig, class_names: Sequence[str], *, load_weights: bool = True
+    config: RunConfig, statistics: LabelStatistics, *, load_weights: bool = True
 ) -> tuple[keras.Model, keras.Model]:
     """Backbone and head of a resolved configuration.
 
     Args:
         config: of the run.
-        class_names: C names. The classifier of `init_from` is taken over where they are those of
-            the run that it is a directory of.
+        statistics: of the training labels. The classifier of `init_from` is taken over where the
+            class names are those of the run that it is a directory of.
         load_weights: whether they start from the weights of the configuration; if not, they have
             the same structure and random weights.
     """
+    label_embeddings = None
+    if word_vectors := getattr(config, "word_vectors", None):
+        label_embeddings = _label_embeddings(word_vectors, statistics.class_names)
     weights = None if config.backbone_weights == NO_WEIGHTS else config.backbone_weights
     try:
         backbone = models.build_backbone(
@@ -387,20 +384,31 @@ def build_networks(
             f"the ImageNet weights of {config.backbone} cannot be had here ({error}); pass "
             "--backbone_weights=FILE with a file of them, or =none"
         ) from error
-    head = models.build_head(backbone.output_shape[-1], len(class_names), seed=config.seed)
+    head = methods.get(config.method).make_head(
+        backbone.output_shape[-1],
+        statistics,
+        label_embeddings=label_embeddings,
+        seed=config.seed,
+    )
     if config.init_from and load_weights:
         beside = pathlib.Path(config.init_from, "statistics.json")
         names = LabelStatistics.load(beside).class_names if beside.is_file() else None
         models.copy_weights(
-            config.init_from, backbone, head, same_classes=names == tuple(class_names)
+            config.init_from, backbone, head, same_classes=names == statistics.class_names
         )
     return backbone, head
 
 
-def plain_copy(config: RunConfig, model: keras.Model, class_names: Sequence[str]) -> keras.Model:
+@functools.lru_cache(maxsize=1)
+def _label_embeddings(path: str, class_names: tuple[str, ...]) -> np.ndarray:
+    # Kept: the copy at the end of a run has their shape, and must not depend on the file any more.
+    return classifiers.read_label_embeddings(path, class_names)
+
+
+def plain_copy(config: RunConfig, model: keras.Model, statistics: LabelStatistics) -> keras.Model:
     """The trained network in float32 on one device, as it is evaluated and served."""
     keras.config.set_dtype_policy("float32")
-    copy = models.join(*build_networks(config, class_names, load_weights=False))
+    copy = models.join(*build_networks(config, statistics, load_weights=False))
     copy.set_weights(model.get_weights())
     return copy
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dbl_tf import DistributionBalancedLoss, LabelStatistics
+import dbl_tf
+from dbl_tf import AsymmetricLoss, DistributionBalancedLoss, LabelStatistics, LDAMLoss
+from dbl_tf import ReweightedCrossentropy as Reweighted
 from dbl_tf.losses import class_margins, negative_tolerant_crossentropy
-from dbl_tf.weighting import rebalanced_weights
+from dbl_tf.weighting import class_balanced_weights, inverse_root_weights, rebalanced_weights
 
 COUNTS = [775, 310, 95, 40, 12, 4]
 NUM_EXAMPLES = 1142
@@ -291,10 +293,18 @@ import dbl_tf
 batch = np.load(sys.argv[1])
 results = {}
 for name, arguments in json.loads(sys.argv[2]).items():
-    loss = dbl_tf.DistributionBalancedLoss(**arguments)
+    loss = getattr(dbl_tf, arguments.pop("class"))(**arguments)
     function = jax.jit(jax.value_and_grad(lambda logits: loss(batch["labels"], logits)))
     value, gradient = function(batch["logits"])
     results[name + "/value"], results[name + "/gradient"] = value, gradient
+for layer in (
+    dbl_tf.CosineClassifier(3, kernel_initializer="ones"),
+    dbl_tf.GraphClassifier(np.eye(3), hidden_units=4),
+):
+    features = np.float32([[3, 4], [0, 0]])
+    layer(features)
+    layer.set_weights([np.cos(np.arange(w.size)).reshape(w.shape) for w in layer.get_weights()])
+    results[type(layer).__name__] = jax.jit(layer)(features)
 np.savez(sys.argv[3], **results)
 """
 
@@ -303,9 +313,10 @@ def test_jax_backend_without_tensorflow_gives_the_same_loss_and_gradient(tmp_pat
     pytest.importorskip("jax")
     labels, logits = make_batch()
     np.savez(tmp_path / "batch.npz", labels=labels, logits=logits)
+    losses = {name: make_loss(name) for name in METHODS}
+    losses |= {name: COMPARED[name]() for name in ("rw_focal", "cb_focal", "ldam", "asl")}
     arguments = {
-        name: {"class_counts": COUNTS, "num_examples": NUM_EXAMPLES, **METHODS[name]}
-        for name in METHODS
+        name: {**loss.get_config(), "class": type(loss).__name__} for name, loss in losses.items()
     }
     subprocess.run(
         [sys.executable, "-c", PROGRAM, tmp_path / "batch.npz", json.dumps(arguments),
@@ -314,14 +325,25 @@ def test_jax_backend_without_tensorflow_gives_the_same_loss_and_gradient(tmp_pat
         check=True,
     )  # fmt: skip
     results = np.load(tmp_path / "jax.npz")
-    for name in METHODS:
+    for name, loss in losses.items():
         tensor = tf.constant(logits)
         with tf.GradientTape() as tape:
             tape.watch(tensor)
-            value = make_loss(name)(labels, tensor)
-        assert float(results[f"{name}/value"]) == pytest.approx(float(value), rel=1e-6)
+            value = loss(labels, tensor)
+        assert float(results[f"{name}/value"]) == pytest.approx(float(value), rel=2e-6)
         np.testing.assert_allclose(
             results[f"{name}/gradient"], tape.gradient(value, tensor), rtol=2e-5, atol=1e-9
+        )
+    features = np.float32([[3, 4], [0, 0]])
+    for layer in (
+        dbl_tf.CosineClassifier(3),
+        dbl_tf.GraphClassifier(np.eye(3), hidden_units=4),
+    ):
+        layer(features)
+        values = [np.cos(np.arange(w.size)).reshape(w.shape) for w in layer.get_weights()]
+        layer.set_weights(values)
+        np.testing.assert_allclose(
+            results[type(layer).__name__], layer(features), rtol=1e-5, atol=1e-6
         )
 
 
@@ -390,3 +412,200 @@ def test_statistics_fit_the_loss(voc_mlt_labels):
     loss = DistributionBalancedLoss(statistics.class_counts, statistics.num_examples)
     value = loss(voc_mlt_labels, np.zeros(voc_mlt_labels.shape, np.float32))
     assert 0 < float(value) < 1
+
+
+# The losses that Distribution-Balanced Loss is compared with, and their definitions in float64.
+COMPARED = {
+    "rw": lambda **a: Reweighted(COUNTS, "inverse_root", **a),
+    "rw_focal": lambda **a: Reweighted(COUNTS, "inverse_root", focal_gamma=2, **a),
+    "cb_focal": lambda **a: Reweighted(COUNTS, "class_balanced", focal_gamma=2, **a),
+    "ldam": lambda **a: LDAMLoss(COUNTS, **a),
+    "asl": lambda **a: AsymmetricLoss(**a),
+    "asl_unclipped": lambda **a: AsymmetricLoss(gamma_negative=0.5, gamma_positive=0, clip=0, **a),
+    "asl_half": lambda **a: AsymmetricLoss(gamma_negative=0.5, gamma_positive=0.5, clip=0.2, **a),
+}
+
+
+def binary_crossentropy(y, z, gamma=0, scale=1):
+    """As it is printed; for moderate logits."""
+    p = 1 / (1 + np.exp(-z))
+    return -scale * (y * (1 - p) ** gamma * np.log(p) + (1 - y) * p**gamma * np.log(1 - p))
+
+
+def inverse_root_reference(y, z, **focal):
+    w = np.sqrt(NUM_EXAMPLES / np.array(COUNTS))
+    return w / w.max() * binary_crossentropy(y, z, **focal)
+
+
+def class_balanced_reference(y, z):
+    w = (1 - 0.9) / (1 - 0.9 ** np.array(COUNTS, float))
+    weights = [np.average(w, weights=row) if row.any() else 1.0 for row in y]
+    return np.array(weights)[:, None] * binary_crossentropy(y, z, gamma=2, scale=2)
+
+
+def ldam_reference(y, z):
+    delta = np.array(COUNTS, float) ** -0.25
+    delta *= 0.5 / delta.max()
+    return binary_crossentropy(y, 30 * (z / 30 - y * delta))
+
+
+def asymmetric_reference(y, z, gamma_negative=4, gamma_positive=1, clip=0.05):
+    p = 1 / (1 + np.exp(-z))
+    p_m = np.maximum(p - clip, 0)
+    positive = (1 - p) ** gamma_positive * np.log(p)
+    negative = p_m**gamma_negative * np.log(1 - p_m)
+    return -y * positive - (1 - y) * negative
+
+
+COMPARED_REFERENCES = {
+    "rw": inverse_root_reference,
+    "rw_focal": lambda y, z: inverse_root_reference(y, z, gamma=2, scale=2),
+    "cb_focal": class_balanced_reference,
+    "ldam": ldam_reference,
+    "asl": asymmetric_reference,
+    "asl_unclipped": lambda y, z: asymmetric_reference(y, z, 0.5, 0, 0),
+    "asl_half": lambda y, z: asymmetric_reference(y, z, 0.5, 0.5, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("soft", [False, True])
+def test_compared_losses_equal_their_printed_formulas(name, soft):
+    labels, logits = make_batch()
+    if soft:
+        labels = np.random.default_rng(1).random(labels.shape).astype(np.float32)
+    expected = COMPARED_REFERENCES[name](labels.astype(np.float64), logits.astype(np.float64))
+    elements = COMPARED[name](reduction=None)(labels, logits).numpy()
+    assert elements.dtype == np.float32
+    np.testing.assert_allclose(elements, expected, rtol=1e-5, atol=1e-6)
+    mean = float(COMPARED[name]()(labels, logits))
+    assert mean == pytest.approx(expected.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_gradients_of_compared_losses_equal_central_differences(name):
+    labels, logits = make_batch(batch_size=16)
+    labels, logits = labels.astype(np.float64), tf.constant(logits, tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = COMPARED[name](dtype="float64", reduction="sum")(labels, logits)
+    h, reference = 1e-6, COMPARED_REFERENCES[name]
+    slope = (reference(labels, logits.numpy() + h) - reference(labels, logits.numpy() - h)) / 2 / h
+    np.testing.assert_allclose(tape.gradient(value, logits), slope, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("xla", [False, True])
+def test_compared_losses_are_finite_at_extreme_logits(name, xla):
+    labels = np.tile(np.eye(6, dtype=np.float32), (5, 1))
+    logits = np.repeat(np.float32([1e4, -1e4, 0.0, 1e-30, -90]), 6)[:, None] * np.ones((1, 6))
+    loss = COMPARED[name](reduction="sum")
+
+    @tf.function(jit_compile=xla)
+    def value_and_gradient(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = loss(labels, logits)
+        return value, tape.gradient(value, logits)
+
+    value, gradient = value_and_gradient(tf.constant(logits, tf.float32))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    # An error of 10⁴ costs that much, or half of what a weight or a margin make of it.
+    assert float(loss(np.ones((1, 6)), np.full((1, 6), -1e4))) > 1e4
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_half_precision_and_probabilities_of_compared_losses(name):
+    labels, logits = make_batch(scale=2)
+    half = tf.cast(logits, tf.bfloat16)
+    expected = float(COMPARED[name]()(labels, tf.cast(half, tf.float32)))
+    result = COMPARED[name](dtype="bfloat16")(labels, half)
+    assert result.dtype == tf.float32 and float(result) == pytest.approx(expected, rel=1e-6)
+    result = COMPARED[name](from_logits=False)(labels, keras.ops.sigmoid(logits))
+    assert float(result) == pytest.approx(float(COMPARED[name]()(labels, logits)), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_example_weights_of_compared_losses(name):
+    labels, logits = make_batch(batch_size=6)
+    weights = np.arange(6, dtype=np.float32)
+    elements = COMPARED[name](reduction=None)(labels, logits).numpy()
+    result = COMPARED[name]()(labels, logits, weights)
+    assert float(result) == pytest.approx((elements * weights[:, None]).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_config_round_trip_of_compared_losses(name):
+    loss = COMPARED[name](dtype="float64")
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
+    restored = keras.saving.deserialize_keras_object(config)
+    assert type(restored) is type(loss) and restored.get_config() == loss.get_config()
+    labels, logits = make_batch()
+    assert float(restored(labels, logits)) == float(loss(labels, logits))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights_of"),
+    [
+        ("rw", inverse_root_weights),
+        ("rw_focal", inverse_root_weights),
+        ("cb_focal", class_balanced_weights),
+    ],
+)
+def test_reweighting_in_the_pipeline_gives_the_same_loss_and_gradient(name, weights_of):
+    labels, logits = make_batch()
+    outside = COMPARED[name](rebalance="sample_weight")
+    batches = tf.data.Dataset.from_tensors(labels).map(lambda y: weights_of(y, COUNTS))
+    weights = next(iter(batches))
+    assert weights.shape == labels.shape
+    tensor = tf.constant(logits)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(tensor)
+        first, second = COMPARED[name]()(labels, tensor), outside(labels, tensor, weights)
+    assert float(first) == pytest.approx(float(second), rel=1e-7)
+    np.testing.assert_allclose(
+        tape.gradient(first, tensor), tape.gradient(second, tensor), rtol=1e-6, atol=1e-10
+    )
+    with pytest.raises(ValueError, match=rf"came without weights.*{weights_of.__name__}"):
+        outside(labels, logits)
+
+
+def test_ldam_asks_more_of_rarer_classes():
+    labels = np.ones((1, 6), np.float32)
+    cost = LDAMLoss(COUNTS, reduction=None)(labels, np.full((1, 6), 10.0)).numpy()[0]
+    assert (np.diff(cost) > 0).all()
+    # The rarest class has Δ = 0.5, so a positive with 30 cos θ = 15 is at log 2.
+    cost = LDAMLoss(COUNTS, reduction=None)(labels, np.full((1, 6), 15.0)).numpy()[0, 5]
+    assert cost == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_asymmetric_loss_without_its_parts_is_binary_crossentropy():
+    labels, logits = make_batch()
+    plain = AsymmetricLoss(gamma_negative=0, gamma_positive=0, clip=0)
+    expected = keras.losses.BinaryCrossentropy(from_logits=True)(labels, logits)
+    assert float(plain(labels, logits)) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Reweighted([5, 0], "inverse_root"), r"√\(N/n\) is not defined for.*at \[1\]"),
+        (lambda: Reweighted([5, 0], "class_balanced"), r"without training examples.*at \[1\]"),
+        (lambda: Reweighted([5], "inverse"), r"weighting must be one of \('inverse_root', 'cl"),
+        (lambda: Reweighted([5], "inverse_root", rebalance=None), "rebalance must be one of"),
+        (lambda: Reweighted([5], "class_balanced", beta=1), r"beta must lie in \[0, 1\), got 1"),
+        (lambda: Reweighted([5], "inverse_root", focal_gamma=-1), "focal_gamma must be at least 0"),
+        (lambda: LDAMLoss([5, 0]), r"Δ is not defined for classes without.*at \[1\]"),
+        (lambda: LDAMLoss([[5]]), r"shape \(C,\), got \(1, 1\)"),
+        (lambda: LDAMLoss([5], max_margin=-1), "max_margin must be at least 0"),
+        (lambda: LDAMLoss([5], scale=0), "scale must be greater than 0"),
+        (lambda: AsymmetricLoss(gamma_negative=-1), "gamma_negative must be at least 0"),
+        (lambda: AsymmetricLoss(clip=1), r"clip must lie in \[0, 1\), got 1"),
+        (lambda: AsymmetricLoss()([[1.0, 0.0]], [[1.0]]), r"of one shape \(B, C\), got .*\(1, 1\)"),
+        (lambda: AsymmetricLoss()([1.0, 0.0], [1.0, 0.0]), r"of one shape \(B, C\)"),
+        (lambda: LDAMLoss([5, 3])([[1.0]], [[1.0]]), r"shape \(B, 2\).*got \(1, 1\)"),
+    ],
+)
+def test_bad_arguments_of_compared_losses_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dbl_tf import models
+from dbl_tf import CosineClassifier, GraphClassifier, models
 from dbl_tf.optimizers import CoupledDecaySGD
 
 
@@ -142,6 +142,52 @@ def test_dropout_masks_are_functions_of_seed_and_step():
     # 8 192 units at rate 0.5: four standard deviations are 181.
     assert abs((first == 0).sum() - 4096) < 181
     np.testing.assert_array_equal(layer(ones, training=False), ones)
+
+
+def make_network(kind, seed, graph=None):
+    keras.utils.set_random_seed(seed)
+    backbone = models.build_backbone("small_resnet", 32, options={"width": 4})
+    classifier = {
+        "linear": lambda: None,
+        "cosine": lambda: CosineClassifier(3, name="classifier"),
+        "graph": lambda: GraphClassifier(graph, hidden_units=8, name="classifier"),
+    }[kind]()
+    width = backbone.output_shape[-1]
+    return backbone, models.build_head(width, 3, classifier=classifier, neck=kind != "graph")
+
+
+def test_other_classifiers_take_the_place_of_the_last_layer():
+    _, cosine = make_network("cosine", 0)
+    names = [layer.name for layer in cosine.layers]
+    assert names == ["features", "neck", "neck_norm", "neck_dropout", "classifier"]
+    logits = cosine(np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)).numpy()
+    assert logits.shape == (8, 3) and np.abs(logits).max() <= 30.001
+    _, graph = make_network("graph", 0, np.eye(3))
+    assert [layer.name for layer in graph.layers] == ["features", "classifier"]
+
+
+def test_starting_from_a_network_of_the_same_or_another_kind(tmp_path):
+    trained = make_network("graph", 1, np.eye(3))
+    models.join(*trained).save(tmp_path / "graph.keras")
+    other_graph = np.full((3, 3), 0.25)
+    backbone, head = make_network("graph", 2, other_graph)
+    models.copy_weights(tmp_path / "graph.keras", backbone, head, same_classes=True)
+    for a, b in zip(head.trainable_variables, trained[1].trainable_variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(head.get_layer("classifier").graph, other_graph)
+    for a, b in zip(backbone.get_weights(), trained[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    # The neck comes along from another kind of classifier, the classifier does not.
+    linear = make_network("linear", 3)
+    models.join(*linear).save(tmp_path / "linear.keras")
+    backbone, head = make_network("cosine", 4)
+    before = head.get_layer("classifier").kernel.numpy()
+    models.copy_weights(tmp_path / "linear.keras", backbone, head, same_classes=True)
+    np.testing.assert_array_equal(head.get_layer("classifier").kernel, before)
+    np.testing.assert_array_equal(head.get_layer("neck").kernel, linear[1].get_layer("neck").kernel)
+    with pytest.raises(ValueError, match=r"has no layer neck, only features, classifier"):
+        models.copy_weights(tmp_path / "graph.keras", backbone, head, same_classes=True)
 
 
 def test_bad_arguments_are_named():

@@ -3,7 +3,12 @@ import pytest
 import tensorflow as tf
 
 from dbl_tf import LabelStatistics
-from dbl_tf.weighting import clamp_counts, rebalanced_weights
+from dbl_tf.weighting import (
+    clamp_counts,
+    class_balanced_weights,
+    inverse_root_weights,
+    rebalanced_weights,
+)
 
 COUNTS = [400, 60, 7]
 LABELS = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]])
@@ -54,6 +59,36 @@ def test_soft_targets_weigh_as_much_as_they_hold():
     soft = rebalanced_weights(np.array([[0.5, 0.5, 0.0]]), [100, 100, 100], mu=0.2)
     hard = rebalanced_weights(np.array([[1.0, 0.0, 0.0]]), [100, 100, 100], mu=0.2)
     np.testing.assert_allclose(soft, hard, rtol=1e-6)
+
+
+def test_smoothed_reweighting_by_hand():
+    # √(N/n) of 400, 100 and 25 are as 1 : 2 : 4, whatever N.
+    result = inverse_root_weights(LABELS.astype(np.float64), [400, 100, 25])
+    np.testing.assert_allclose(result, [[0.25, 0.5, 1]] * 4, rtol=1e-15)
+
+
+def test_effective_numbers_by_hand():
+    # (1 − β)/(1 − β^n) of one, two and no examples more: 1, 1/1.9, and 0.1 in the limit.
+    labels = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]], np.float64)
+    result = class_balanced_weights(labels, [1, 2, 10**6], beta=0.9)
+    expected = [1, 1 / 1.9, 0.1, (1 + 1 / 1.9) / 2, 1]
+    np.testing.assert_allclose(result, np.tile(expected, (3, 1)).T, rtol=1e-14)
+    uniform = class_balanced_weights(labels, [1, 2, 10**6], beta=0)
+    np.testing.assert_array_equal(uniform, np.ones((5, 3)))
+
+
+@pytest.mark.parametrize("weights_of", [inverse_root_weights, class_balanced_weights])
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.float16, np.float32])
+def test_reweighting_of_tensors_and_arrays_of_any_type_agrees(weights_of, dtype):
+    labels = np.concatenate([LABELS, np.zeros((1, 3), int)]).astype(dtype)
+    array = weights_of(labels, COUNTS)
+    assert array.dtype == np.float32 and array.shape == labels.shape
+    np.testing.assert_allclose(weights_of(tf.constant(labels), COUNTS).numpy(), array, rtol=1e-6)
+    np.testing.assert_allclose(array, weights_of(labels.astype(np.float64), COUNTS), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"shape \(B, 2\).*got \(5, 3\)"):
+        weights_of(labels, COUNTS[:2])
+    with pytest.raises(ValueError, match=r"without training examples.*at \[1\]"):
+        weights_of(labels, [5, 0, 3])
 
 
 def test_clamped_counts():
