@@ -160,6 +160,12 @@ class RunConfig(DataConfig):
     margin: str = _setting(
         "paper", "How ν enters: as printed, or ν/λ as in the released code.", choices=losses.MARGINS
     )
+    word_vectors: str | None = _setting(
+        None,
+        "Text file of word vectors (a word and its numbers on each line) for the labels of ml_gcn; "
+        "one-hot if not given.",
+        path=True,
+    )
     rebalance_in: str = _setting(
         "pipeline", "Where weights are computed; no figure depends on it.", choices=REBALANCE_PLACES
     )
@@ -212,6 +218,11 @@ class RunConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.word_vectors is not None:
+            if methods.get(self.method).classifier != "graph":
+                raise ConfigError(f"--word_vectors goes with --method=ml_gcn, not {self.method}")
+            if not os.path.isfile(self.word_vectors):
+                raise ConfigError(f"--word_vectors: there is no file {self.word_vectors}")
         if self.freeze_backbone and self.precision != "float32":
             raise ConfigError(
                 "--freeze_backbone computes its features in float32; leave --precision out"
@@ -299,6 +310,17 @@ class RunConfig(DataConfig):
             steps=steps,
             run_dir=self.run_dir or os.path.join("runs", f"{self.dataset}-{self.method}"),
         )
+
+    def unused(self) -> list[str]:
+        """Flags of the paper's parameters that are given and that the method has no use for."""
+        parameters = ("alpha", "beta", "mu", "lambda_", "kappa", "margin")
+        return [
+            f"--{flag_name(field)}"
+            for field in dataclasses.fields(self)
+            if field.name in parameters
+            and field.name not in methods.get(self.method).parameters
+            and getattr(self, field.name) != field.default
+        ]
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""

@@ -273,11 +273,12 @@ def describe(config: RunConfig, data: LabelledData, statistics: LabelStatistics,
     groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
     sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
     counts = statistics.class_counts
-    method = methods.get(config.method)
+    method, unused = methods.get(config.method), ", ".join(config.unused())
     return (
         f"{config.dataset}: {sizes} images; {statistics.num_classes} classes ({groups}) of "
         f"{counts.min()} to {counts.max()} training examples\n"
-        f"{config.method}: {method.summary}; {config.sampler} sampler\n"
+        f"{config.method}: {method.summary}; {config.sampler} sampler"
+        f"{unused and f' ({unused} have no part in it)'}\n"
         f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
         f"{', frozen' if config.freeze_backbone else ''}; {plan.steps} steps of "
         f"{config.batch_size} images, {plan.steps_per_epoch} an epoch; in {config.run_dir}"
@@ -365,8 +366,8 @@ def build_networks(
             the same structure and random weights.
     """
     label_embeddings = None
-    if word_vectors := getattr(config, "word_vectors", None):
-        label_embeddings = _label_embeddings(word_vectors, statistics.class_names)
+    if config.word_vectors is not None:
+        label_embeddings = _label_embeddings(config.word_vectors, statistics.class_names)
     weights = None if config.backbone_weights == NO_WEIGHTS else config.backbone_weights
     try:
         backbone = models.build_backbone(

@@ -120,6 +120,19 @@ def test_what_a_data_set_does_not_take_is_refused():
         RunConfig(dataset="tfds", tfds_name="voc")
 
 
+def test_parameters_without_a_part_in_the_method_are_named():
+    assert RunConfig(method="erm", kappa=0.1, lambda_=3.0).unused() == ["--lambda", "--kappa"]
+    assert RunConfig(method="r_bce", beta=5.0, kappa=0.1).unused() == ["--kappa"]
+    assert RunConfig(method="db", beta=5.0, kappa=0.1, margin="released").unused() == []
+
+
+def test_word_vectors_go_with_the_graph_of_labels(tmp_path):
+    with pytest.raises(ConfigError, match="--word_vectors goes with --method=ml_gcn, not db"):
+        RunConfig(method="db", word_vectors="glove.txt")
+    with pytest.raises(ConfigError, match="--word_vectors: there is no file .*none.txt"):
+        RunConfig(method="ml_gcn", word_vectors=str(tmp_path / "none.txt"))
+
+
 def test_every_field_is_a_flag_and_the_flags_make_the_configuration():
     values = flags.FlagValues()
     config_flags.define(RunConfig, values)
