@@ -129,7 +129,7 @@ def test_parameters_without_a_part_in_the_method_are_named():
 def test_word_vectors_go_with_the_graph_of_labels(tmp_path):
     with pytest.raises(ConfigError, match="--word_vectors goes with --method=ml_gcn, not db"):
         RunConfig(method="db", word_vectors="glove.txt")
-    with pytest.raises(ConfigError, match="--word_vectors: there is no file .*none.txt"):
+    with pytest.raises(ConfigError, match="--word_vectors: there is no file "):
         RunConfig(method="ml_gcn", word_vectors=str(tmp_path / "none.txt"))
 
 
