@@ -84,6 +84,51 @@ def write_comparison(
     page.write(title)
 
 
+def table(
+    runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """A row for each variant: its label, number of runs, and mAP in percent.
+
+    Args:
+        runs: as of `write_comparison`.
+
+    Returns:
+        Rows of "variant", "runs", and of each of total, head, medium and tail the mean under its
+        name, the sample standard deviation over seeds with " sd" behind it, and the published
+        figure with " published" behind it. NaN where there is none.
+    """
+    rows = []
+    for variant in _variants(runs)[0]:
+        dataset, method = (str(variant.config.get(name)) for name in ("dataset", "method"))
+        known = published.MEAN_AVERAGE_PRECISION.get(dataset, {}).get(method)
+        row: dict[str, Any] = {"variant": variant.label, "runs": len(variant.scores)}
+        for i, column in enumerate(published.GROUPS):
+            row[column] = 100 * variant.mean(column)
+            row[f"{column} sd"] = 100 * variant.deviation(column)
+            row[f"{column} published"] = known[i] if known else math.nan
+        rows.append(row)
+    return rows
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `table` as text, published figures below those of a variant that has them."""
+    width = max(len("published"), *(len(row["variant"]) for row in rows))
+    columns = published.GROUPS
+    lines = [f"{'mAP %':{width}}  runs" + "".join(f"{column:>16}" for column in columns)]
+    for row in rows:
+        cells = [
+            f"{row[c]:.2f}" + ("" if math.isnan(row[f"{c} sd"]) else f" ± {row[f'{c} sd']:.2f}")
+            for c in columns
+        ]
+        lines.append(
+            f"{row['variant']:{width}}{row['runs']:6}" + "".join(f"{cell:>16}" for cell in cells)
+        )
+        if not math.isnan(row["total published"]):
+            known = "".join(f"{row[f'{c} published']:>16.2f}" for c in columns)
+            lines.append(f"{'  published':{width}}{'':6}{known}")
+    return "\n".join(lines)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Variant:
     """Runs that differ in their seed alone."""

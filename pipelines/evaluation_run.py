@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from dbl_tf import evaluation, metrics, serving
 from dbl_tf.statistics import LabelStatistics
-from pipelines import datasets, inputs
+from pipelines import datasets, inputs, run_report
 from pipelines.config import DataConfig, RunConfig
 from pipelines.datasets import Examples, LabelledData
 
@@ -44,12 +44,34 @@ class Thresholds:
         return cls(np.array(content["thresholds"]), content["chosen_on"])
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A model's answers on the test split, and what they are worth.
+
+    Attributes:
+        test: the examples.
+        class_names: C names.
+        statistics: of the training labels.
+        probabilities: float32 (N, C).
+        thresholds: from which on a class counts as present.
+        scores: what `metrics.json` holds.
+    """
+
+    test: Examples
+    class_names: tuple[str, ...]
+    statistics: LabelStatistics
+    probabilities: np.ndarray
+    thresholds: Thresholds
+    scores: dict[str, Any]
+
+
 def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
     """Scores a finished run on its test split.
 
     Args:
         run_dir: of `training_run.train_and_evaluate`.
-        output_dir: receives `metrics.json` and `predictions.csv`; the run's own if None.
+        output_dir: receives `metrics.json`, `predictions.csv` and the report; the run's own if
+            None.
 
     Raises:
         ValueError: the directory holds no finished run, or its data have changed.
@@ -66,13 +88,21 @@ def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
             f"the classes of {config.dataset} are not those that {run_dir} has learned"
         )
     model = keras.models.load_model(directory / "model.keras", compile=False)
-    return score_test(
+    scored = score_test(
         network_predictor(model, config.image_size),
         data,
         statistics,
         Thresholds.load(directory / "thresholds.json"),
         output_dir or run_dir,
     )
+    run_report.write_of_run(
+        scored,
+        output_dir or run_dir,
+        config=config,
+        train=data.splits["train"],
+        history_path=directory / "history.csv",
+    )
+    return scored.scores
 
 
 def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
@@ -81,14 +111,16 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     Args:
         path: the version directory of a SavedModel that `dbl_tf.serving.export` wrote.
         config: of the data; its labels may be some of the model's classes, in any order.
-        output_dir: receives `metrics.json` and `predictions.csv`.
+        output_dir: receives `metrics.json`, `predictions.csv` and the report.
 
     Raises:
         ValueError: no such model, or labels that it does not know.
     """
     model = SavedModel(path)
     data = datasets.load(config, splits=("test",)).with_classes(model.class_names)
-    return score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
+    scored = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
+    run_report.write(scored, output_dir, title=f"{path} on {config.dataset}")
+    return scored.scores
 
 
 def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pathlib.Path:
@@ -201,7 +233,7 @@ def score_test(
     statistics: LabelStatistics,
     thresholds: Thresholds,
     output_dir: str | os.PathLike,
-) -> dict[str, Any]:
+) -> Scored:
     """Predicts and scores the test split; writes `predictions.csv` and `metrics.json`."""
     test = data.splits["test"]
     probabilities = predict(test)
@@ -214,7 +246,7 @@ def score_test(
         test.names, probabilities, data.class_names, output / "predictions.csv"
     )
     evaluation.write_scores(scores, output / "metrics.json")
-    return scores
+    return Scored(test, data.class_names, statistics, probabilities, thresholds, scores)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dbl_tf import LabelStatistics
 from dbl_tf.training import ALL_ROWS, Share
-from pipelines import images, inputs, sampling, training_run
+from pipelines import images, inputs, run_parts, sampling, training_run
 from pipelines.config import ConfigError, RunConfig
 from pipelines.datasets import shards
 from pipelines.shards import layout, writing
@@ -53,7 +53,7 @@ def make_config(directory, **arguments):
 
 def batches(data, config, step):
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
-    return training_run._image_batches(config, data, statistics)(step, ALL_ROWS)
+    return run_parts.make_image_batches(config, data, statistics)(step, ALL_ROWS)
 
 
 @pytest.mark.parametrize("sampler", sampling.STREAM_SAMPLERS)
@@ -62,12 +62,10 @@ def test_a_stream_goes_on_at_any_step_as_if_it_had_run_from_the_first(streamed, 
     config = make_config(tmp_path, sampler=sampler)
     statistics = LabelStatistics.from_labels(train.labels)
     whole = list(
-        training_run.make_draws(config, train, statistics, 0)
-        .take(40 * BATCH_SIZE)
-        .as_numpy_iterator()
+        run_parts.make_draws(config, train, statistics, 0).take(40 * BATCH_SIZE).as_numpy_iterator()
     )
     for step in (7, 33):  # in the first pass and in the third
-        later = training_run.make_draws(config, train, statistics, step).take(2 * BATCH_SIZE)
+        later = run_parts.make_draws(config, train, statistics, step).take(2 * BATCH_SIZE)
         for place, draw in enumerate(later.as_numpy_iterator(), start=step * BATCH_SIZE):
             assert draw["image"] == whole[place]["image"]
             np.testing.assert_array_equal(draw["labels"], whole[place]["labels"])
@@ -133,7 +131,7 @@ def test_going_on_reads_no_record_of_the_groups_before(streamed):
 def test_images_labels_and_seeds_belong_together(streamed, tmp_path):
     train = streamed.splits["train"]
     config = make_config(tmp_path, sampler="uniform")
-    draws = training_run.make_draws(config, train, LabelStatistics.from_labels(train.labels), 2)
+    draws = run_parts.make_draws(config, train, LabelStatistics.from_labels(train.labels), 2)
     draw = next(draws.skip(5).as_numpy_iterator())
     pixels, labels = next(batches(streamed, config, 2).as_numpy_iterator())
     np.testing.assert_array_equal(labels[5], draw["labels"])
@@ -147,7 +145,7 @@ def test_the_shares_of_two_machines_make_up_the_batch(folders, tmp_path, record_
     data = shards.load(folders[record_format])
     config = make_config(tmp_path)
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
-    made = training_run._image_batches(config, data, statistics)
+    made = run_parts.make_image_batches(config, data, statistics)
 
     def second(share):
         return next(made(3, share).skip(1).as_numpy_iterator())
