@@ -34,7 +34,8 @@ def parse_sweep(text: str) -> Sweep:
     field = fields.get(name)
     if not equals or field is None or field.name in ("method", "seed", "run_dir", "export"):
         raise ConfigError(
-            f"what is varied is given as a flag's name and values, such as beta=1,5,10; got {text!r}"
+            "what is varied is given as a flag's name and values, such as beta=1,5,10; got "
+            f"{text!r}"
         )
     kinds = str(RunConfig.__annotations__.get(field.name) or field.type)
     kind = int if "int" in kinds else float if "float" in kinds else str
