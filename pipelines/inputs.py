@@ -3,6 +3,7 @@
 Indices first, bytes last: a batch is chosen on labels alone, and only its images are read.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -149,12 +150,9 @@ def feature_batches(
 def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) -> tf.data.Dataset:
     """Images of all examples in their order, resized only: float32 (≤ B, S, S, 3) in [0, 255]."""
 
-    def read(encoded: tf.Tensor) -> tf.Tensor:
-        return images.read_for_evaluation(encoded, image_size)
-
     return (
         examples.encoded()
-        .map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(_traced(images.read_for_evaluation, image_size), num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size)
         .prefetch(tf.data.AUTOTUNE)
     )
@@ -234,9 +232,18 @@ def _augmented(
 ) -> tf.Tensor:
     """The training image at a place, int64 (), of the global sequence of draws."""
     image_seed = tf.stack([tf.constant(seed, tf.int64), place])
-    return images.read_for_training(
-        encoded, image_size, image_seed, flip_probability=flip_probability
-    )
+    read = _traced(images.read_for_training, image_size, flip_probability=flip_probability)
+    return read(encoded, image_seed)
+
+
+# Tracing the reading of an image takes seconds; a run makes several pipelines that do it.
+@functools.lru_cache(maxsize=16)
+def _traced(function: Callable[..., tf.Tensor], image_size: int, **fixed: float) -> tf.function:
+    @tf.function
+    def read(encoded: tf.Tensor, *seed: tf.Tensor) -> tf.Tensor:
+        return function(encoded, image_size, *seed, **fixed)
+
+    return read
 
 
 def _attach(weighting: Weighting | None) -> Callable[..., tuple[tf.Tensor, ...]]:

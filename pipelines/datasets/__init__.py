@@ -1,6 +1,7 @@
 """Where labelled images come from: one module for each data set."""
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 from pipelines.datasets.examples import Examples, LabelledData, set_aside_val
@@ -61,9 +62,7 @@ def _load(config: "DataConfig", splits: tuple[str, ...] | None) -> LabelledData:
     }
     match config.dataset:
         case "digits_mlt":
-            from pipelines.datasets import digits_mlt
-
-            return digits_mlt.load(config.data_seed)
+            return _digits_mlt(config.data_seed)
         case "table":
             from pipelines.datasets import table
 
@@ -103,3 +102,10 @@ def _load(config: "DataConfig", splits: tuple[str, ...] | None) -> LabelledData:
             from pipelines.datasets import shards
 
             return shards.load(config.shards_dir, only_splits=splits)
+
+
+@functools.lru_cache(maxsize=2)  # several runs in one process need not compose them again
+def _digits_mlt(seed: int) -> LabelledData:
+    from pipelines.datasets import digits_mlt
+
+    return digits_mlt.load(seed)
