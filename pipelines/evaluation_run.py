@@ -1,7 +1,6 @@
 """Scores a trained run or an exported model on a split, and predicts unlabelled images."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -17,52 +16,11 @@ from dbl_tf.statistics import LabelStatistics
 from pipelines import datasets, inputs, run_report
 from pipelines.config import DataConfig, RunConfig
 from pipelines.datasets import Examples, LabelledData
+from pipelines.scored import Scored, Thresholds
 
 BATCH_SIZE = 64
 
 Predict = Callable[[Examples], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Thresholds:
-    """Where each class counts as present, and the split on which that was chosen."""
-
-    values: np.ndarray
-    chosen_on: str
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes JSON."""
-        content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
-        incomplete = pathlib.Path(f"{path}.incomplete")
-        incomplete.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(incomplete, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Thresholds":
-        """Reads what `save` wrote."""
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        return cls(np.array(content["thresholds"]), content["chosen_on"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """A model's answers on the test split, and what they are worth.
-
-    Attributes:
-        test: the examples.
-        class_names: C names.
-        statistics: of the training labels.
-        probabilities: float32 (N, C).
-        thresholds: from which on a class counts as present.
-        scores: what `metrics.json` holds.
-    """
-
-    test: Examples
-    class_names: tuple[str, ...]
-    statistics: LabelStatistics
-    probabilities: np.ndarray
-    thresholds: Thresholds
-    scores: dict[str, Any]
 
 
 def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:

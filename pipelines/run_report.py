@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,22 +14,20 @@ from dbl_tf.statistics import LabelStatistics
 from pipelines import images, run_parts
 from pipelines.config import RunConfig
 from pipelines.datasets import Examples
-
-if TYPE_CHECKING:
-    from pipelines.evaluation_run import Scored
+from pipelines.scored import Scored
 
 REPORT = "report.html"
 # Enough draws that the frequencies of rare classes are seen.
 _MAX_STEPS = 20_000
 
 
-def write(scored: "Scored", output_dir: str | os.PathLike, *, title: str) -> None:
+def write(scored: Scored, output_dir: str | os.PathLike, *, title: str) -> None:
     """Writes the report of a model whose training is not known here."""
     _write(scored, output_dir, title=title)
 
 
 def write_of_run(
-    scored: "Scored",
+    scored: Scored,
     output_dir: str | os.PathLike,
     *,
     config: RunConfig,
@@ -80,7 +77,7 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def _write(scored: "Scored", output_dir: str | os.PathLike, **known: object) -> None:
+def _write(scored: Scored, output_dir: str | os.PathLike, **known: object) -> None:
     path = pathlib.Path(output_dir, REPORT)
     report.write_run_report(
         path,
