@@ -38,7 +38,7 @@ def train_by_recipe(tmp_path):
         values = flags.FlagValues()
         config_flags.define(config.RunConfig, values)
         file = pathlib.Path(__file__).parents[1] / "recipes" / f"{recipe}.flags"
-        small = ["--backbone_weights=none", "--image_size=64", "--batch_size=2", "--steps=2"]
+        small = ["--backbone_weights=none", "--image_size=32", "--batch_size=2", "--steps=2"]
         where = [f"--run_dir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}", "--noexport"]
         values(["train.py", f"--flagfile={file}", *small, *where, *arguments])
         return training_run.train_and_evaluate(config_flags.read(config.RunConfig, values))

@@ -37,7 +37,7 @@ def test_training_prints_a_table_and_evaluation_the_same_one(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method=dbl"], "should be one of <erm|focal|rs|"),
+        (["--method=dbl"], "should be one of <erm|focal|"),
         (["--lambda=0"], "--lambda must be greater than 0; got 0.0"),
         (["--dataset=table", "--examples=none.csv"], "none.csv"),
         (["--backbone_options=width"], "name=value"),

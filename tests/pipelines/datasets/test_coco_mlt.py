@@ -251,9 +251,21 @@ def test_tensorflow_datasets_give_what_the_folders_give(prepared, originals, tmp
             assert _bytes(here.splits[split]) == _bytes(there.splits[split])
 
 
+def test_the_recipe_trains_another_network(originals, train_by_recipe, tmp_path):
+    scores = train_by_recipe(
+        "coco_mlt",
+        f"--data_dir={originals}",
+        "--allow_empty_classes",
+        "--backbone=small_resnet",
+        "--backbone_options=width=4",
+    )
+    assert len(scores["per_class"]) == 80
+
+
 @pytest.mark.slow
 def test_the_recipe_trains_and_evaluates(originals, train_by_recipe, tmp_path):
     scores = train_by_recipe("coco_mlt", f"--data_dir={originals}", "--allow_empty_classes")
     assert len(scores["per_class"]) == 80
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["backbone"], config["mu"], config["margin"]) == ("ResNet50", 0.2, "released")
+    assert (config["backbone"], config["lambda_"], config["mu"]) == ("ResNet50", 2.0, 0.2)
+    assert (config["margin"], config["learning_rate"]) == ("released", 0.02)

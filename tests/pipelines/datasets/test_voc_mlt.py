@@ -255,12 +255,21 @@ def test_splits_may_come_from_different_places(prepared, originals, tmp_path):
     assert data.splits["train"].files[0].endswith("2008_000002.jpg")
 
 
+def test_the_recipe_trains_another_network(originals, train_by_recipe, tmp_path):
+    scores = train_by_recipe(
+        "voc_mlt",
+        f"--data_dir={originals}",
+        "--allow_empty_classes",
+        "--backbone=small_resnet",
+        "--backbone_options=width=4",
+    )
+    assert len(scores["per_class"]) == 20
+
+
+@pytest.mark.slow
 def test_the_recipe_trains_and_evaluates(originals, train_by_recipe, tmp_path):
     scores = train_by_recipe("voc_mlt", f"--data_dir={originals}", "--allow_empty_classes")
     assert len(scores["per_class"]) == 20
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["backbone"], config["lambda_"], config["margin"]) == (
-        "ResNet50",
-        5.0,
-        "released",
-    )
+    assert (config["backbone"], config["lambda_"], config["mu"]) == ("ResNet50", 5.0, 0.3)
+    assert (config["margin"], config["learning_rate"]) == ("released", 0.02)
