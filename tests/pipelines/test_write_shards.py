@@ -1,0 +1,34 @@
+"""The command as a person starts it."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(*arguments, status=0):
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.write_shards", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout if status == 0 else result.stderr
+
+
+def test_shards_are_written_and_damage_is_found(tmp_path):
+    folder = tmp_path / "shards"
+    written = run(f"--output_dir={folder}", "--examples_per_shard=1000")
+    assert "train: 920 images in 1 array_record shards" in written
+    assert "test: 2000 images in 2 array_record shards" in written
+    shard = folder / "test-00001-of-00002.array_record"
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    message = run(f"--output_dir={folder}", "--verify", status=1)
+    assert "1 files are damaged" in message and shard.name in message
+    assert "Traceback" not in message
