@@ -26,13 +26,19 @@ def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
     return _FROZEN_BY_DEFAULT.get(backbone, ()) if pretrained else ()
 
 
-def default_learning_rate(backbone: str) -> float:
+def default_learning_rate(backbone: str, *, frozen: bool = False) -> float:
     """The rate of SGD with momentum 0.9 at which a network is trained unless asked for otherwise.
 
     The paper's 0.02 is for pre-trained ResNets, whose residual connections bear it. A MobileNet
     with kept BatchNorm statistics does not: on photographs, its features became equal for all
     images within 120 steps of binary cross-entropy, while 0.002, 0.005 and 0.01 trained alike.
+
+    Args:
+        backbone: its name.
+        frozen: whether only the head trains, which bears the paper's rate above any backbone.
     """
+    if frozen:
+        return 0.02
     if backbone == SMALL_RESNET:
         return 0.05
     return 0.02 if backbone.startswith("ResNet") else 0.005

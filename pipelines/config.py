@@ -305,7 +305,8 @@ class RunConfig(DataConfig):
             backbone_options=dict(self.backbone_options),
             frozen_layers=tuple(frozen),
             image_size=self.image_size or defaults.image_size,
-            learning_rate=self.learning_rate or models.default_learning_rate(backbone),
+            learning_rate=self.learning_rate
+            or models.default_learning_rate(backbone, frozen=self.freeze_backbone),
             epochs=epochs,
             steps=steps,
             run_dir=self.run_dir or os.path.join("runs", f"{self.dataset}-{self.method}"),

@@ -36,6 +36,8 @@ def test_the_learning_rate_is_what_the_backbone_bears():
     table = {"dataset": "table", "examples": "x.csv"}
     assert RunConfig(**table).resolved().learning_rate == 0.02
     assert RunConfig(backbone="MobileNet", **table).resolved().learning_rate == 0.005
+    frozen = RunConfig(backbone="MobileNet", freeze_backbone=True, **table).resolved()
+    assert frozen.learning_rate == 0.02
     asked = RunConfig(backbone="MobileNet", learning_rate=0.01, **table).resolved()
     assert asked.learning_rate == 0.01
 
