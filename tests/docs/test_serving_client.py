@@ -149,7 +149,7 @@ def rest_server(signature):
     paths = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             paths.append(self.path)
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if "/models/dbl_tf" in self.path:
