@@ -10,8 +10,8 @@ machine meets all of them alike:
   function; nothing is checked, and one bad image fails the batch;
 * `read`: `pipelines.images.read_batch`, which `served` holds, without the network.
 
-`ratio` is that of served over bare, request by request. The network is `model.keras` of the run that
-the SavedModel lies in, or `--model`.
+`ratio` is that of served over bare, request by request. The network is `model.keras` of the run in
+which the SavedModel lies, or `--model`.
 """
 
 import json
