@@ -203,17 +203,22 @@ def read_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tenso
         errors, string (B,): the reason where it cannot be read, else empty.
     """
     batch_size = tf.size(encoded, tf.int64)
+    # Headers are read out here because a pipeline prepares its function anew at every call, which
+    # takes longer the larger that is; reading a header never fails, whatever the bytes.
+    header = [tf.TensorSpec((), dtype) for dtype in (tf.string, tf.int32, tf.int64)]
+    reasons, formats, orientations = tf.map_fn(
+        _read_header, encoded, fn_output_signature=tuple(header)
+    )
+    is_readable = tf.equal(reasons, "")
+    formats = tf.where(is_readable, formats, _NO_FORMAT)
 
-    def read(row, encoded):
-        reason, image_format, orientation = _read_header(encoded)
-        image_format = tf.where(tf.equal(reason, ""), image_format, _NO_FORMAT)
-        image = _decode_as(encoded, image_format, orientation)
-        return row, resize(image, image_size), reason
+    def read(row, encoded, image_format, orientation):
+        return row, resize(_decode_as(encoded, image_format, orientation), image_size)
 
     # Rows whose decoder fails drop out; the row after the last keeps the batch from being empty.
-    last = (batch_size, tf.zeros((image_size, image_size, 3)), tf.constant(""))
-    rows, images, errors = (
-        tf.data.Dataset.from_tensor_slices((tf.range(batch_size), encoded))
+    last = (batch_size, tf.zeros((image_size, image_size, 3)))
+    rows, images = (
+        tf.data.Dataset.from_tensor_slices((tf.range(batch_size), encoded, formats, orientations))
         .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .ignore_errors(log_warning=False)
         .concatenate(tf.data.Dataset.from_tensors(last))
@@ -222,8 +227,9 @@ def read_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tenso
     )
     shape = tf.stack([batch_size + 1, image_size, image_size, 3])
     images = tf.scatter_nd(rows[:, None], images, shape)[:-1]
-    corrupt = tf.fill([batch_size + 1], "the image data are corrupt or truncated")
-    errors = tf.tensor_scatter_nd_update(corrupt, rows[:, None], errors)[:-1]
+    num_decoded = tf.scatter_nd(rows[:, None], tf.ones_like(rows), [batch_size + 1])[:-1]
+    is_corrupt = is_readable & tf.equal(num_decoded, 0)
+    errors = tf.where(is_corrupt, "the image data are corrupt or truncated", reasons)
     static = encoded.shape
     return tf.ensure_shape(images, (*static, image_size, image_size, 3)), tf.ensure_shape(
         errors, static

@@ -155,7 +155,7 @@ def _evaluate_and_export(
             statistics,
             lambda encoded: images.read_batch(encoded, config.image_size),
             lambda image: images.resize(image, config.image_size),
-            run_dir / "saved_model" / "1",
+            run_dir / "saved_model",
             thresholds=thresholds.values,
             thresholds_from=thresholds.chosen_on,
             example_image=next(data.splits["train"].encoded().take(1).as_numpy_iterator()),

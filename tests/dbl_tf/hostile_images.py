@@ -1,0 +1,68 @@
+"""Bytes that are no images, or nearly: what anybody may send to a server."""
+
+import io
+import struct
+
+import numpy as np
+from PIL import Image
+
+
+def generated_images() -> list[bytes]:
+    """Good images of every format and of the unusual sorts."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
+    picture = coarse.resize((64, 48), Image.Resampling.BILINEAR)
+    flipped = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey16 = Image.fromarray(random.integers(0, 65536, (48, 64), np.uint16))
+    return [
+        written(picture, "JPEG"),
+        written(picture, "JPEG", progressive=True, exif=exif),
+        written(picture.convert("CMYK"), "JPEG"),
+        written(picture, "PNG"),
+        written(picture.convert("P"), "PNG"),
+        written(grey16, "PNG"),
+        written(picture.convert("P"), "GIF"),
+        written(picture, "GIF", save_all=True, append_images=[flipped] * 3),
+        written(picture, "BMP"),
+    ]
+
+
+def written(image: Image.Image, form: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def declaring(width: int, height: int) -> list[bytes]:
+    """Small files of each format that say to be so large; at most 65 535 a side."""
+    jpeg, progressive, _, png, _, _, gif, _, bmp = map(bytearray, generated_images())
+    for encoded, marker in ((jpeg, b"\xff\xc0"), (progressive, b"\xff\xc2")):
+        struct.pack_into(">HH", encoded, encoded.index(marker) + 5, height, width)
+    struct.pack_into(">II", png, 16, width, height)
+    struct.pack_into("<HH", gif, 6, width, height)
+    struct.pack_into("<ii", bmp, 18, width, height)
+    return [bytes(encoded) for encoded in (jpeg, progressive, png, gif, bmp)]
+
+
+def strings(count: int, images: list[bytes]) -> list[bytes]:
+    """`count` byte strings: random, cut off and with flipped bits, from `images`."""
+    random = np.random.default_rng(1)
+    hostile = [b"", b"\xff", *declaring(65_535, 65_535), *declaring(50_000, 40_000)]
+    while len(hostile) < count:
+        image = images[random.integers(len(images))]
+        cut = int(random.integers(1, len(image)))
+        flipped = bytearray(image)
+        # Half of the flips hit the header.
+        end = len(image) if random.random() < 0.5 else min(len(image), 64)
+        for place in random.integers(0, end, random.integers(1, 6)):
+            flipped[place] ^= 1 << random.integers(0, 8)
+        hostile += [
+            image[:cut],
+            bytes(flipped),
+            image[: random.integers(2, 40)] + random.bytes(random.integers(0, 300)),
+            random.bytes(random.integers(1, 400)),
+            image[:cut] + random.bytes(len(image) - cut),
+        ]
+    return hostile[:count]

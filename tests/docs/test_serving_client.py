@@ -1,0 +1,204 @@
+"""The client's messages against the exported model, in place of the server that passes them on."""
+
+import base64
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+from concurrent import futures
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import grpc
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from dbl_tf import LabelStatistics, models, serving
+from pipelines import images
+
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+NAMES = ("Katze", "chien", "émeu", "狐")
+
+
+def load_client():
+    spec = importlib.util.spec_from_file_location("client", DOCS / "serving" / "client.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+client = load_client()
+
+
+@pytest.fixture(scope="module")
+def signature(tmp_path_factory):
+    keras.utils.set_random_seed(3)
+    backbone = models.build_backbone("small_resnet", 32, options={"width": 4})
+    network = models.join(backbone, models.build_head(backbone.output_shape[-1], len(NAMES)))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8)
+    good = [tf.io.encode_png(picture).numpy() for picture in pixels]
+    version = serving.export(
+        network,
+        LabelStatistics.from_labels(np.eye(4, dtype=int), NAMES),
+        lambda encoded: images.read_batch(encoded, 32),
+        lambda image: images.resize(image, 32),
+        tmp_path_factory.mktemp("saved_model"),
+        thresholds=np.full(4, 0.5),
+        thresholds_from="train",
+        example_image=good[0],
+    )
+    loaded = tf.saved_model.load(str(version))
+    serve = loaded.signatures["serving_default"]
+    serve.keep = loaded  # its variables
+    return serve, [good[0], b"no image", good[1]]
+
+
+def check_answer(answer, signature):
+    serve, batch = signature
+    expected = {key: value.numpy() for key, value in serve(tf.constant(batch)).items()}
+    text = [[name.decode() for name in row] for row in expected["top_classes"]]
+    assert answer["top_classes"] == text and text[0][0] in NAMES
+    np.testing.assert_allclose(
+        answer["top_probabilities"], expected["top_probabilities"], atol=1e-6
+    )
+    assert answer["error"] == [error.decode() for error in expected["error"]]
+    lines = list(client.describe(["a.png", "b.txt", "c.png"], answer))
+    assert lines[0].startswith(f"a.png: {text[0][0]} {expected['top_probabilities'][0][0]:.3f}, ")
+    assert lines[1].startswith("b.txt: cannot be read: ") and "no known image format" in lines[1]
+
+
+def serve_message(serve, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+    assert request.model_spec.signature_name == "serving_default"
+    inputs = {key: tf.constant(tf.make_ndarray(t)) for key, t in request.inputs.items()}
+    outputs = serve(**inputs)
+    response = predict_pb2.PredictResponse()
+    for name in request.output_filter:
+        response.outputs[name].CopyFrom(tf.make_tensor_proto(outputs[name]))
+    return response
+
+
+def test_grpc_messages(signature):
+    serve, batch = signature
+    request = predict_pb2.PredictRequest.FromString(
+        client.grpc_request(batch, "dbl_tf", 3).SerializeToString()
+    )
+    assert request.model_spec.name == "dbl_tf" and request.model_spec.version.value == 3
+    received = serve_message(serve, request).SerializeToString()
+    answer = client.read_grpc_response(predict_pb2.PredictResponse.FromString(received))
+    check_answer(answer, signature)
+
+
+def test_grpc_client_over_a_channel(signature):
+    serve, batch = signature
+
+    class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):  # noqa: N802
+            if request.model_spec.name != "dbl_tf":
+                context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found")
+            return serve_message(serve, request)
+
+    server = grpc.server(
+        futures.ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", -1)]
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Service(), server)
+    place = f"localhost:{server.add_insecure_port('localhost:0')}"
+    server.start()
+    try:
+        check_answer(client.ask_grpc(batch, place, "dbl_tf", None, 30.0), signature)
+        # Larger than the message that gRPC sends unless told.
+        large = client.ask_grpc([b"x" * 5_000_000], place, "dbl_tf", None, 30.0)
+        assert "no known image format" in large["error"][0]
+        with pytest.raises(client.ServerError, match="NOT_FOUND: Servable not found"):
+            client.ask_grpc(batch, place, "x", None, 30.0)
+    finally:
+        server.stop(None).wait()
+
+
+def serve_json(serve, body: bytes) -> bytes:
+    """What TensorFlow Serving documents of its REST interface, for requests in columns."""
+    request = json.loads(body)
+    assert set(request) <= {"signature_name", "inputs"}
+    inputs = {
+        name: tf.constant([base64.b64decode(value["b64"], validate=True) for value in column])
+        for name, column in request["inputs"].items()
+    }
+    outputs = {}
+    for name, tensor in serve(**inputs).items():
+        assert not name.endswith("_bytes")  # such outputs would be sent as base64
+        value = tensor.numpy()
+        if value.dtype == object:
+            value = np.vectorize(bytes.decode, otypes=[object])(value)
+        outputs[name] = value.tolist()
+    return json.dumps({"outputs": outputs}, ensure_ascii=False).encode()
+
+
+def test_rest_messages(signature):
+    serve, batch = signature
+    answer = client.read_rest_response(serve_json(serve, client.rest_request(batch)))
+    check_answer(answer, signature)
+    assert answer["class_names"] == [list(NAMES)] * 3 and answer["thresholds"] == [[0.5] * 4] * 3
+
+
+@pytest.fixture
+def rest_server(signature):
+    """An HTTP server with the REST interface of one model, and the paths that it was asked for."""
+    paths = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            paths.append(self.path)
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if "/models/dbl_tf" in self.path:
+                status, answer = 200, serve_json(signature[0], body)
+            else:
+                status, answer = 404, b'{ "error": "Servable not found for request: Latest(x)" }'
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("localhost", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"localhost:{server.server_port}", paths
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(*arguments):
+    # -I -S: the standard library alone.
+    command = [sys.executable, "-I", "-S", DOCS / "serving" / "client.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8")
+
+
+def test_rest_client_needs_the_standard_library_alone(signature, rest_server, tmp_path):
+    server, paths = rest_server
+    files = [tmp_path / name for name in ("a.png", "b.txt", "c.png")]
+    for file, content in zip(files, signature[1], strict=True):
+        file.write_bytes(content)
+    done = run(f"--server={server}", "--batch_size=2", "--model_version=4", *files)
+    assert done.returncode == 1, done.stderr  # one of them is no image
+    assert paths == ["/v1/models/dbl_tf/versions/4:predict"] * 2
+    expected = client.read_rest_response(
+        serve_json(signature[0], client.rest_request(signature[1]))
+    )
+    assert done.stdout.splitlines() == list(client.describe(map(str, files), expected))
+    assert run(f"--server={server}", files[0]).returncode == 0
+
+    unknown = run(f"--server={server}", "--model=x", files[0])
+    assert unknown.returncode == 2 and "404: Servable not found" in unknown.stderr
+    missing = run(f"--server={server}", tmp_path / "none.png")
+    assert missing.returncode == 2 and "none.png" in missing.stderr
+
+
+def test_unreachable_server_is_said():
+    for ask in (client.ask_rest, client.ask_grpc):
+        with pytest.raises(client.ServerError, match="localhost:9 "):
+            ask([b"x"], "localhost:9", "dbl_tf", None, 5.0)
