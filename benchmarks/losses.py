@@ -3,8 +3,8 @@ r"""Time of value and gradient of DB-Focal beside plain binary cross-entropy, co
     python -m benchmarks.losses --output=losses.json
 
 Each engine runs in a process of its own: TensorFlow's `tf.function`, the same with XLA
-(`jit_compile`), JAX's `jit` on Keras's JAX backend, and, where PyTorch is installed, the loss as one
-writes it there, eager, from the equations. Within one, everything is timed in turns:
+(`jit_compile`), JAX's `jit` on Keras's JAX backend, and, where PyTorch is installed, the loss as
+one writes it there, eager, from the equations. Within one, everything is timed in turns:
 
 * `bce`: the mean over the elements of `keras.ops.binary_crossentropy(…, from_logits=True)`;
 * `db_focal, pipeline`: `DistributionBalancedLoss` with the weights r̂ given (`sample_weight`);
@@ -13,7 +13,9 @@ writes it there, eager, from the equations. Within one, everything is timed in t
   reads and writes as much memory as a loss does that reads logits, labels and weights once and
   writes the gradient once.
 
-Ratios are those of a round; shown are the median and the quartiles of the rounds.
+Ratios are those of a round; shown are the median and the quartiles of the rounds. Beside the ratio
+by the clock stands that of the work of all threads, "CPU", which other work on the machine moves
+less.
 """
 
 import functools
@@ -79,14 +81,16 @@ def measure_engine(
         source = np.stack([logits, labels])
         target = np.empty_like(source)
         candidates["copy"] = functools.partial(np.copyto, target, source)
-        seconds = measuring.in_turns(candidates, rounds=rounds, min_seconds=min_seconds)
+        timings = measuring.in_turns(candidates, rounds=rounds, min_seconds=min_seconds)
+        seconds, cpu_seconds = timings.seconds, timings.cpu_seconds
         result[f"{batch}x{classes}"] = {
             name: {
-                "seconds": measuring.quartiles(values),
-                "times_bce": measuring.ratio(values, seconds["bce"]),
-                "times_copy": measuring.ratio(values, seconds["copy"]),
+                "seconds": measuring.quartiles(seconds[name]),
+                "times_bce": measuring.ratio(seconds[name], seconds["bce"]),
+                "times_bce_of_cpu": measuring.ratio(cpu_seconds[name], cpu_seconds["bce"]),
+                "times_copy": measuring.ratio(seconds[name], seconds["copy"]),
             }
-            for name, values in seconds.items()
+            for name in candidates
         }
     return result
 
@@ -212,13 +216,14 @@ def describe(result: dict[str, Any]) -> str:
             f"{engine}, {shape}, {name}",
             measuring.show_seconds(figures["seconds"]["median"]),
             measuring.show(figures["times_bce"]),
+            measuring.show(figures["times_bce_of_cpu"]),
             measuring.show(figures["times_copy"], digits=1),
         ]
         for engine, shapes in result["engines"].items()
         for shape, candidates in shapes.items()
         for name, figures in candidates.items()
     ]
-    lines = [measuring.table(["value and gradient", "time", "× bce", "× copy"], rows)]
+    lines = [measuring.table(["value and gradient", "time", "× bce", "× bce, CPU", "× copy"], rows)]
     lines += [f"{engine}: left out, {reason}" for engine, reason in result["skipped"].items()]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -98,13 +99,26 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+@dataclasses.dataclass(frozen=True)
+class Timings:
+    """What calls took, by name; item k of all lists is of round k.
+
+    Attributes:
+        seconds: of a call, by the clock.
+        cpu_seconds: of all threads of this process during a call.
+    """
+
+    seconds: dict[str, list[float]]
+    cpu_seconds: dict[str, list[float]]
+
+
 def in_turns(
     candidates: Mapping[str, Callable[[], Any]],
     *,
     rounds: int,
     min_seconds: float = 0.0,
     before: Callable[[], Any] | None = None,
-) -> dict[str, list[float]]:
+) -> Timings:
     """Times things against each other: each once a round, so that other work meets all alike.
 
     Each is first called once untimed, which compiles it. The order moves on by one every round.
@@ -115,11 +129,9 @@ def in_turns(
         min_seconds: where a call is shorter, so many are made in a row that they take this long,
             and their mean is taken.
         before: is called before every timing, untimed.
-
-    Returns:
-        Seconds of a call, for each candidate one a round; item k of all lists is of round k.
     """
-    names, calls, seconds = list(candidates), {}, {name: [] for name in candidates}
+    names, calls = list(candidates), {}
+    timings = Timings({name: [] for name in names}, {name: [] for name in names})
     for name in names:
         candidates[name]()
         if before is not None:
@@ -133,11 +145,14 @@ def in_turns(
             name = names[(i + k) % len(names)]
             if before is not None:
                 before()
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             for _ in range(calls[name]):
                 candidates[name]()
-            seconds[name].append((time.perf_counter() - start) / calls[name])
-    return seconds
+            seconds = time.perf_counter() - start
+            cpu_seconds = time.process_time() - cpu_start
+            timings.seconds[name].append(seconds / calls[name])
+            timings.cpu_seconds[name].append(cpu_seconds / calls[name])
+    return timings
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:
