@@ -117,7 +117,7 @@ def in_turns(
     *,
     rounds: int,
     min_seconds: float = 0.0,
-    before: Callable[[], Any] | None = None,
+    before: Callable[[str], Any] | None = None,
 ) -> Timings:
     """Times things against each other: each once a round, so that other work meets all alike.
 
@@ -128,14 +128,16 @@ def in_turns(
         rounds: timings of each.
         min_seconds: where a call is shorter, so many are made in a row that they take this long,
             and their mean is taken.
-        before: is called before every timing, untimed.
+        before: is called with the name before every timing, untimed.
     """
     names, calls = list(candidates), {}
     timings = Timings({name: [] for name in names}, {name: [] for name in names})
     for name in names:
+        if before is not None:
+            before(name)
         candidates[name]()
         if before is not None:
-            before()
+            before(name)
         start = time.perf_counter()
         candidates[name]()
         once = max(time.perf_counter() - start, 1e-9)
@@ -144,7 +146,7 @@ def in_turns(
         for k in range(len(names)):
             name = names[(i + k) % len(names)]
             if before is not None:
-                before()
+                before(name)
             start, cpu_start = time.perf_counter(), time.process_time()
             for _ in range(calls[name]):
                 candidates[name]()

@@ -19,11 +19,13 @@ what is tf.data's, and of a Python loop over the batches for all: `in Python`. E
 in turns. The set-up is the time to the first batch, labels given as a sparse matrix.
 """
 
+import contextlib
 import csv
 import functools
 import itertools
 import os
 import random as python_random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,6 +40,7 @@ from pipelines import longtail, sampling
 
 SIZES = ("10000x1203", "100000x1203", "1000000x1203", "10000000x10000")
 _LABELS_PER_EXAMPLE = 3
+_IN_PYTHON = ", in Python"
 # Ways that draw one element at a time are given so much less to do.
 _SLOW = {"filter": 128, "rejection_resample": 32}
 _REFERENCE = "class_aware_indices"
@@ -164,13 +167,14 @@ def measure_labels(
     for name, make in ways.items():
         start = time.perf_counter()
         dataset = make()
-        in_python = iter(dataset)
-        next(in_python)
+        with _without_stderr():
+            in_python = iter(dataset)
+            next(in_python)
         setups[name] = time.perf_counter() - start
         number = max(1, batches // _SLOW.get(name, 1))
         candidates[name] = _reduced(dataset, number)
         numbers[name] = number
-        python_name = f"{name}, in Python"
+        python_name = name + _IN_PYTHON
         numbers[python_name] = max(1, number // 8)
         candidates[python_name] = functools.partial(_consume, in_python, numbers[python_name])
     for name, make in iterated.items():
@@ -178,10 +182,11 @@ def measure_labels(
         iterator = make()
         next(iterator)
         setups[name] = time.perf_counter() - start
-        python_name = f"{name}, in Python"
+        python_name = name + _IN_PYTHON
         numbers[python_name] = max(1, batches // 8)
         candidates[python_name] = functools.partial(_consume, iterator, numbers[python_name])
-    seconds = measuring.in_turns(candidates, rounds=rounds).seconds
+    with _without_stderr():  # rejection_resample writes the classes' shares there, again and again
+        seconds = measuring.in_turns(candidates, rounds=rounds).seconds
     rates = {
         name: [numbers[name] * batch_size / value for value in values]
         for name, values in seconds.items()
@@ -201,7 +206,7 @@ def measure_labels(
 
 def _counterpart(name: str) -> str:
     """What stands beside it: that of Python beside Python, that of tf.data beside tf.data."""
-    return f"{_REFERENCE}, in Python" if name.endswith(", in Python") else _REFERENCE
+    return _REFERENCE + _IN_PYTHON if name.endswith(_IN_PYTHON) else _REFERENCE
 
 
 def _reduced(dataset: tf.data.Dataset, number: int) -> Callable[[], Any]:
@@ -314,7 +319,17 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-_IN_PYTHON = ", in Python"
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _size(text: str) -> tuple[int, int]:
