@@ -51,7 +51,7 @@ def measure(
 
 
 def train(folder: pathlib.Path, steps: int, batch_size: int) -> dict[str, float]:
-    """Trains in this process; its peak memory after each part, and what the data themselves hold."""
+    """Trains in this process; its peak memory after each part, and what the data hold."""
     import keras
 
     from dbl_tf import models, training

@@ -42,7 +42,7 @@ SIZES = ("10000x1203", "100000x1203", "1000000x1203", "10000000x10000")
 _LABELS_PER_EXAMPLE = 3
 _IN_PYTHON = ", in Python"
 # Ways that draw one element at a time are given so much less to do.
-_SLOW = {"filter": 128, "rejection_resample": 32}
+_SLOW = {"filter": 1024, "rejection_resample": 1024}
 _REFERENCE = "class_aware_indices"
 
 
