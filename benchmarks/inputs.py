@@ -11,7 +11,7 @@ All take the same photographs, those that class-aware re-sampling draws, in the 
 * `PIL`: the same augmentation in a pool of as many processes as there are cores, which decode with
   PIL, crop and resize in one call, recolour by PIL's own matrix, and pass batches of bytes.
 
-Everything is timed in turns, from a new iterator on: with the files in the cache of the system
+Everything is timed in turns, from a new iterator on, whose start counts: with the files in the cache of the system
 ("warm"), and with their pages dropped before every timing ("cold", `posix_fadvise`). The shares of
 the stages are of the CPU time of `training`, warm, by difference.
 """
@@ -21,6 +21,7 @@ import functools
 import multiprocessing
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def define_flags() -> list[flags.FlagHolder]:
         flags.DEFINE_string("examples", None, "Table of photographs.", required=True),
         flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1),
         flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1),
-        flags.DEFINE_integer("batches", 20, "Batches of a timing.", lower_bound=1),
+        flags.DEFINE_integer("batches", 40, "Batches of a timing.", lower_bound=1),
         flags.DEFINE_integer("rounds", 5, "Timings of each.", lower_bound=1),
         flags.DEFINE_bool("cold", True, "Measure with an empty file cache as well."),
     ]
@@ -65,12 +66,13 @@ def measure(
     context = multiprocessing.get_context("spawn")
     results = {}
     with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as executor:
-        candidates["PIL"] = functools.partial(load_with_pil, executor, drawn, image_size)
+        of_pil: list[float] = []
+        candidates["PIL"] = lambda: of_pil.append(load_with_pil(executor, drawn, image_size))
         for cache in ("warm", "cold") if cold else ("warm",):
             files = sorted({path for batch in drawn for path in batch})
             before = (lambda _, files=files: _drop_from_cache(files)) if cache == "cold" else None
             timings = measuring.in_turns(candidates, rounds=rounds, before=before)
-            results[cache] = _figures(timings, batches * batch_size)
+            results[cache] = _figures(timings, of_pil[-rounds:], batches * batch_size)
     return {"cores": cores, "images": batches * batch_size, "caches": results}
 
 
@@ -125,16 +127,25 @@ def _consume(batches: Any) -> None:
 
 def load_with_pil(
     executor: concurrent.futures.Executor, drawn: Sequence[Sequence[str]], image_size: int
-) -> None:
-    """Makes the same batches, float32 (B, S, S, 3), by PIL in other processes."""
+) -> float:
+    """Makes the same batches, float32 (B, S, S, 3), by PIL in other processes.
+
+    Returns:
+        Seconds of CPU time of the other processes.
+    """
     make = functools.partial(_make_batch, image_size=image_size)
-    for batch in executor.map(make, range(len(drawn)), drawn):
+    total = 0.0
+    for batch, cpu_seconds in executor.map(make, range(len(drawn)), drawn):
         batch.astype(np.float32)
+        total += cpu_seconds
+    return total
 
 
-def _make_batch(seed: int, paths: Sequence[str], image_size: int) -> np.ndarray:
+def _make_batch(seed: int, paths: Sequence[str], image_size: int) -> tuple[np.ndarray, float]:
+    start = time.process_time()
     random = np.random.default_rng(seed)
-    return np.stack([augment_with_pil(path, image_size, random) for path in paths])
+    batch = np.stack([augment_with_pil(path, image_size, random) for path in paths])
+    return batch, time.process_time() - start
 
 
 def augment_with_pil(path: str, image_size: int, random: np.random.Generator) -> np.ndarray:
@@ -173,9 +184,11 @@ def _drop_from_cache(paths: Sequence[str]) -> None:
             os.close(descriptor)
 
 
-def _figures(timings: measuring.Timings, num_images: int) -> dict[str, Any]:
+def _figures(timings: measuring.Timings, of_pil: list[float], num_images: int) -> dict[str, Any]:
     seconds = timings.seconds
     cpu = {name: float(np.median(timings.cpu_seconds[name])) for name in _STAGES}
+    cpu_seconds = dict(timings.cpu_seconds)
+    cpu_seconds["PIL"] = np.add(cpu_seconds["PIL"], of_pil)
     previous = dict(zip(_STAGES, (None, *_STAGES), strict=False))
     return {
         "images_per_second": {
@@ -186,8 +199,8 @@ def _figures(timings: measuring.Timings, num_images: int) -> dict[str, Any]:
             name: measuring.ratio(values, seconds["training"]) for name, values in seconds.items()
         },
         "training_times_as_fast_by_cpu": {
-            name: measuring.ratio(timings.cpu_seconds[name], timings.cpu_seconds["training"])
-            for name in _STAGES
+            name: measuring.ratio(values, cpu_seconds["training"])
+            for name, values in cpu_seconds.items()
         },
         "share_of_cpu": {
             name: (cpu[name] - (cpu[before] if before else 0.0)) / cpu["training"]
@@ -202,13 +215,13 @@ def describe(result: dict[str, Any]) -> str:
     for cache, figures in result["caches"].items():
         for name, rate in figures["images_per_second"].items():
             share = figures["share_of_cpu"].get(name)
-            by_cpu = figures["training_times_as_fast_by_cpu"].get(name)
+            by_cpu = figures["training_times_as_fast_by_cpu"][name]
             rows.append(
                 [
                     f"{cache}, {name}",
                     measuring.show(rate, digits=0),
                     measuring.show(figures["training_times_as_fast"][name]),
-                    "" if by_cpu is None else measuring.show(by_cpu),
+                    measuring.show(by_cpu),
                     "" if share is None else f"{share:.0%}",
                 ]
             )
