@@ -11,9 +11,9 @@ All take the same photographs, those that class-aware re-sampling draws, in the 
 * `PIL`: the same augmentation in a pool of as many processes as there are cores, which decode with
   PIL, crop and resize in one call, recolour by PIL's own matrix, and pass batches of bytes.
 
-Everything is timed in turns, from a new iterator on, whose start counts: with the files in the cache
-of the system ("warm"), and with their pages dropped before every timing ("cold", `posix_fadvise`).
-The shares of the stages are of the CPU time of `training`, warm, by difference.
+Everything is timed in turns, from a new iterator on, whose start counts: with the files in the
+cache of the system ("warm"), and with their pages dropped before every timing ("cold",
+`posix_fadvise`). The shares of the stages are of the CPU time of `training`, by difference.
 """
 
 import concurrent.futures
