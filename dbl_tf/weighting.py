@@ -53,7 +53,7 @@ def rebalanced_weights(
     total = _row_sums(labels * inverse_counts)
     with np.errstate(divide="ignore", over="ignore"):  # r → ∞ and its limit are meant
         r = inverse_counts / total
-        return alpha + _sigmoid(beta * (r - mu))
+        return alpha + 1.0 / (1.0 + _exp((mu - r) * beta))
 
 
 def inverse_root_weights(labels: Any, class_counts: Sequence[float] | np.ndarray) -> Any:
@@ -189,15 +189,15 @@ def _row_sums(tensor: Any) -> Any:
     return tensor.sum(axis=1, keepdims=True)
 
 
-def _sigmoid(tensor: Any) -> Any:
+def _exp(tensor: Any) -> Any:
     # Each library's own is several times faster than a power, the one exponential of operators.
     if _is_from("tensorflow", tensor):
-        return sys.modules["tensorflow"].sigmoid(tensor)
+        return sys.modules["tensorflow"].exp(tensor)
     if _is_from("torch", tensor):
-        return tensor.sigmoid()
+        return tensor.exp()
     if _is_from("jax", tensor) or _is_from("jaxlib", tensor):
-        return sys.modules["jax"].nn.sigmoid(tensor)
-    return 1.0 / (1.0 + np.exp(-tensor))
+        return sys.modules["jax"].numpy.exp(tensor)
+    return np.exp(tensor)
 
 
 def _is_from(library: str, tensor: Any) -> bool:
