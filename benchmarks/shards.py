@@ -10,10 +10,7 @@ The rate leaves out the first batch; that of a stream comes once its first windo
 """
 
 import dataclasses
-import json
-import os
 import pathlib
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,53 +19,48 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
+from benchmarks import measuring
 from pipelines import images, inputs, sampling
 from pipelines.datasets import shards, table
 from pipelines.datasets.examples import Examples, LabelledData
 from pipelines.shards import layout, writing
 
-_EXAMPLES = flags.DEFINE_string("examples", None, "Table of photographs.", required=True)
-_RECORDS = flags.DEFINE_integer("records", 100_000, "Images in the shards.", lower_bound=1)
-_BATCHES = flags.DEFINE_integer("batches", 200, "Batches timed after the first.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1)
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1)
-_SCRATCH_DIR = flags.DEFINE_string("scratch_dir", None, "Where the shards are made; needs room.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+
+def define_flags() -> list[flags.FlagHolder]:
+    """Flags of the program."""
+    return [
+        flags.DEFINE_string("examples", None, "Table of photographs.", required=True),
+        flags.DEFINE_integer("records", 100_000, "Images in the shards.", lower_bound=1),
+        flags.DEFINE_integer("batches", 200, "Batches timed after the first.", lower_bound=1),
+        flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1),
+        flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1),
+        flags.DEFINE_string("scratch_dir", None, "Where the shards are made; needs room."),
+    ]
 
 
-def main(argv: list[str]) -> None:
-    """Measures, prints and writes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if _OUTPUT.value and os.path.exists(_OUTPUT.value):
-        raise SystemExit(f"benchmarks.shards: {_OUTPUT.value} exists; give another --output")
-    load_before = os.getloadavg()
-    with tempfile.TemporaryDirectory(dir=_SCRATCH_DIR.value) as scratch:
+def measure(
+    examples: str,
+    records: int,
+    batches: int,
+    batch_size: int,
+    image_size: int,
+    scratch_dir: str | None,
+) -> dict[str, Any]:
+    """Writes the shards and reads them in every way."""
+    with tempfile.TemporaryDirectory(dir=scratch_dir) as scratch:
         folder = pathlib.Path(scratch)
-        data = repeated(table.load(_EXAMPLES.value, cache_dir=folder), _RECORDS.value)
+        data = repeated(table.load(examples, cache_dir=folder), records)
         written = {name: write(data, folder / name, name) for name in layout.FORMATS}
-        results = {
-            f"{record_format}, {sampler}": measure(folder / record_format, sampler)
+        read = {
+            f"{record_format}, {sampler}": read_batches(
+                folder / record_format, sampler, batches, batch_size, image_size
+            )
             for record_format in layout.FORMATS
             for sampler in sampling.STREAM_SAMPLERS
         }
-    result = {
-        "records": _RECORDS.value,
-        "batch_size": _BATCH_SIZE.value,
-        "image_size": _IMAGE_SIZE.value,
-        "batches": _BATCHES.value,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "load_average": {"before": load_before, "after": os.getloadavg()},
-        "written": written,
-        "read": results,
-    }
-    print(describe(result))
-    if _OUTPUT.value:
-        with open(_OUTPUT.value, "x", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
+    return {"records": records, "batch_size": batch_size, "written": written, "read": read}
 
 
 def repeated(data: LabelledData, size: int) -> LabelledData:
@@ -92,18 +84,20 @@ def write(data: LabelledData, directory: pathlib.Path, record_format: str) -> di
     return {"seconds": seconds, "shards": len(sizes), "bytes": sum(sizes)}
 
 
-def measure(directory: pathlib.Path, sampler: str) -> dict[str, Any]:
+def read_batches(
+    directory: pathlib.Path, sampler: str, num_timed: int, batch_size: int, image_size: int
+) -> dict[str, Any]:
     """Takes training batches from shards."""
     with tf.device("CPU"):
         num_read, num_decoded = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
     start = time.perf_counter()
     train = _counting_reads(shards.load(directory).splits["train"], num_read)
-    num_batches = _BATCHES.value + 1
+    num_batches = num_timed + 1
     read_for_training = images.read_for_training
     # The pipeline has no place to count at: nobody but a measurement wants to know.
     images.read_for_training = _counted(read_for_training, num_decoded)
     try:
-        batches = iter(_batches(train, sampler, num_batches))
+        batches = iter(_batches(train, sampler, num_batches, batch_size, image_size))
         used = len(next(batches)[0])
         first = time.perf_counter() - start
         start = time.perf_counter()
@@ -114,7 +108,7 @@ def measure(directory: pathlib.Path, sampler: str) -> dict[str, Any]:
         images.read_for_training = read_for_training
     return {
         "seconds_to_first_batch": first,
-        "images_per_second": _BATCHES.value * _BATCH_SIZE.value / seconds,
+        "images_per_second": num_timed * batch_size / seconds,
         "images_used": used,
         "images_decoded": int(num_decoded),
         "records_read": int(num_read),
@@ -141,18 +135,20 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _batches(train: Examples, sampler: str, num_batches: int) -> tf.data.Dataset:
-    how = {"image_size": _IMAGE_SIZE.value, "seed": 0}
+def _batches(
+    train: Examples, sampler: str, num_batches: int, batch_size: int, image_size: int
+) -> tf.data.Dataset:
+    how = {"image_size": image_size, "seed": 0}
     if train.read is not None:
-        indices = sampling.SAMPLERS[sampler](train.labels, _BATCH_SIZE.value, seed=0)
+        indices = sampling.SAMPLERS[sampler](train.labels, batch_size, seed=0)
         return inputs.training_batches(train, indices.take(num_batches), **how)
     if sampler == "uniform":
         draws = sampling.uniform_stream(train.stream(0), len(train), seed=0)
     else:
         counts = train.labels.sum(axis=0, dtype=np.int64)
         draws = sampling.class_aware_stream(train.stream(0), counts, len(train), seed=0)
-    draws = draws.take(num_batches * _BATCH_SIZE.value)
-    return inputs.streamed_batches(draws, _BATCH_SIZE.value, **how)
+    draws = draws.take(num_batches * batch_size)
+    return inputs.streamed_batches(draws, batch_size, **how)
 
 
 def _counting_reads(examples: Examples, counter: tf.Variable) -> Examples:
@@ -174,4 +170,4 @@ def _counted(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    measuring.run("shards", define_flags, measure, describe)

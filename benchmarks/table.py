@@ -13,71 +13,50 @@ Each stage runs in a process of its own. "peak" is the most memory that this pro
 "CPU s" is the work of all its threads: on a machine with other work it says more than the clock.
 """
 
-import concurrent.futures
 import csv
 import json
-import multiprocessing
 import os
 import pathlib
-import platform
-import resource
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-_ROWS = flags.DEFINE_integer("rows", 1_000_000, "Rows of the table.", lower_bound=100)
-_CLASSES = flags.DEFINE_integer("classes", 1203, "Classes.", lower_bound=2)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Indices in a batch.", lower_bound=1)
-_BATCHES = flags.DEFINE_integer("batches", 20_000, "Batches timed after the first.", lower_bound=1)
-_SCRATCH_DIR = flags.DEFINE_string("scratch_dir", None, "Where the table is made; needs room.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+from benchmarks import measuring
 
 _TEST_SHARE = 0.01
 _MAX_LINKS = 10_000
 _LABELS_PER_ROW = 3
 
 
-def main(argv: list[str]) -> None:
-    """Measures, prints and writes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if _OUTPUT.value and os.path.exists(_OUTPUT.value):
-        raise SystemExit(f"benchmarks.table: {_OUTPUT.value} exists; give another --output")
-    load_before = os.getloadavg()
-    with tempfile.TemporaryDirectory(dir=_SCRATCH_DIR.value) as scratch:
+def define_flags() -> list[flags.FlagHolder]:
+    """Flags of the program."""
+    return [
+        flags.DEFINE_integer("rows", 1_000_000, "Rows of the table.", lower_bound=100),
+        flags.DEFINE_integer("classes", 1203, "Classes.", lower_bound=2),
+        flags.DEFINE_integer("batch_size", 32, "Indices in a batch.", lower_bound=1),
+        flags.DEFINE_integer("batches", 20_000, "Batches timed after the first.", lower_bound=1),
+        flags.DEFINE_string("scratch_dir", None, "Where the table is made; needs room."),
+    ]
+
+
+def measure(
+    rows: int, classes: int, batch_size: int, batches: int, scratch_dir: str | None
+) -> dict[str, Any]:
+    """Runs the stages, each in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=scratch_dir) as scratch:
         folder = pathlib.Path(scratch)
         stages = {
-            "make the table and its files": (make, folder, _ROWS.value, _CLASSES.value),
+            "make the table and its files": (make, folder, rows, classes),
             "index the table": (index, folder),
             "  of which: look at the files": (look_at_files, folder),
             "LabelStatistics": (label_statistics, folder),
-            "class-aware indices, first batch": (first_batch, folder, _BATCH_SIZE.value),
-            "class-aware indices, then": (
-                later_batches,
-                folder,
-                _BATCH_SIZE.value,
-                _BATCHES.value,
-            ),
+            "class-aware indices, first batch": (first_batch, folder, batch_size),
+            "class-aware indices, then": (later_batches, folder, batch_size, batches),
         }
-        results = {name: _in_process_of_its_own(*stage) for name, stage in stages.items()}
-    result = {
-        "rows": _ROWS.value,
-        "classes": _CLASSES.value,
-        "batch_size": _BATCH_SIZE.value,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "load_average": {"before": load_before, "after": os.getloadavg()},
-        "stages": results,
-    }
-    print(describe(result))
-    if _OUTPUT.value:
-        with open(_OUTPUT.value, "x", encoding="utf-8") as file:
-            json.dump(result, file, ensure_ascii=False, indent=1)
+        results = {name: measuring.in_process_of_its_own(*stage) for name, stage in stages.items()}
+    return {"rows": rows, "classes": classes, "stages": results}
 
 
 def make(folder: pathlib.Path, num_rows: int, num_classes: int) -> dict[str, Any]:
@@ -95,7 +74,7 @@ def make(folder: pathlib.Path, num_rows: int, num_classes: int) -> dict[str, Any
     names = [f"class {i:05}" for i in range(num_classes)]
     num_test = int(num_rows * _TEST_SHARE)
     picture = _picture()
-    with _Stage() as stage, open(folder / "examples.csv", "w", encoding="utf-8") as file:
+    with measuring.Stage() as stage, open(folder / "examples.csv", "w", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["image", "split", "labels"])
         start = 0
@@ -121,7 +100,7 @@ def index(folder: pathlib.Path) -> dict[str, Any]:
 
     from pipelines.datasets import table
 
-    with _Stage() as stage:
+    with measuring.Stage() as stage:
         data = table.load(folder / "examples.csv", check_images="exists", cache_dir=folder)
     labels = data.splits["train"].labels
     scipy.sparse.save_npz(folder / "labels.npz", labels, compressed=False)
@@ -142,7 +121,7 @@ def look_at_files(folder: pathlib.Path) -> dict[str, Any]:
     from pipelines.datasets import image_files
 
     files = json.loads((folder / "files.json").read_text())
-    with _Stage() as stage:
+    with measuring.Stage() as stage:
         bad = image_files.check_images(files, level="exists", cache_dir=folder)
     assert not bad
     return stage.figures()
@@ -153,7 +132,7 @@ def label_statistics(folder: pathlib.Path) -> dict[str, Any]:
     from dbl_tf.statistics import LabelStatistics
 
     labels = _labels(folder)
-    with _Stage() as stage:
+    with measuring.Stage() as stage:
         LabelStatistics.from_labels(labels)
     return stage.figures()
 
@@ -163,7 +142,7 @@ def first_batch(folder: pathlib.Path, batch_size: int) -> dict[str, Any]:
     from pipelines import sampling
 
     labels = _labels(folder)
-    with _Stage() as stage:
+    with measuring.Stage() as stage:
         next(iter(sampling.class_aware_indices(labels, batch_size, seed=0)))
     return stage.figures()
 
@@ -174,7 +153,7 @@ def later_batches(folder: pathlib.Path, batch_size: int, num_batches: int) -> di
 
     batches = sampling.class_aware_indices(_labels(folder), batch_size, seed=0).as_numpy_iterator()
     next(batches)
-    with _Stage() as stage:
+    with measuring.Stage() as stage:
         for _ in range(num_batches):
             next(batches)
     return stage.figures(batches_per_second=num_batches / stage.seconds)
@@ -183,9 +162,7 @@ def later_batches(folder: pathlib.Path, batch_size: int, num_batches: int) -> di
 def describe(result: dict[str, Any]) -> str:
     """The figures as a table."""
     lines = [
-        f"{result['rows']} rows, {result['classes']} classes; {result['cpus']} CPU cores, load "
-        f"average {result['load_average']['before'][0]:.1f} before and "
-        f"{result['load_average']['after'][0]:.1f} after",
+        f"{result['rows']} rows, {result['classes']} classes",
         "",
         f"{'stage':<34}{'seconds':>9}{'CPU s':>8}{'before, MiB':>13}{'peak, MiB':>11}",
     ]
@@ -202,40 +179,6 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-class _Stage:
-    """Times what runs inside it, and asks for the memory of the process before and after."""
-
-    def __enter__(self) -> "_Stage":
-        self._before = _peak_mib()
-        self._started, self._cpu_started = time.perf_counter(), time.process_time()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.seconds = time.perf_counter() - self._started
-        self._cpu_seconds = time.process_time() - self._cpu_started
-        self._peak = _peak_mib()
-
-    def figures(self, **further: float) -> dict[str, float]:
-        return {
-            "seconds": self.seconds,
-            "cpu_seconds": self._cpu_seconds,
-            "mib_before": self._before,
-            "mib_peak": self._peak,
-        } | further
-
-
-def _peak_mib() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _in_process_of_its_own(stage: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    # Started anew: a forked process would begin with the memory of this one.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
-        return executor.submit(stage, *arguments).result()
-
-
 def _labels(folder: pathlib.Path) -> Any:
     import scipy.sparse
 
@@ -249,4 +192,4 @@ def _picture() -> bytes:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    measuring.run("table", define_flags, measure, describe)

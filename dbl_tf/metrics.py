@@ -4,10 +4,15 @@ NumPy only. The values are those of scikit-learn's `average_precision_score` and
 `precision_recall_fscore_support`, for all classes at once.
 """
 
+import concurrent.futures
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+# Of which a thread holds a copy, by class; a row of so many scores is a few lines of the cache.
+_CLASSES_AT_ONCE = 16
 
 
 def average_precision(labels: Any, scores: Any) -> np.ndarray:
@@ -32,15 +37,43 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
     [0.8333]
     """
     labels, scores = _checked(labels, scores)
-    result = np.full(labels.shape[1], np.nan)
-    for i in np.flatnonzero(labels.any(axis=0)):
-        order = np.argsort(scores[:, i])[::-1]
-        ranked = scores[order, i]
-        # The last example of each run of equal scores, whose threshold the whole run shares.
-        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        hits = np.cumsum(labels[order, i])[last]
-        result[i] = np.diff(hits, prepend=0) @ (hits / (last + 1.0)) / hits[-1]
+    num_classes = labels.shape[1]
+    result = np.empty(num_classes)
+
+    def fill(start: int) -> None:
+        # Rows of their own: a column of a wide matrix is far apart in memory, and sorts in place.
+        columns = slice(start, start + _CLASSES_AT_ONCE)
+        by_class = zip(labels[:, columns].T.copy(), scores[:, columns].T.copy(), strict=True)
+        result[columns] = [_average_precision_of_class(*of_class) for of_class in by_class]
+
+    # Sorting leaves the interpreter to other threads.
+    with concurrent.futures.ThreadPoolExecutor(_num_cores()) as executor:
+        for _ in executor.map(fill, range(0, num_classes, _CLASSES_AT_ONCE)):
+            pass
     return result
+
+
+def _average_precision_of_class(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Average precision from bool (N,) and scores (N,), which it sorts.
+
+    A positive adds the precision at its own score to the sum, so that only the positives need a
+    rank, and the values can be sorted without their order, which is several times faster.
+    """
+    positives = np.sort(scores[labels])
+    if not len(positives):
+        return np.nan
+    scores.sort()
+    # Of the examples and of the positives, those of at least that score.
+    accepted = len(scores) - np.searchsorted(scores, positives)
+    hits = len(positives) - np.searchsorted(positives, positives)
+    return np.mean(hits / accepted)
+
+
+def _num_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def mean_average_precision(
@@ -142,20 +175,22 @@ def _checked(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"labels and scores must both be of shape (N, C), got {labels.shape} and {scores.shape}"
         )
-    wrong = (labels != 0) & (labels != 1)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"labels must be 0 or 1, found {labels[row, column]} in row {row}, column {column}"
-        )
-    missing = np.isnan(scores)
-    if missing.any():
+    if labels.dtype != bool:
+        wrong = (labels != 0) & (labels != 1)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"labels must be 0 or 1, found {labels[row, column]} in row {row}, column {column}"
+            )
+    # The least of numbers with a NaN among them is NaN: no array is needed where there is none.
+    if scores.size and np.isnan(scores.min()):
+        missing = np.isnan(scores)
         row, column = np.argwhere(missing)[0]
         raise ValueError(
             f"scores hold {int(missing.sum())} NaN, the first in row {row}, column {column}: the "
             "model's output is not finite"
         )
-    return labels.astype(bool), scores
+    return labels.astype(bool, copy=False), scores
 
 
 def _ratio(numerator: Any, denominator: Any) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Weights of the loss elements, made from labels: Eq. 3 and 4 of the paper, and older ways.
 
-Written on array operators and not on `keras.ops`, so that one implementation serves the loss on
-any Keras backend and the input pipeline, whose tensors are TensorFlow's whatever the backend.
+Written on array operators and the libraries' own functions, not on `keras.ops`, so that one
+implementation serves the loss on any Keras backend and the input pipeline, whose tensors are
+TensorFlow's whatever the backend.
 """
 
 import math
@@ -52,8 +53,7 @@ def rebalanced_weights(
     total = _row_sums(labels * inverse_counts)
     with np.errstate(divide="ignore", over="ignore"):  # r → ∞ and its limit are meant
         r = inverse_counts / total
-        # σ(x) = 1/(1 + 2^(−x log₂e)): the exponential as an operator.
-        return alpha + 1.0 / (1.0 + 2.0 ** ((r - mu) * (-beta * math.log2(math.e))))
+        return alpha + 1.0 / (1.0 + _exp((mu - r) * beta))
 
 
 def inverse_root_weights(labels: Any, class_counts: Sequence[float] | np.ndarray) -> Any:
@@ -187,6 +187,17 @@ def _row_sums(tensor: Any) -> Any:
     if _is_from("tensorflow", tensor):  # whose tensors have no such method
         return sys.modules["tensorflow"].reduce_sum(tensor, axis=1, keepdims=True)
     return tensor.sum(axis=1, keepdims=True)
+
+
+def _exp(tensor: Any) -> Any:
+    # Each library's own is several times faster than a power, the one exponential of operators.
+    if _is_from("tensorflow", tensor):
+        return sys.modules["tensorflow"].exp(tensor)
+    if _is_from("torch", tensor):
+        return tensor.exp()
+    if _is_from("jax", tensor) or _is_from("jaxlib", tensor):
+        return sys.modules["jax"].numpy.exp(tensor)
+    return np.exp(tensor)
 
 
 def _is_from(library: str, tensor: Any) -> bool:

@@ -1,0 +1,239 @@
+r"""Training images a second from photographs, beside decoding alone and beside a loader of PIL.
+
+    python -m benchmarks.inputs --examples=FILE.csv --image_size=224 --output=inputs.json
+
+All take the same photographs, those that class-aware re-sampling draws, in the same batches:
+
+* `read`: the bytes alone;
+* `decode`: and decoded; `decode and resize`: and resized, as for evaluation, in batches;
+* `training`: `pipelines.inputs.training_batches`, cropped, resized, mirrored and recoloured, with
+  labels and the weights r̂;
+* `PIL`: the same augmentation in a pool of as many processes as there are cores, which decode with
+  PIL, crop and resize in one call, recolour by PIL's own matrix, and pass batches of bytes.
+
+Everything is timed in turns, from a new iterator on, whose start counts: with the files in the
+cache of the system ("warm"), and with their pages dropped before every timing ("cold",
+`posix_fadvise`). The shares of the stages are of the CPU time of `training`, by difference.
+"""
+
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+from PIL import Image, ImageOps
+
+from benchmarks import measuring
+
+_STAGES = ("read", "decode", "decode and resize", "training")
+_RGB_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
+)
+
+
+def define_flags() -> list[flags.FlagHolder]:
+    """Flags of the program."""
+    return [
+        flags.DEFINE_string("examples", None, "Table of photographs.", required=True),
+        flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1),
+        flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1),
+        flags.DEFINE_integer("batches", 40, "Batches of a timing.", lower_bound=1),
+        flags.DEFINE_integer("rounds", 5, "Timings of each.", lower_bound=1),
+        flags.DEFINE_bool("cold", True, "Measure with an empty file cache as well."),
+    ]
+
+
+def measure(
+    examples: str, image_size: int, batch_size: int, batches: int, rounds: int, cold: bool
+) -> dict[str, Any]:
+    """Times all of them, warm and cold."""
+    from pipelines import sampling
+    from pipelines.datasets import table
+
+    with tempfile.TemporaryDirectory() as cache:
+        data = table.load(examples, check_images="header", cache_dir=cache)
+    train = data.splits["train"]
+    indices = sampling.class_aware_indices(train.labels, batch_size, seed=0).take(batches)
+    drawn = [[train.files[i] for i in batch] for batch in indices.as_numpy_iterator()]
+    candidates = make_pipelines(train, indices, image_size)
+    cores = measuring.num_cores()
+    context = multiprocessing.get_context("spawn")
+    results = {}
+    with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as executor:
+        of_pil: list[float] = []
+        candidates["PIL"] = lambda: of_pil.append(load_with_pil(executor, drawn, image_size))
+        for cache in ("warm", "cold") if cold else ("warm",):
+            files = sorted({path for batch in drawn for path in batch})
+            before = (lambda _, files=files: _drop_from_cache(files)) if cache == "cold" else None
+            timings = measuring.in_turns(candidates, rounds=rounds, before=before)
+            results[cache] = _figures(timings, of_pil[-rounds:], batches * batch_size)
+    return {"cores": cores, "images": batches * batch_size, "caches": results}
+
+
+def make_pipelines(train: Any, indices: Any, image_size: int) -> dict[str, Callable[[], Any]]:
+    """What tf.data does, each a function that takes all its batches."""
+    import tensorflow as tf
+
+    from dbl_tf import weighting
+    from pipelines import images, inputs
+
+    counts = train.labels.sum(axis=0, dtype=np.int64)
+    batch_size = int(indices.element_spec.shape[0])
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        return tf.shape(images.decode(encoded))
+
+    def resized(encoded: tf.Tensor) -> tf.Tensor:
+        return images.read_for_evaluation(encoded, image_size)
+
+    encoded = indices.unbatch().map(train.read, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def of_each(function: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+        def read(index: tf.Tensor) -> tf.Tensor:
+            return function(train.read(index))
+
+        images_read = indices.unbatch().map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return images_read.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+    training = inputs.training_batches(
+        train,
+        indices,
+        image_size=image_size,
+        seed=0,
+        weighting=lambda labels: weighting.rebalanced_weights(labels, np.maximum(counts, 1)),
+    )
+    stages = (
+        encoded.batch(batch_size).prefetch(tf.data.AUTOTUNE),
+        of_each(decode),
+        of_each(resized),
+        training,
+    )
+    return {
+        name: functools.partial(_consume, stage)
+        for name, stage in zip(_STAGES, stages, strict=True)
+    }
+
+
+def _consume(batches: Any) -> None:
+    for _ in batches:
+        pass
+
+
+def load_with_pil(
+    executor: concurrent.futures.Executor, drawn: Sequence[Sequence[str]], image_size: int
+) -> float:
+    """Makes the same batches, float32 (B, S, S, 3), by PIL in other processes.
+
+    Returns:
+        Seconds of CPU time of the other processes.
+    """
+    make = functools.partial(_make_batch, image_size=image_size)
+    total = 0.0
+    for batch, cpu_seconds in executor.map(make, range(len(drawn)), drawn):
+        batch.astype(np.float32)
+        total += cpu_seconds
+    return total
+
+
+def _make_batch(seed: int, paths: Sequence[str], image_size: int) -> tuple[np.ndarray, float]:
+    start = time.process_time()
+    random = np.random.default_rng(seed)
+    batch = np.stack([augment_with_pil(path, image_size, random) for path in paths])
+    return batch, time.process_time() - start
+
+
+def augment_with_pil(path: str, image_size: int, random: np.random.Generator) -> np.ndarray:
+    """The augmentation of `pipelines.images.augment`, uint8 (S, S, 3), as one writes it with PIL.
+
+    The bounds of the aspect are left out, which photographs hardly ever meet.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    width, height = image.size
+    crop_width, crop_height = (round(side * random.uniform(0.8, 1.0)) for side in (width, height))
+    left = random.integers(width - crop_width + 1)
+    top = random.integers(height - crop_height + 1)
+    box = (left, top, left + crop_width, top + crop_height)
+    image = image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
+    if random.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    brightness, contrast, saturation, hue = np.where(
+        random.random(4) < 0.5, random.uniform(-1.0, 1.0, 4), 0.0
+    )
+    angle = np.deg2rad(18.0 * hue)
+    cosine, sine = (1.0 + 0.5 * saturation) * np.array([np.cos(angle), np.sin(angle)])
+    in_yiq = [[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]]
+    matrix = np.linalg.inv(_RGB_TO_YIQ) @ in_yiq @ _RGB_TO_YIQ * (1.0 + 0.5 * contrast)
+    offset = np.full((3, 1), 32.0 * brightness * (1.0 + 0.5 * contrast))
+    affine = np.concatenate([matrix, offset], axis=1)
+    return np.asarray(image.convert("RGB", tuple(affine.ravel().tolist())))
+
+
+def _drop_from_cache(paths: Sequence[str]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def _figures(timings: measuring.Timings, of_pil: list[float], num_images: int) -> dict[str, Any]:
+    seconds = timings.seconds
+    cpu = {name: float(np.median(timings.cpu_seconds[name])) for name in _STAGES}
+    cpu_seconds = dict(timings.cpu_seconds)
+    cpu_seconds["PIL"] = np.add(cpu_seconds["PIL"], of_pil)
+    previous = dict(zip(_STAGES, (None, *_STAGES), strict=False))
+    return {
+        "images_per_second": {
+            name: measuring.quartiles([num_images / value for value in values])
+            for name, values in seconds.items()
+        },
+        "training_times_as_fast": {
+            name: measuring.ratio(values, seconds["training"]) for name, values in seconds.items()
+        },
+        "training_times_as_fast_by_cpu": {
+            name: measuring.ratio(values, cpu_seconds["training"])
+            for name, values in cpu_seconds.items()
+        },
+        "share_of_cpu": {
+            name: (cpu[name] - (cpu[before] if before else 0.0)) / cpu["training"]
+            for name, before in previous.items()
+        },
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The figures as a table."""
+    rows = []
+    for cache, figures in result["caches"].items():
+        for name, rate in figures["images_per_second"].items():
+            share = figures["share_of_cpu"].get(name)
+            by_cpu = figures["training_times_as_fast_by_cpu"][name]
+            rows.append(
+                [
+                    f"{cache}, {name}",
+                    measuring.show(rate, digits=0),
+                    measuring.show(figures["training_times_as_fast"][name]),
+                    measuring.show(by_cpu),
+                    "" if share is None else f"{share:.0%}",
+                ]
+            )
+    header = [
+        f"{result['images']} images",
+        "images/s",
+        "training is × as fast",
+        "by CPU time",
+        "share of the last stage",
+    ]
+    return measuring.table(header, rows)
+
+
+if __name__ == "__main__":
+    measuring.run("inputs", define_flags, measure, describe)
