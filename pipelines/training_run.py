@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import evaluation, methods, models, serving, training
+from dbl_tf import evaluation, files, methods, models, serving, training
 from dbl_tf.statistics import LabelStatistics
 from pipelines import datasets, evaluation_run, images, run_parts, run_report
 from pipelines.config import ConfigError, RunConfig
@@ -18,7 +18,13 @@ from pipelines.features import Features
 # A pipeline runs fewer batches than this ahead of the step that training is at.
 _LOOK_AHEAD_BATCHES = 64
 # What a run that was killed at once may leave before its configuration.
-_WRITTEN_FIRST = {"statistics.json", "statistics.json.incomplete", "config.json.incomplete"}
+_LOCK = "lock"
+_WRITTEN_FIRST = {
+    _LOCK,
+    "statistics.json",
+    "statistics.json.incomplete",
+    "config.json.incomplete",
+}
 
 
 def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
