@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import socket
 from collections.abc import Iterator
+from typing import TextIO
 
 from absl import logging
 
@@ -72,36 +73,62 @@ def remove_incomplete(directory: str | os.PathLike) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def lock(path: str | os.PathLike) -> Iterator[None]:
-    """Holds a file that one process can hold at a time; ends with the process, however that ends.
+class Lock:
+    """A file that one process can hold at a time; let go when the process ends, however it ends.
 
-    Where the file system knows no locks this is said, and nothing is held.
-
-    Raises:
-        InUseError: another process holds it; names that.
+    Args:
+        path: of the file, which stays; its directory must be there when the lock is taken.
     """
-    path = pathlib.Path(path)
-    with open(path, "a+", encoding="utf-8") as file:
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self._file: TextIO | None = None
+
+    def acquire(self) -> None:
+        """Takes it; does nothing where this object holds it.
+
+        Where the file system knows no locks this is said, and nothing is held.
+
+        Raises:
+            InUseError: another process holds it; names that.
+        """
+        if self._file is not None:
+            return
+        # Of POSIX: they hold between machines with a common file system, and no child inherits
+        # them, which might live longer than this process.
+        self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                file.seek(0)
-                raise InUseError(
-                    f"{path.parent} is in use by another process ({file.read().strip()}), which "
-                    f"holds {path.name} in it; wait for its end, or choose another directory"
-                ) from None
-            if error.errno not in _NO_LOCKS:
+            if error.errno in _NO_LOCKS:
+                logging.warning(
+                    "%s cannot be locked (%s): nothing keeps a second process from writing there",
+                    self.path.parent,
+                    error.strerror,
+                )
+                return
+            self._file.seek(0)
+            holder = self._file.read().strip()
+            self.release()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
-            logging.warning(
-                "%s lies on a file system without locks (%s): nothing keeps a second process from "
-                "writing there too",
-                path.parent,
-                error.strerror,
-            )
-        with naming_full_disk(path):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-        yield
+            raise InUseError(
+                f"{self.path.parent} is in use by another run ({holder}): wait for its end, or "
+                "choose another directory"
+            ) from None
+        with naming_full_disk(self.path):
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            self._file.flush()
+
+    def release(self) -> None:
+        """Lets it go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()

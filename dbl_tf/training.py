@@ -19,6 +19,7 @@ from absl import logging
 
 from dbl_tf import files
 
+_DEFAULT = type(tf.distribute.get_strategy())  # outside of any scope
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
 
@@ -247,6 +248,11 @@ def fit(
         ValueError: there are checkpoints and none can be used, or not all machines see the same.
     """
     strategy = model.distribute_strategy
+    if model.jit_compile and not isinstance(strategy, (tf.distribute.OneDeviceStrategy, _DEFAULT)):
+        raise ValueError(
+            "a model with jit_compile=True trains on one device, not under "
+            f"{type(strategy).__name__}; compile it with jit_compile=False"
+        )
     if not model.optimizer.built:
         with strategy.scope():
             model.optimizer.build(model.trainable_variables)
@@ -305,9 +311,7 @@ def fit(
     listeners.on_train_end()
 
 
-def _check_same_step(
-    strategy: tf.distribute.Strategy, step: int, directory: pathlib.Path
-) -> None:
+def _check_same_step(strategy: tf.distribute.Strategy, step: int, directory: pathlib.Path) -> None:
     """Refuses machines that see different checkpoints: they would train different weights."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
