@@ -113,6 +113,7 @@ def test_two_machines_of_which_one_or_the_other_is_lost_five_times(start, tmp_pa
             np.testing.assert_allclose(together[name], one[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_machines_that_see_different_checkpoints_are_refused(start, tmp_path):
     for index, steps in enumerate((2, 4)):
         weights_alone(tmp_path / str(index), steps).close()
