@@ -1,13 +1,15 @@
 """Training a compiled model step by step, with checkpoints from which it continues exactly."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
 import pathlib
 import re
+import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +17,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from dbl_tf import files
+
+_DEFAULT = type(tf.distribute.get_strategy())  # outside of any scope
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
 
@@ -73,19 +78,32 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
 
-    strategy.run(tf.function(one_each))
+    with _naming_lost(strategy, lambda: "while it was waited for"):
+        strategy.run(tf.function(one_each))
 
 
 class LostWorkerError(RuntimeError):
     """Another process of the cluster has ended or cannot be reached."""
 
 
+@contextlib.contextmanager
+def _naming_lost(strategy: tf.distribute.Strategy, when: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise
+        raise LostWorkerError(
+            f"another machine of the cluster was lost {when()}. Start the same command on all "
+            f"machines to continue ({error.message.splitlines()[0]})"
+        ) from error
+
+
 class Checkpoints:
     """Checkpoints of one training run: everything that changes the next step.
 
     A checkpoint holds every variable of the model and its optimizer, states of random generators
-    included. It is written beside its final name and renamed, so that a process killed at any
-    moment leaves whole checkpoints only.
+    included. A process killed at any moment leaves whole checkpoints only.
 
     Args:
         directory: where they lie; made when the first is written.
@@ -114,20 +132,21 @@ class Checkpoints:
             model: compiled.
             step: steps trained.
             loss_sum: of the steps of the epoch that is not at its end.
+
+        Raises:
+            OSError: it cannot be written; those before it are as they were.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        incomplete = self.directory / f"step-{step:08d}.incomplete"
-        with open(incomplete, "wb") as file:
+        with files.replacing(self.path(step)) as beside:
             np.savez(
-                file,
+                beside,
                 loss_sum=loss_sum,
                 **{str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(_state(model))},
             )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(incomplete, self.path(step))
-        for old in self.steps()[: -self.keep]:
-            self.path(old).unlink()
+        # One of a later step was passed over as damaged, or training would not be here.
+        kept = [other for other in self.steps() if other <= step][-self.keep :]
+        for other in set(self.steps()) - set(kept):
+            self.path(other).unlink()
 
     def restore(self, model: keras.Model) -> tuple[int, float]:
         """Brings the model to the newest whole checkpoint.
@@ -225,12 +244,20 @@ def fit(
         FloatingPointError: the loss is no longer finite; names the step.
         LostWorkerError: another machine was lost. The same program, started again on all of them,
             continues from the last checkpoint.
+        OSError: a checkpoint or the history cannot be written; names the file.
+        ValueError: there are checkpoints and none can be used, or not all machines see the same.
     """
     strategy = model.distribute_strategy
+    if model.jit_compile and not isinstance(strategy, (tf.distribute.OneDeviceStrategy, _DEFAULT)):
+        raise ValueError(
+            "a model with jit_compile=True trains on one device, not under "
+            f"{type(strategy).__name__}; compile it with jit_compile=False"
+        )
     if not model.optimizer.built:
         with strategy.scope():
             model.optimizer.build(model.trainable_variables)
     step, loss_sum = checkpoints.restore(model)
+    _check_same_step(strategy, step, checkpoints.directory)
     if step:
         logging.info("continuing from step %d of %d", step, steps)
     if step >= steps:
@@ -248,23 +275,21 @@ def fit(
         verbose=verbose,
         epochs=-(-steps // steps_per_epoch),
         steps=steps_per_epoch,
+        initial_epoch=step // steps_per_epoch,
     )
+
+    def where() -> str:
+        last = max(checkpoints.steps(), default=0)
+        return f"after step {step}; the last checkpoint is of step {last}"
+
     model.stop_training = False
     listeners.on_train_begin()
     listeners.on_epoch_begin(step // steps_per_epoch)
     while step < steps and not model.stop_training:
         epoch, done = divmod(step, steps_per_epoch)
         listeners.on_train_batch_begin(done)
-        try:
+        with _naming_lost(strategy, where):
             loss = float(train_step(iterator))
-        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-                raise
-            raise LostWorkerError(
-                f"another machine of the cluster was lost after step {step}; the last checkpoint "
-                f"is of step {max(checkpoints.steps(), default=0)}. Start the same command on all "
-                f"machines to continue ({error.message.splitlines()[0]})"
-            ) from error
         step, done, loss_sum = step + 1, done + 1, loss_sum + loss
         if not np.isfinite(loss):
             raise FloatingPointError(
@@ -284,6 +309,31 @@ def fit(
         elif writes and checkpoint_every and step % checkpoint_every == 0:
             checkpoints.save(model, step, loss_sum)
     listeners.on_train_end()
+
+
+def _check_same_step(strategy: tf.distribute.Strategy, step: int, directory: pathlib.Path) -> None:
+    """Refuses machines that see different checkpoints: they would train different weights."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+
+    def of_each() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        own = tf.one_hot(
+            context.replica_id_in_sync_group,
+            context.num_replicas_in_sync,
+            on_value=tf.constant(step, tf.float64),
+            dtype=tf.float64,
+        )
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    with _naming_lost(strategy, lambda: "before the first step"):
+        steps = strategy.experimental_local_results(strategy.run(tf.function(of_each)))[0].numpy()
+    if (steps != step).any():
+        raise ValueError(
+            f"not all machines see the same checkpoints in {directory}: this one is at step "
+            f"{step}, all are at {sorted({int(s) for s in steps})}. They need one file system in "
+            "common"
+        )
 
 
 def _distributed(strategy: tf.distribute.Strategy, batches: Batches, step: int) -> Any:
@@ -343,9 +393,45 @@ class _History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._rows.append({"epoch": epoch, **logs})
         columns = dict.fromkeys(name for row in self._rows for name in row)
-        incomplete = f"{self._path}.incomplete"
-        with open(incomplete, "w", newline="", encoding="utf-8") as file:
+        with (
+            files.replacing(self._path) as beside,
+            open(beside, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self._rows)
-        os.replace(incomplete, self._path)
+
+
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Keras's, with every epoch once in its log also after a run was killed."""
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Drops what is going to be trained again."""
+        for folder in pathlib.Path(self.log_dir).glob("*/"):
+            _keep_epochs_before(self.params["initial_epoch"], folder)
+        super().on_train_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Writes the epoch to disk, before a checkpoint says that it is done."""
+        super().on_epoch_end(epoch, logs)
+        for writer in self._writers.values():
+            writer.flush()
+
+
+def _keep_epochs_before(epoch: int, folder: pathlib.Path) -> None:
+    """Brings the event files of a folder into one, without the epochs from this one on."""
+    paths = sorted(folder.glob("*tfevents*"))
+    records: dict[bytes, None] = {}  # what two files hold, as after a kill right here, is kept once
+    for path in paths:
+        with contextlib.suppress(tf.errors.DataLossError):  # cut off where the process was killed
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                event = tf.compat.v1.Event.FromString(record)
+                if event.HasField("summary") and event.step < epoch:
+                    records[record] = None
+    if records:
+        version = tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2")
+        with files.replacing(paths[0]) as beside, tf.io.TFRecordWriter(str(beside)) as writer:
+            for record in (version.SerializeToString(), *records):
+                writer.write(record)
+    for path in paths[1 if records else 0 :]:
+        path.unlink()

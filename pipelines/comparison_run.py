@@ -5,13 +5,14 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
-from dbl_tf import comparison
-from pipelines import training_run
+from dbl_tf import comparison, files
+from pipelines import run_report, training_run
 from pipelines.config import ConfigError, RunConfig, flag_name
 
 
@@ -88,9 +89,15 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
         The table, and what was left out, as text.
 
     Raises:
-        ValueError: a run that cannot be started; nothing is trained if it can be known before.
+        ValueError: a run that cannot be started; nothing is trained if it can be known before. Or
+            no run came to its end.
     """
     runs = [config.resolved() for config in runs]
+    twice = [name for name, n in Counter(config.run_dir for config in runs).items() if n > 1]
+    if twice:
+        raise ConfigError(f"these runs are asked for more than once: {', '.join(twice)}")
+    if any(config.strategy == "multi_worker" for config in runs):
+        raise ConfigError("a comparison runs on one machine: --strategy must not be multi_worker")
     for config in runs:  # before the first is trained
         training_run.check_directory(config, pathlib.Path(config.run_dir))
     done, failed = [], []
@@ -102,6 +109,8 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
             failed.append(f"{config.run_dir} is left out: {error}")
             continue
         done.append((dataclasses.asdict(config), scores))
+    if not done:
+        raise ValueError("no run has come to its end:\n" + "\n".join(failed))
     output = pathlib.Path(output_dir)
     rows = comparison.table(done)
     _write_csv(output / "table.csv", rows)
@@ -119,17 +128,18 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
 
 
 def _scores_of(config: RunConfig) -> dict[str, Any]:
-    finished = pathlib.Path(config.run_dir, "metrics.json")
-    if finished.exists():
+    finished = pathlib.Path(config.run_dir, "metrics.json")  # the report comes after it
+    if finished.exists() and finished.with_name(run_report.REPORT).exists():
         return json.loads(finished.read_text(encoding="utf-8"))
     keras.utils.clear_session()  # or every run would add its graphs to those before it
     return training_run.train_and_evaluate(config)
 
 
 def _write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    incomplete = path.with_name(f"{path.name}.incomplete")
-    with open(incomplete, "w", newline="", encoding="utf-8") as file:
+    with (
+        files.replacing(path) as beside,
+        open(beside, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(incomplete, path)

@@ -207,6 +207,9 @@ class RunConfig(DataConfig):
     weight_decay: float = _setting(1e-4, "Coupled, of every trainable variable.")
     seed: int = _setting(0, "Of weights, sampling, augmentation and dropout.")
     precision: str = _setting("float32", "Keras's policy of the network.", choices=PRECISIONS)
+    xla: bool = _setting(
+        False, "Compile the training step with XLA, which draws other dropout masks; on one device."
+    )
     strategy: str = _setting("auto", "Devices used.", choices=training.STRATEGIES)
     checkpoint_every: int | None = _setting(
         None, "Steps between checkpoints; every epoch's end has one anyway."

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import evaluation, methods, models, serving, training
+from dbl_tf import evaluation, files, methods, models, serving, training
 from dbl_tf.statistics import LabelStatistics
 from pipelines import datasets, evaluation_run, images, run_parts, run_report
 from pipelines.config import ConfigError, RunConfig
@@ -18,7 +18,13 @@ from pipelines.features import Features
 # A pipeline runs fewer batches than this ahead of the step that training is at.
 _LOOK_AHEAD_BATCHES = 64
 # What a run that was killed at once may leave before its configuration.
-_WRITTEN_FIRST = {"statistics.json", "statistics.json.incomplete", "config.json.incomplete"}
+_LOCK = "lock"
+_WRITTEN_FIRST = {
+    _LOCK,
+    "statistics.json",
+    "statistics.json.incomplete",
+    "config.json.incomplete",
+}
 
 
 def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
@@ -34,6 +40,8 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
     Raises:
         ValueError: data that cannot be used, or a directory that holds another run.
         FloatingPointError: the loss is no longer finite.
+        OSError: the directory is in use by another process, or cannot be written.
+        LostWorkerError: another machine of the cluster was lost.
     """
     config = config.resolved()
     run_dir = pathlib.Path(config.run_dir)
@@ -49,6 +57,21 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
             "--precision=mixed_float16 judges overflow by one replica alone; use mixed_bfloat16 "
             "with several"
         )
+    if config.xla and not isinstance(strategy, tf.distribute.OneDeviceStrategy):
+        raise ConfigError(
+            "--xla compiles the step of one device: it goes with --strategy=one_device, and not "
+            f"with {config.strategy} on {strategy.num_replicas_in_sync} devices"
+        )
+    with files.Lock(run_dir / _LOCK) as lock:
+        if training.is_chief(strategy) and run_dir.exists():
+            lock.acquire()  # at once; a new directory is made once the data are known to be good
+        return _train_and_evaluate(config, strategy, lock)
+
+
+def _train_and_evaluate(
+    config: RunConfig, strategy: tf.distribute.Strategy, lock: files.Lock
+) -> dict[str, Any] | None:
+    run_dir = pathlib.Path(config.run_dir)
     data = datasets.load(config)
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
@@ -64,10 +87,12 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
         network.compile(
             run_parts.make_optimizer(config, plan),
             run_parts.make_loss(config, statistics),
-            jit_compile=False,
+            jit_compile=config.xla,
         )
     is_chief = training.is_chief(strategy)
     if is_chief:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
         open_directory(config, statistics, run_dir)
     print(describe(config, data, statistics, plan), flush=True)
 
@@ -90,13 +115,14 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
         return run_parts.make_indices(config, train, step).take(ahead)
 
     at_risk = {train: drawn}
-    callbacks = [keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)]
+    callbacks = [training.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)]
     if "val" in data.splits:
         val = data.splits["val"]
         at_risk[val] = lambda: evaluation_run.every_position(val)
         # First, so that the callbacks behind it find `val_map` in the logs.
         callbacks.insert(0, evaluation.MeanAveragePrecision(inputs_of(val), val.labels.toarray()))
     with contextlib.ExitStack() as naming:
+        naming.enter_context(files.naming_full_disk(run_dir))
         for examples, positions in at_risk.items():
             naming.enter_context(
                 evaluation_run.naming_unreadable(examples, positions, config.image_size)
@@ -116,14 +142,16 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
         training.wait_for_all(strategy)
         return None
     model = run_parts.plain_copy(config, models.join(backbone, head), statistics)
-    model.save(run_dir / "model.keras")
+    with files.replacing(run_dir / "model.keras") as beside:
+        model.save(beside)
     if config.freeze_backbone:
 
         def predict(examples: Examples) -> np.ndarray:
             return evaluation.predict(head, features.batches(examples))
     else:
         predict = evaluation_run.network_predictor(model, config.image_size)
-    scores = _evaluate_and_export(config, data, statistics, model, predict)
+    with files.naming_full_disk(run_dir):
+        scores = _evaluate_and_export(config, data, statistics, model, predict)
     training.wait_for_all(strategy)
     return scores
 
@@ -184,9 +212,14 @@ def check_directory(config: RunConfig, run_dir: pathlib.Path) -> None:
 def open_directory(config: RunConfig, statistics: LabelStatistics, run_dir: pathlib.Path) -> None:
     """Writes what a run is, or checks that the data of a run that goes on are the same.
 
+    What a killed process has left half-written is removed.
+
     Raises:
-        ValueError: the training labels have changed since the run was started.
+        ValueError: the training labels have changed since the run was started, or another run has
+            been started in the directory.
     """
+    check_directory(config, run_dir)
+    files.remove_incomplete(run_dir)
     saved = run_dir / "statistics.json"
     if saved.exists():
         before = LabelStatistics.load(saved)
@@ -199,7 +232,6 @@ def open_directory(config: RunConfig, statistics: LabelStatistics, run_dir: path
                 f"the training labels are not those that {run_dir} was started with; choose "
                 "another --run_dir"
             )
-    run_dir.mkdir(parents=True, exist_ok=True)
     if not saved.exists():
         statistics.save(saved)
     if not (run_dir / "config.json").exists():

@@ -24,17 +24,18 @@ def start(tmp_path):
     """Starts two processes that train together; all are stopped at the end of the test."""
     processes = []
 
-    def start_two(pause):
+    def start_two(pause, steps=STEPS, directories=(tmp_path, tmp_path)):
         with socket.socket() as one, socket.socket() as two:
             for port in (one, two):
                 port.bind(("localhost", 0))
             workers = [f"localhost:{port.getsockname()[1]}" for port in (one, two)]
         members = []
         for index in range(2):
+            arguments = [str(directories[index]), str(steps), str(pause)]
             task = {"type": "worker", "index": index}
             members.append(
                 subprocess.Popen(
-                    [sys.executable, cluster_member.__file__, tmp_path, str(STEPS), str(pause)],
+                    [sys.executable, cluster_member.__file__, *arguments],
                     env={
                         **os.environ,
                         "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
@@ -53,13 +54,25 @@ def start(tmp_path):
         process.wait()
 
 
-def test_two_machines_train_as_one_also_after_one_was_lost(start, tmp_path):
-    chief, other = start(pause=0.5)
+def weights_alone(directory, steps):
+    directory.mkdir()
+    cluster_member.train(tf.distribute.OneDeviceStrategy("CPU:0"), directory, steps, pause=0)
+    return np.load(directory / "weights.npz")
+
+
+def wait_for_step(tmp_path, step, members):
     checkpoints = training.Checkpoints(tmp_path / "checkpoints")
     waited_until = time.monotonic() + SECONDS
-    while max(checkpoints.steps(), default=0) < 3:
-        assert chief.poll() is None and time.monotonic() < waited_until
+    while max(checkpoints.steps(), default=0) < step:
+        assert all(member.poll() is None for member in members)
+        assert time.monotonic() < waited_until
         time.sleep(0.1)
+    return checkpoints
+
+
+def test_two_machines_train_as_one_also_after_one_was_lost(start, tmp_path):
+    chief, other = start(pause=0.5)
+    checkpoints = wait_for_step(tmp_path, 3, [chief, other])
     other.kill()
     _, message = chief.communicate(timeout=60)
     assert chief.returncode != 0
@@ -70,13 +83,45 @@ def test_two_machines_train_as_one_also_after_one_was_lost(start, tmp_path):
         member.communicate(timeout=SECONDS)
         assert member.returncode == 0
 
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    cluster_member.train(tf.distribute.OneDeviceStrategy("CPU:0"), alone, STEPS, pause=0)
-    with np.load(tmp_path / "weights.npz") as together, np.load(alone / "weights.npz") as one:
+    with (
+        np.load(tmp_path / "weights.npz") as together,
+        weights_alone(tmp_path / "alone", STEPS) as one,
+    ):
         assert len(one.files) > 5
         for name in one.files:
             np.testing.assert_allclose(together[name], one[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_machines_of_which_one_or_the_other_is_lost_five_times(start, tmp_path):
+    steps = 18
+    for kill, lost in enumerate((0, 1, 1, 0, 1), start=1):
+        members = start(pause=0.5, steps=steps)
+        checkpoints = wait_for_step(tmp_path, 3 * kill, members)
+        members[lost].kill()
+        _, message = members[1 - lost].communicate(timeout=SECONDS)
+        assert members[1 - lost].returncode != 0, message
+        assert max(checkpoints.steps()) < steps
+    for member in start(pause=0, steps=steps):
+        member.communicate(timeout=SECONDS)
+        assert member.returncode == 0
+    with (
+        np.load(tmp_path / "weights.npz") as together,
+        weights_alone(tmp_path / "alone", steps) as one,
+    ):
+        for name in one.files:
+            np.testing.assert_allclose(together[name], one[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_machines_that_see_different_checkpoints_are_refused(start, tmp_path):
+    for index, steps in enumerate((2, 4)):
+        weights_alone(tmp_path / str(index), steps).close()
+    for member in start(pause=0, directories=[tmp_path / "0", tmp_path / "1"]):
+        _, message = member.communicate(timeout=SECONDS)
+        assert member.returncode != 0
+        assert "not all machines see the same checkpoints in" in message
+        assert "all are at [2, 4]" in message
 
 
 def test_a_cluster_without_a_description_is_refused(monkeypatch):

@@ -23,7 +23,7 @@ def make_batches(first_step, share=None):
     return tf.data.Dataset.range(first_step, 2**40).map(batch)
 
 
-def make_network(learning_rate=0.1, loss_scaling=False, stock_dropout=0.1):
+def make_network(learning_rate=0.1, loss_scaling=False, stock_dropout=0.1, xla=False):
     keras.utils.set_random_seed(0)
     network = keras.Sequential(
         [
@@ -37,7 +37,7 @@ def make_network(learning_rate=0.1, loss_scaling=False, stock_dropout=0.1):
     network.compile(
         keras.optimizers.LossScaleOptimizer(optimizer) if loss_scaling else optimizer,
         keras.losses.BinaryCrossentropy(from_logits=True),
-        jit_compile=False,
+        jit_compile=xla,
     )
     return network
 
@@ -55,6 +55,11 @@ class KillAt(keras.callbacks.Callback):
         self.remaining -= 1
         if self.remaining < 0:
             raise KilledError
+
+
+class KillAfterEpoch(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        raise KilledError
 
 
 def fit(directory, network, **arguments):
@@ -205,6 +210,53 @@ def test_one_and_two_replicas_train_alike_and_as_keras_fit_does(mirrored, tmp_pa
     for one, two, keras_fit in zip(*weights.values(), network.get_weights(), strict=True):
         np.testing.assert_allclose(one, keras_fit, rtol=0, atol=1e-6)
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
+
+
+def test_a_compiled_step_trains_alike(tmp_path):
+    plain, compiled = make_network(stock_dropout=0.0), make_network(stock_dropout=0.0, xla=True)
+    for network in (plain, compiled):  # XLA draws other masks
+        next(layer for layer in network.layers if layer.name == "neck_dropout").rate = 0.0
+    fit(tmp_path / "plain", plain)
+    fit(tmp_path / "compiled", compiled)
+    for a, b in zip(plain.get_weights(), compiled.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_a_compiled_step_of_several_replicas_is_refused(mirrored, tmp_path):
+    with mirrored.scope():
+        network = make_network(xla=True)
+    with pytest.raises(ValueError, match="jit_compile=True trains on one device, not under Mirr"):
+        fit(tmp_path, network)
+
+
+def test_the_tensorboard_log_holds_every_epoch_once(tmp_path):
+    log = tmp_path / "tensorboard"
+    # Killed in the middle of an epoch, and where an epoch is logged and its checkpoint is not
+    # written.
+    for kill in (KillAt(6), KillAfterEpoch()):
+        with pytest.raises(KilledError):
+            board = training.TensorBoard(str(log), write_graph=False)
+            fit(tmp_path, make_network(), callbacks=[board, kill], checkpoint_every=3)
+    path = sorted((log / "train").iterdir())[-1]
+    path.write_bytes(path.read_bytes()[:-3])
+    fit(
+        tmp_path,
+        make_network(),
+        callbacks=[training.TensorBoard(str(log), write_graph=False)],
+        checkpoint_every=3,
+    )
+    logged = []
+    for path in sorted((log / "train").iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            logged += [
+                (event.step, float(tf.make_ndarray(value.tensor)))
+                for value in event.summary.value
+                if value.tag == "epoch_loss"
+            ]
+    assert [epoch for epoch, _ in logged] == [0, 1, 2]
+    for (_, loss), (_, expected) in zip(logged, history(tmp_path), strict=True):
+        assert loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_strategies():

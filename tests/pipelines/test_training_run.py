@@ -1,12 +1,14 @@
+import contextlib
 import csv
 import json
+import resource
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dbl_tf import LabelStatistics
+from dbl_tf import LabelStatistics, training
 from pipelines import evaluation_run, training_run
 from pipelines.config import ConfigError, DataConfig, RunConfig
 
@@ -128,6 +130,57 @@ def test_the_same_command_continues_and_another_is_refused(finished, table):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ConfigError, match=r"another configuration(.|\n)*--mu: 0.2 there, 0.4 now"):
         training_run.train_and_evaluate(make_config(table, run_dir, val_fraction=0.2, mu=0.4))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Makes writing beyond this size fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_and_a_kill_after_the_last_step_lose_nothing(table, tmp_path):
+    run_dir = tmp_path / "run"
+    config = make_config(table, run_dir, checkpoint_every=1, export=False)
+    scores = training_run.train_and_evaluate(config)
+    expected = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    checkpoints = training.Checkpoints(run_dir / "checkpoints")
+
+    # The last checkpoint does not fit.
+    size = checkpoints.path(4).stat().st_size
+    checkpoints.path(4).unlink()
+    with (
+        files_of_at_most(size - 1000),
+        pytest.raises(OSError, match=r"File too large: .*checkpoints/step-00000004\.npz"),
+    ):
+        training_run.train_and_evaluate(config)
+    assert checkpoints.steps() == [3]
+    assert not list(run_dir.rglob("*.incomplete*"))
+
+    # With space it goes on; here killed while it evaluates and exports.
+    training_run.train_and_evaluate(config)
+    for name in ("metrics.json", "thresholds.json", "model.keras"):
+        (run_dir / name).unlink()
+    (run_dir / "model.incomplete.keras").write_bytes(b"half")
+    (run_dir / "saved_model" / "1.incomplete" / "variables").mkdir(parents=True)
+    trained = checkpoints.path(4).stat().st_mtime_ns
+    assert training_run.train_and_evaluate(config) == scores
+    assert checkpoints.path(4).stat().st_mtime_ns == trained
+    assert not list(run_dir.rglob("*.incomplete*"))
+    again = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    for a, b in zip(expected, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_xla_is_refused_where_it_cannot_work(table, tmp_path):
+    config = make_config(table, tmp_path / "run", xla=True, strategy="mirrored")
+    with pytest.raises(ConfigError, match=r"--xla .* goes with --strategy=one_device, and not"):
+        training_run.train_and_evaluate(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_directory_with_other_files_is_left_alone(table, tmp_path):
