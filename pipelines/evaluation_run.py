@@ -20,6 +20,15 @@ from pipelines.scored import Scored, Thresholds
 
 BATCH_SIZE = 64
 
+# What reading and decoding raise. Others, such as a lack of memory, have no image as their cause.
+_ERRORS_OF_READING = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
+
 Predict = Callable[[Examples], np.ndarray]
 
 
@@ -220,7 +229,7 @@ def naming_unreadable(
     """
     try:
         yield
-    except tf.errors.OpError as error:
+    except _ERRORS_OF_READING as error:
         cause = inputs.find_unreadable(examples, indices(), image_size)
         if cause is None:
             raise

@@ -29,7 +29,8 @@ class Features:
         digest = hashlib.sha256(repr(network).encode())
         for weight in backbone.get_weights():
             digest.update(np.ascontiguousarray(weight).tobytes())
-        digest.update(f"{config.dataset} {config.data_seed}".encode())
+        data = (config.dataset, config.data_seed, config.tfds_name, config.image_feature)
+        digest.update(repr(data).encode())
         self._digest = digest
 
     def __call__(self, examples: Examples) -> np.ndarray:
@@ -51,6 +52,7 @@ class Features:
                 self.backbone, evaluation_run.image_batches(examples, size)
             )
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Processes that compute the same features do so beside each other.
         beside = path.with_suffix(f".{os.getpid()}.npy")
         np.save(beside, features)
         os.replace(beside, path)
