@@ -334,6 +334,18 @@ def test_stream_matches_eq_1_on_voc(voc_mlt_labels, statistics_of_voc):
     assert np.all(np.abs(observed - p_hat) < 4 * np.sqrt(p_hat * (1 - p_hat) / 20_000))
 
 
+def test_stream_passes_on_each_example_of_voc_as_often_as_eq_2_says(
+    voc_mlt_labels, statistics_of_voc
+):
+    num_passes = 200
+    weight = len(voc_mlt_labels) * statistics_of_voc.instance_probability(voc_mlt_labels)
+    draws = _streamed(voc_mlt_labels, int(num_passes * weight.sum()))
+    mean_copies = np.bincount(draws, minlength=len(weight)) / num_passes
+    fraction = weight - np.floor(weight)
+    standard_error = np.sqrt(fraction * (1 - fraction) / num_passes)
+    assert np.all(np.abs(mean_copies - weight) < 4 * standard_error)
+
+
 @pytest.mark.parametrize(("shuffle_buffer", "starts"), [(4096, (130,)), (20, (333,))])
 def test_stream_continues_at_any_draw(shuffle_buffer, starts, small_labels):
     whole = _streamed(small_labels, 600, shuffle_buffer=shuffle_buffer)
