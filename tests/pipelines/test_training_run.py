@@ -202,10 +202,12 @@ def test_where_r_is_computed_changes_no_number(table, tmp_path):
 
 
 def test_only_the_head_trains_on_features_that_are_kept(table, tmp_path, capsys):
-    config = make_config(table, tmp_path / "first", freeze_backbone=True, export=False)
+    # A cache of its own: other tests compute the same features.
+    frozen = {"freeze_backbone": True, "export": False, "cache_dir": str(tmp_path / "cache")}
+    config = make_config(table, tmp_path / "first", **frozen)
     scores = training_run.train_and_evaluate(config)
     assert "computing features of 40 images" in capsys.readouterr().out
-    again = make_config(table, tmp_path / "second", freeze_backbone=True, export=False, beta=5.0)
+    again = make_config(table, tmp_path / "second", **frozen, beta=5.0)
     training_run.train_and_evaluate(again)
     assert "computing features" not in capsys.readouterr().out
     evaluated = evaluation_run.evaluate_run(str(tmp_path / "first"), str(tmp_path / "out"))
