@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics
+from dbl_tf import files, metrics
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
 
 
@@ -157,10 +157,8 @@ def format_table(scores: dict[str, Any]) -> str:
 
 def write_scores(scores: dict[str, Any], path: str | os.PathLike) -> None:
     """Writes the scores as JSON, whole or not at all."""
-    incomplete = f"{path}.incomplete"
-    with open(incomplete, "w", encoding="utf-8") as file:
+    with files.replacing(path) as beside, open(beside, "w", encoding="utf-8") as file:
         json.dump(scores, file, ensure_ascii=False, indent=1, allow_nan=False)
-    os.replace(incomplete, path)
 
 
 def write_predictions(
@@ -175,8 +173,7 @@ def write_predictions(
     Nine digits, which float32 needs to come back as it was. With `errors` a column `error` follows
     the image, and a row that has one holds no probabilities.
     """
-    incomplete = f"{path}.incomplete"
-    with open(incomplete, "w", newline="", encoding="utf-8") as file:
+    with files.replacing(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *([] if errors is None else ["error"]), *class_names])
         for i, (name, row) in enumerate(zip(names, probabilities, strict=True)):
@@ -184,4 +181,3 @@ def write_predictions(
             if errors is not None:
                 cells = [errors[i], *([""] * len(cells) if errors[i] else cells)]
             writer.writerow([name, *cells])
-    os.replace(incomplete, path)

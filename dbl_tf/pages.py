@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dbl_tf import figures
+from dbl_tf import figures, files
 from dbl_tf.statistics import GROUP_NAMES
 from dbl_tf.svg import STYLE, Picture, escape
 
@@ -106,9 +106,8 @@ class Page:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    incomplete = pathlib.Path(f"{path}.incomplete")
-    incomplete.write_text(text, encoding="utf-8")
-    os.replace(incomplete, path)
+    with files.replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def named(value: object) -> str:

@@ -38,7 +38,7 @@ def parse_sweep(text: str) -> Sweep:
             "what is varied is given as a flag's name and values, such as beta=1,5,10; got "
             f"{text!r}"
         )
-    kinds = str(RunConfig.__annotations__.get(field.name) or field.type)
+    kinds = str(field.type)
     kind = int if "int" in kinds else float if "float" in kinds else str
     try:
         return Sweep(field.name, tuple(kind(value) for value in values.split(",")))

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dbl_tf import losses, methods, models, training
+from dbl_tf import files, losses, methods, models, training
 from pipelines import datasets, sampling
 from pipelines.datasets import image_files
 
@@ -329,9 +329,8 @@ class RunConfig(DataConfig):
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""
         content = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1)
-        incomplete = pathlib.Path(f"{path}.incomplete")
-        incomplete.write_text(content, encoding="utf-8")
-        os.replace(incomplete, path)
+        with files.replacing(path) as beside:
+            beside.write_text(content, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RunConfig":

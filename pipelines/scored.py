@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dbl_tf import files
 from dbl_tf.statistics import LabelStatistics
 from pipelines.datasets import Examples
 
@@ -22,9 +23,8 @@ class Thresholds:
     def save(self, path: str | os.PathLike) -> None:
         """Writes JSON."""
         content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
-        incomplete = pathlib.Path(f"{path}.incomplete")
-        incomplete.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(incomplete, path)
+        with files.replacing(path) as beside:
+            beside.write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":

@@ -17,13 +17,13 @@ from pipelines.features import Features
 
 # A pipeline runs fewer batches than this ahead of the step that training is at.
 _LOOK_AHEAD_BATCHES = 64
-# What a run that was killed at once may leave before its configuration.
 _LOCK = "lock"
+# What a run that was killed at once may leave before its configuration.
 _WRITTEN_FIRST = {
     _LOCK,
     "statistics.json",
     "statistics.json.incomplete",
-    "config.json.incomplete",
+    "config.incomplete.json",
 }
 
 

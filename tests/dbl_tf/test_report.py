@@ -115,7 +115,7 @@ def test_run_report_is_self_contained_and_has_every_figure(tmp_path):
         "training_loss", "training_val_map",
     }  # fmt: skip
     assert page.tags.count("svg") == len(files)
-    assert not list(tmp_path.glob("**/*.incomplete"))
+    assert not list(tmp_path.glob("**/*.incomplete*"))
 
 
 def test_numbers_are_those_of_the_scores(tmp_path):
