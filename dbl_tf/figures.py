@@ -14,7 +14,17 @@ import keras
 import numpy as np
 
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
-from dbl_tf.svg import Axis, Key, Panel, Picture, percent, shortened
+from dbl_tf.svg import (
+    MAX_ROW_LABEL,
+    NAME_LINE,
+    Axis,
+    Key,
+    Panel,
+    Picture,
+    percent,
+    shortened,
+    wrapped,
+)
 
 MAX_NAMED_CLASSES = 60
 MAX_NAMED_FIELDS = 30
@@ -490,6 +500,7 @@ def map_by_variant(
         deviations: K standard deviations over seeds likewise, NaN where there is one seed.
     """
     shown = {group: mean for group, mean in means.items() if np.isfinite(mean).any()}
+    lines = max(len(wrapped(name, MAX_ROW_LABEL)) for name in names)
     panel = Panel(
         "comparison_map",
         "mAP of each variant",
@@ -498,7 +509,7 @@ def map_by_variant(
         Axis("mAP", **_FRACTION),
         names,
         [Key(g, MEAN_COLOURS[g], "ring" if g == "total" else "dot") for g in shown],
-        height=22,
+        height=max(22, lines * NAME_LINE + 3),
     )
     for group, mean in shown.items():
         for row, (value, deviation) in enumerate(zip(mean, deviations[group], strict=True)):

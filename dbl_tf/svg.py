@@ -24,7 +24,8 @@ WIDTH = 360
 _FONT = "font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif"
 _MARGIN = 10
 _LINE_HEIGHT = 15
-_MAX_ROW_LABEL = 112
+MAX_ROW_LABEL = 112
+NAME_LINE = 13
 _MAX_COLUMN_LABEL = 80
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -163,7 +164,7 @@ class Panel:
             self.text(_MARGIN, top + 8, y.label, colour="--muted")
             top += _LINE_HEIGHT + 2
         else:
-            left = 6 + min(max((text_width(name) for name in y), default=0), _MAX_ROW_LABEL)
+            left = 6 + min(max((text_width(name) for name in y), default=0), MAX_ROW_LABEL)
             height *= len(y)
         if not isinstance(x, Axis):
             top += min(max(map(text_width, x), default=0), _MAX_COLUMN_LABEL)
@@ -351,7 +352,7 @@ class Panel:
         )
 
     def _add_name(self, x: float, y: float, name: str, space: tuple[float, float], more: str):
-        """The name of a row or column; its whole as a tip where it is cut.
+        """The name of a row or column, in lines where there is room; its whole as a tip if cut.
 
         Args:
             x: pixels.
@@ -361,13 +362,19 @@ class Panel:
             more: attributes.
         """
         size = min(11.0, space[1])
-        short = shortened(name, space[0] * 11.0 / size)
-        tip = f"<title>{escape(name)}</title>" if short != name else ""
+        width = space[0] * 11.0 / size
+        lines = [name] if text_width(name) <= width else wrapped(name, width)
+        if len(lines) * NAME_LINE > space[1]:
+            lines = [shortened(name, width)]
+        tip = f"<title>{escape(name)}</title>" if " ".join(lines) != name else ""
         small = f' font-size="{size:.1f}"' if size < 11 else ""
-        self._add(
-            f'<text x="{x:.1f}" y="{y:.1f}" fill="var(--ink)"{small}{more}>{escape(short)}{tip}'
-            "</text>"
-        )
+        y -= (len(lines) - 1) * NAME_LINE / 2
+        for line in lines:
+            self._add(
+                f'<text x="{x:.1f}" y="{y:.1f}" fill="var(--ink)"{small}{more}>{escape(line)}{tip}'
+                "</text>"
+            )
+            y += NAME_LINE
 
 
 def _fraction(axis: Axis | Sequence[str], values: object) -> np.ndarray:

@@ -303,6 +303,19 @@ def test_comparison_over_one_number_plots_it(tmp_path):
     ]  # fmt: skip
 
 
+def test_long_names_of_variants_are_shown_whole(tmp_path):
+    runs = [
+        (config_of(method, learning_rate=rate), scores_of(0.5))
+        for method in ("erm", "rs_cb_focal")
+        for rate in (0.005, 0.02)
+    ]
+    compare(tmp_path, runs)
+    picture = (tmp_path / "figures" / "comparison_map.svg").read_text()
+    assert "…" not in picture
+    for words in ("rs_cb_focal,", "learning_rate =", "0.005", "0.02"):
+        assert f">{words}</text>" in picture
+
+
 def test_comparison_of_hostile_names_and_undefined_scores(tmp_path):
     names, groups = (HOSTILE, "<td>"), ("head", "head")
     runs = [
