@@ -7,13 +7,13 @@ by spaces). It takes seconds. Nothing of it can be equal to the authors' list: t
 images that they drew, not the draw.
 """
 
-import csv
 import os
 from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks import label_lists
 from dbl_tf.statistics import LabelStatistics
 from pipelines import longtail
 
@@ -63,20 +63,15 @@ def read_labels(path: str | os.PathLike) -> tuple[tuple[str, ...], np.ndarray]:
     """The classes, sorted, and the multi-hot labels, bool (N, C), of a list of labels.
 
     Raises:
-        ValueError: other columns, or other classes than those of VOC.
+        ValueError: no column of labels, or other classes than those of VOC.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if missing := {"image_id", "labels"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
-        rows = [row["labels"].split() for row in reader]
-    names = tuple(sorted({name for row in rows for name in row}))
+    names, labels = label_lists.read(path)
     if different := set(names) ^ set(PUBLISHED_COUNTS):
         raise ValueError(
             f"{path} must list the 20 classes of VOC; these are missing or others: "
             f"{', '.join(sorted(different)[:20])}"
         )
-    return names, np.array([[name in row for name in names] for row in rows])
+    return names, labels.toarray()
 
 
 def compare(names: Sequence[str], labels: np.ndarray, num_seeds: int) -> str:

@@ -21,7 +21,6 @@ matrix.
 """
 
 import contextlib
-import csv
 import functools
 import itertools
 import os
@@ -36,7 +35,7 @@ import scipy.sparse
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import measuring
+from benchmarks import label_lists, measuring
 from pipelines import longtail, sampling
 
 SIZES = ("10000x1203", "100000x1203", "1000000x1203", "10000000x10000")
@@ -74,7 +73,7 @@ def measure(
     """Measures every set of labels."""
     makers: dict[str, Callable[[], scipy.sparse.csr_array]] = {}
     if labels is not None:
-        makers[os.path.basename(labels)] = functools.partial(read_labels, labels)
+        makers[os.path.basename(labels)] = lambda: label_lists.read(labels)[1]
     if coco_like:
         makers["like COCO-MLT"] = make_coco_like
     for text in sizes:
@@ -88,28 +87,6 @@ def measure(
     for result in results.values():
         result["times_slower_than_fastest"] = fastest / _rate(result)
     return {"labels": results}
-
-
-def read_labels(path: str) -> scipy.sparse.csr_array:
-    """Multi-hot labels of a CSV file with a column `labels`.
-
-    Raises:
-        ValueError: there is no such column, or no row.
-    """
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if "labels" not in (reader.fieldnames or ()):
-            raise ValueError(f"{path} has no column labels; it has {reader.fieldnames}")
-        rows = [row["labels"].split() for row in reader]
-    column = {name: i for i, name in enumerate(sorted({name for row in rows for name in row}))}
-    if not column:
-        raise ValueError(f"{path} has no row with labels")
-    lengths = [len(row) for row in rows]
-    columns = [column[name] for row in rows for name in row]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    return scipy.sparse.csr_array(
-        (np.ones(len(columns), bool), columns, starts), (len(rows), len(column))
-    )
 
 
 def make_coco_like() -> scipy.sparse.csr_array:

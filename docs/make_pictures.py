@@ -1,28 +1,48 @@
-"""Draws the picture of the README: `python docs/make_pictures.py`."""
+"""Draws the pictures of these pages.
+
+python -m docs.make_pictures                             # the README's
+python -m docs.make_pictures --labels=voc_mlt_train.csv  # and Fig. 2 and 5, of a list of labels
+"""
 
 import base64
 import io
 import pathlib
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
+from absl import app, flags
 from PIL import Image
 
+from benchmarks import label_lists
 from dbl_tf import LabelStatistics, figures, svg
 from pipelines import sampling
 from pipelines.datasets import digits_mlt
 
 NUM_DRAWS = 100_000
+NUM_DRAWS_OF_LIST = 1_000_000
 ROWS, COLUMNS = 4, 5
 SCENES_WIDTH = 330
+DOCS = pathlib.Path(__file__).parent
+
+_LABELS = flags.DEFINE_string("labels", None, "CSV file with a column of labels.")
 
 
-def main() -> None:
-    """Writes `docs/digits_mlt.svg`."""
+def main(argv: list[str]) -> None:
+    """Writes `digits_mlt.svg` and, of a list of labels, `figures/LIST_FIGURE.svg`."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    draw_scenes()
+    if _LABELS.value is not None:
+        draw_statistics(pathlib.Path(_LABELS.value))
+
+
+def draw_scenes() -> None:
+    """Scenes of the embedded data set, and how often each class of them is seen."""
     data = digits_mlt.load()
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
-    draws = next(iter(sampling.class_aware_indices(train.labels, NUM_DRAWS, seed=0))).numpy()
+    draws = drawn(train.labels, NUM_DRAWS)
     shares = figures.class_shares(statistics, train.labels[draws].sum(axis=0), NUM_DRAWS)
 
     pictures = [tf.io.decode_png(train.read(tf.constant(i))).numpy() for i in range(ROWS * COLUMNS)]
@@ -32,7 +52,7 @@ def main() -> None:
     encoded = base64.b64encode(scenes.getvalue()).decode()
     height = SCENES_WIDTH * ROWS // COLUMNS
     width = SCENES_WIDTH + 20 + shares.width
-    pathlib.Path(__file__).with_name("digits_mlt.svg").write_text(
+    (DOCS / "digits_mlt.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" '
         f'width="{width}" viewBox="0 0 {width} {shares.height}">'
         f'<style>{svg.STYLE}</style><rect width="100%" height="100%" fill="var(--paper)"/>'
@@ -45,5 +65,38 @@ def main() -> None:
     )
 
 
+def draw_statistics(path: pathlib.Path) -> None:
+    """Fig. 2 and 5 of a list of labels; prints their figures, a line for each class."""
+    names, labels = label_lists.read(path)
+    statistics = LabelStatistics.from_labels(labels, names)
+    observed = labels[drawn(labels, NUM_DRAWS_OF_LIST)].sum(axis=0)
+    variance = figures.within_class_variance(statistics, labels)
+    expected = statistics.resampled_probability
+    error = np.sqrt(expected * (1 - expected) / NUM_DRAWS_OF_LIST)
+    # The diagonal of the matrix is 1, whatever the data.
+    others = (statistics.num_classes * expected - 1) / (statistics.num_classes - 1)
+    print("class, n, Eq. 1, observed, (observed - Eq. 1)/s.e., mean p(class | another), variance")
+    for i in np.argsort(-expected):
+        share = observed[i] / NUM_DRAWS_OF_LIST
+        print(
+            f"{names[i]}, {statistics.class_counts[i]}, {expected[i]:.4f}, {share:.4f}, "
+            f"{(share - expected[i]) / error[i]:+.2f}, {others[i]:.4f}, {variance[i]:.3f}"
+        )
+    directory = DOCS / "figures"
+    directory.mkdir(exist_ok=True)
+    for picture in (
+        figures.class_shares(statistics, observed, NUM_DRAWS_OF_LIST),
+        figures.conditional_probability_matrix(statistics),
+        figures.variance_by_class(statistics, variance),
+    ):
+        file = directory / f"{path.stem}_{picture.name}.svg"
+        file.write_text(picture.document(), encoding="utf-8")
+
+
+def drawn(labels: scipy.sparse.csr_array, number: int) -> np.ndarray:
+    """Positions that class-aware re-sampling draws."""
+    return next(iter(sampling.class_aware_indices(labels, number, seed=0))).numpy()
+
+
 if __name__ == "__main__":
-    main()
+    app.run(main)

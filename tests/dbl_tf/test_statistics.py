@@ -35,6 +35,14 @@ def test_voc_mlt_is_the_published_set(voc_mlt_labels):
     assert statistics.instance_probability(voc_mlt_labels).sum() == pytest.approx(1, abs=1e-12)
 
 
+def test_head_classes_of_voc_mlt_come_along_most(voc_mlt_labels):
+    """Fig. 5: its strongest columns are those of the head."""
+    statistics = LabelStatistics.from_labels(voc_mlt_labels)
+    given_another = statistics.conditional_probability - np.eye(20)
+    strongest = np.argsort(-given_another.sum(axis=1))[:6]
+    assert set(strongest) == set(statistics.groups["head"])
+
+
 def test_groups_at_their_borders():
     counts = np.array([100, 99, 20, 19, 0])
     statistics = LabelStatistics(counts, 100, np.diag(counts), tuple("abcde"))
