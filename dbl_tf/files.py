@@ -74,14 +74,18 @@ def remove_incomplete(directory: str | os.PathLike) -> None:
 
 
 class Lock:
-    """A file that one process can hold at a time; let go when the process ends, however it ends.
+    """The right to write to a directory, which one process can hold at a time.
+
+    It is let go when the process ends, however it ends. Its file stays.
 
     Args:
-        path: of the file, which stays; its directory must be there when the lock is taken.
+        directory: must be there when the lock is taken.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+    NAME = "lock"
+
+    def __init__(self, directory: str | os.PathLike):
+        self.path = pathlib.Path(directory, self.NAME)
         self._file: TextIO | None = None
 
     def acquire(self) -> None:

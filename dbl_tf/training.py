@@ -82,6 +82,39 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
         strategy.run(tf.function(one_each))
 
 
+def check_same_on_all(strategy: tf.distribute.Strategy, number: int, message: str) -> None:
+    """Refuses machines of a cluster of which one has another number.
+
+    Args:
+        strategy: of the training; nothing is done where it has one machine alone.
+        number: of this machine, below 2^53.
+        message: what is wrong where they differ.
+
+    Raises:
+        ValueError: the message and all numbers.
+        LostWorkerError: another machine cannot be reached.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+
+    def of_each() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        own = tf.one_hot(
+            context.replica_id_in_sync_group,
+            context.num_replicas_in_sync,
+            on_value=tf.constant(number, tf.float64),
+            dtype=tf.float64,
+        )
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    with _naming_lost(strategy, lambda: "before the first step"):
+        of_all = strategy.run(tf.function(of_each))
+    numbers = strategy.experimental_local_results(of_all)[0].numpy()
+    if (numbers != number).any():
+        found = sorted({int(other) for other in numbers})
+        raise ValueError(f"{message}: this one has {number}, all have {found}")
+
+
 class LostWorkerError(RuntimeError):
     """Another process of the cluster has ended or cannot be reached."""
 
@@ -257,7 +290,12 @@ def fit(
         with strategy.scope():
             model.optimizer.build(model.trainable_variables)
     step, loss_sum = checkpoints.restore(model)
-    _check_same_step(strategy, step, checkpoints.directory)
+    check_same_on_all(
+        strategy,
+        step,
+        f"not all machines see the same checkpoints in {checkpoints.directory}; they need one file "
+        "system in common. Their steps",
+    )
     if step:
         logging.info("continuing from step %d of %d", step, steps)
     if step >= steps:
@@ -309,31 +347,6 @@ def fit(
         elif writes and checkpoint_every and step % checkpoint_every == 0:
             checkpoints.save(model, step, loss_sum)
     listeners.on_train_end()
-
-
-def _check_same_step(strategy: tf.distribute.Strategy, step: int, directory: pathlib.Path) -> None:
-    """Refuses machines that see different checkpoints: they would train different weights."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return
-
-    def of_each() -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        own = tf.one_hot(
-            context.replica_id_in_sync_group,
-            context.num_replicas_in_sync,
-            on_value=tf.constant(step, tf.float64),
-            dtype=tf.float64,
-        )
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
-
-    with _naming_lost(strategy, lambda: "before the first step"):
-        steps = strategy.experimental_local_results(strategy.run(tf.function(of_each)))[0].numpy()
-    if (steps != step).any():
-        raise ValueError(
-            f"not all machines see the same checkpoints in {directory}: this one is at step "
-            f"{step}, all are at {sorted({int(s) for s in steps})}. They need one file system in "
-            "common"
-        )
 
 
 def _distributed(strategy: tf.distribute.Strategy, batches: Batches, step: int) -> Any:

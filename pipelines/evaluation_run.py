@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import evaluation, metrics, serving
+from dbl_tf import evaluation, files, metrics, serving
 from dbl_tf.statistics import LabelStatistics
 from pipelines import datasets, inputs, run_report
 from pipelines.config import DataConfig, RunConfig
@@ -42,17 +42,26 @@ def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
 
     Raises:
         ValueError: the directory holds no finished run, or its data have changed.
+        OSError: the files go into the run's own directory, and another process writes to it.
     """
     directory = pathlib.Path(run_dir)
     for name in ("config.json", "statistics.json", "model.keras", "thresholds.json"):
         if not (directory / name).exists():
             raise ValueError(f"{run_dir} holds no finished run: there is no {name} in it")
+    own = output_dir is None or os.path.realpath(output_dir) == os.path.realpath(run_dir)
+    with files.Lock(directory) as lock:
+        if own:
+            lock.acquire()
+        return _evaluate_run(directory, pathlib.Path(output_dir or run_dir))
+
+
+def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str, Any]:
     config = RunConfig.load(directory / "config.json")
     statistics = LabelStatistics.load(directory / "statistics.json")
     data = datasets.load(config)
     if data.class_names != statistics.class_names:
         raise ValueError(
-            f"the classes of {config.dataset} are not those that {run_dir} has learned"
+            f"the classes of {config.dataset} are not those that {directory} has learned"
         )
     model = keras.models.load_model(directory / "model.keras", compile=False)
     scored = score_test(
@@ -60,11 +69,11 @@ def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
         data,
         statistics,
         Thresholds.load(directory / "thresholds.json"),
-        output_dir or run_dir,
+        output_dir,
     )
     run_report.write_of_run(
         scored,
-        output_dir or run_dir,
+        output_dir,
         config=config,
         train=data.splits["train"],
         history_path=directory / "history.csv",

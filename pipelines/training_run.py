@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import zlib
 from typing import Any
 
 import keras
@@ -17,10 +18,9 @@ from pipelines.features import Features
 
 # A pipeline runs fewer batches than this ahead of the step that training is at.
 _LOOK_AHEAD_BATCHES = 64
-_LOCK = "lock"
 # What a run that was killed at once may leave before its configuration.
 _WRITTEN_FIRST = {
-    _LOCK,
+    files.Lock.NAME,
     "statistics.json",
     "statistics.json.incomplete",
     "config.incomplete.json",
@@ -62,7 +62,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
             "--xla compiles the step of one device: it goes with --strategy=one_device, and not "
             f"with {config.strategy} on {strategy.num_replicas_in_sync} devices"
         )
-    with files.Lock(run_dir / _LOCK) as lock:
+    with files.Lock(run_dir) as lock:
         if training.is_chief(strategy) and run_dir.exists():
             lock.acquire()  # at once; a new directory is made once the data are known to be good
         return _train_and_evaluate(config, strategy, lock)
@@ -89,6 +89,12 @@ def _train_and_evaluate(
             run_parts.make_loss(config, statistics),
             jit_compile=config.xla,
         )
+    training.check_same_on_all(
+        strategy,
+        _fingerprint(train),
+        "not all machines have the same training labels, in the same order: each must read the "
+        "same data",
+    )
     is_chief = training.is_chief(strategy)
     if is_chief:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -154,6 +160,14 @@ def _train_and_evaluate(
         scores = _evaluate_and_export(config, data, statistics, model, predict)
     training.wait_for_all(strategy)
     return scores
+
+
+def _fingerprint(examples: Examples) -> int:
+    """A number that other labels, or these in another order, would not have."""
+    labels = examples.labels
+    return zlib.crc32(
+        np.concatenate([labels.shape, labels.indptr, labels.indices]).astype(np.int64).tobytes()
+    )
 
 
 def _evaluate_and_export(

@@ -121,7 +121,7 @@ def test_machines_that_see_different_checkpoints_are_refused(start, tmp_path):
         _, message = member.communicate(timeout=SECONDS)
         assert member.returncode != 0
         assert "not all machines see the same checkpoints in" in message
-        assert "all are at [2, 4]" in message
+        assert "all have [2, 4]" in message
 
 
 def test_a_cluster_without_a_description_is_refused(monkeypatch):

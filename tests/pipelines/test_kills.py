@@ -95,23 +95,32 @@ def epochs_in_the_log(run_dir):
     return epochs
 
 
-def test_a_directory_in_use_is_refused_at_once_by_the_second_process(tmp_path):
+@pytest.mark.parametrize(
+    ("program", "there"),
+    [
+        ("train.py", []),
+        ("evaluate.py", ["config.json", "statistics.json", "model.keras", "thresholds.json"]),
+    ],
+)
+def test_a_directory_in_use_is_refused_at_once_by_the_second_process(program, there, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    with files.Lock(run_dir / "lock") as lock:
+    for name in there:
+        (run_dir / name).touch()
+    with files.Lock(run_dir) as lock:
         lock.acquire()
         second = subprocess.run(
-            [sys.executable, "train.py", f"--run_dir={run_dir}", f"--cache_dir={tmp_path}"],
+            [sys.executable, program, f"--run_dir={run_dir}"],
             cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=SECONDS,
         )
     assert second.returncode == 1
-    message = f"train.py: {run_dir} is in use by another run (process {os.getpid()} on "
+    message = f"{program}: {run_dir} is in use by another run (process {os.getpid()} on "
     assert message in second.stderr
     assert "Traceback" not in second.stderr
-    assert [path.name for path in run_dir.iterdir()] == ["lock"]
+    assert {path.name for path in run_dir.iterdir()} == {"lock", *there}
 
 
 @pytest.fixture
