@@ -7,8 +7,10 @@ Each engine runs in a process of its own: TensorFlow's `tf.function`, the same w
 one writes it there, eager, from the equations. Within one, everything is timed in turns:
 
 * `bce`: the mean over the elements of `keras.ops.binary_crossentropy(…, from_logits=True)`;
-* `db_focal, pipeline`: `DistributionBalancedLoss` with the weights r̂ given (`sample_weight`);
+* `db_focal, pipeline`: `DistributionBalancedLoss` with the weights r̂ given (`sample_weight`),
+  the labels 8-bit integers as `pipelines.inputs` makes them;
 * `db_focal, labels`: the same, which makes r̂ from the labels;
+* `db_focal, …, soft`: both with labels of floating numbers, which may lie between 0 and 1;
 * `copy`: NumPy copies, on one core, an array as large as logits and labels are together, which
   reads and writes as much memory as a loss does that reads logits, labels and weights once and
   writes the gradient once.
@@ -111,7 +113,7 @@ def make_data(batch: int, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _keras_losses(counts: list[int], num_examples: int) -> dict[str, Callable[..., Any]]:
-    """The losses as functions of logits, labels and weights."""
+    """The losses as functions of logits, labels as floating numbers and as integers, weights."""
     from keras import ops
 
     from dbl_tf.losses import DistributionBalancedLoss
@@ -126,23 +128,26 @@ def _keras_losses(counts: list[int], num_examples: int) -> dict[str, Callable[..
     )
     given, own = make(rebalance="sample_weight"), make(rebalance="labels")
     return {
-        "bce": lambda z, y, w: ops.mean(ops.binary_crossentropy(y, z, from_logits=True)),
-        "db_focal, pipeline": lambda z, y, w: given(y, z, sample_weight=w),
-        "db_focal, labels": lambda z, y, w: own(y, z),
+        "bce": lambda z, y, i, w: ops.mean(ops.binary_crossentropy(y, z, from_logits=True)),
+        "db_focal, pipeline": lambda z, y, i, w: given(i, z, sample_weight=w),
+        "db_focal, labels": lambda z, y, i, w: own(i, z),
+        "db_focal, pipeline, soft": lambda z, y, i, w: given(y, z, sample_weight=w),
+        "db_focal, labels, soft": lambda z, y, i, w: own(y, z),
     }
 
 
 def _with_tensorflow(logits, labels, weights, counts, num_examples, *, jit_compile):
     import tensorflow as tf
 
-    arrays = [tf.constant(array) for array in (logits, labels, weights)]
+    integers = labels.astype(np.uint8)
+    arrays = [tf.constant(array) for array in (logits, labels, integers, weights)]
 
     def compiled(loss):
         @tf.function(jit_compile=jit_compile)
-        def value_and_gradient(z, y, w):
+        def value_and_gradient(z, y, i, w):
             with tf.GradientTape() as tape:
                 tape.watch(z)
-                value = loss(z, y, w)
+                value = loss(z, y, i, w)
             return value, tape.gradient(value, z)
 
         return functools.partial(value_and_gradient, *arrays)
@@ -154,7 +159,8 @@ def _with_tensorflow(logits, labels, weights, counts, num_examples, *, jit_compi
 def _with_jax(logits, labels, weights, counts, num_examples):
     import jax
 
-    arrays = [jax.numpy.asarray(array) for array in (logits, labels, weights)]
+    integers = labels.astype(np.uint8)
+    arrays = [jax.numpy.asarray(array) for array in (logits, labels, integers, weights)]
 
     def compiled(loss):
         value_and_gradient = jax.jit(jax.value_and_grad(loss))
@@ -188,8 +194,8 @@ def _with_torch(logits, labels, weights, counts, num_examples):
 
     losses = {
         "bce": lambda: functional.binary_cross_entropy_with_logits(logits, labels),
-        "db_focal, pipeline": lambda: db_focal(weights),
-        "db_focal, labels": lambda: db_focal(rebalanced()),
+        "db_focal, pipeline, soft": lambda: db_focal(weights),
+        "db_focal, labels, soft": lambda: db_focal(rebalanced()),
     }
 
     def value_and_gradient(loss):

@@ -3,6 +3,7 @@
 Distribution-Balanced Loss, and those that it is compared with.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +48,7 @@ def negative_tolerant_crossentropy(
     lambda_: float = 1.0,
     focal_gamma: float = 0.0,
     focal_scale: float = 2.0,
+    multi_hot: bool = False,
 ) -> Any:
     """Elementwise negative-tolerant binary cross-entropy, with or without a focusing factor.
 
@@ -67,6 +69,8 @@ def negative_tolerant_crossentropy(
         lambda_: λ > 0, how fast the loss of a negative falls once its logit is below ν.
         focal_gamma: γ ≥ 0; 0 switches the focusing factor and the scale off.
         focal_scale: s.
+        multi_hot: whether every target is 0 or 1, so that one of the two terms is all there is:
+            the same loss for half the work.
 
     Returns:
         ℓ, (B, C); finite, with a finite gradient, for |z| up to 1e4.
@@ -75,6 +79,13 @@ def negative_tolerant_crossentropy(
     Detection, ICCV 2017.
     """
     q = logits - nu
+    if multi_hot:
+        u = q * (lambda_ - (1.0 + lambda_) * targets)  # −q of a positive, λq of a negative
+        loss = ops.softplus(u)
+        if focal_gamma:
+            loss = ops.exp(focal_gamma * (u - loss)) * loss
+        factor = 1.0 / lambda_ + (1.0 - 1.0 / lambda_) * targets
+        return (focal_scale * factor if focal_gamma else factor) * loss
     scaled = lambda_ * q
     positive = ops.softplus(-q)
     negative = ops.softplus(scaled)
@@ -158,6 +169,8 @@ class ElementwiseLoss(keras.losses.Loss):
     # Where element weights come from, one of REBALANCE_MODES, and the function they are made by.
     rebalance: str | None = None
     _weights_of: Callable[..., Any]
+    # Whether the targets of this call are 0 or 1, and nothing between.
+    _multi_hot = False
 
     def __init__(
         self,
@@ -186,7 +199,13 @@ class ElementwiseLoss(keras.losses.Loss):
             if len(sample_weight.shape) == 1:
                 # Against a (B, C) loss it would weigh columns wherever B = C.
                 sample_weight = ops.expand_dims(sample_weight, -1)
-        return super().__call__(y_true, y_pred, sample_weight)
+        loss = self
+        if _are_discrete(y_true):
+            # Keras converts the targets before `call` can see their type. Said to a copy, since
+            # threads of several replicas may call this object.
+            loss = copy.copy(self)
+            loss._multi_hot = True
+        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Elementwise loss (B, C), weights included with `rebalance="labels"`."""
@@ -261,7 +280,8 @@ class DistributionBalancedLoss(ElementwiseLoss):
         dtype: of the computation; half precision is computed in float32.
 
     Call arguments:
-        y_true: (B, C), multi-hot or soft targets in [0, 1].
+        y_true: (B, C), multi-hot or soft targets in [0, 1]. Integers and booleans, which are known
+            to be multi-hot, take half the time of floating numbers; the loss is the same.
         y_pred: (B, C).
         sample_weight: (B,) or (B, 1) weighs examples and multiplies into r̂; (B, C) weighs elements.
 
@@ -372,6 +392,7 @@ class DistributionBalancedLoss(ElementwiseLoss):
             lambda_=self.lambda_,
             focal_gamma=self.focal_gamma,
             focal_scale=self.focal_scale,
+            multi_hot=self._multi_hot,
         )
 
     def _weights(self, y_true: Any) -> Any:
@@ -471,7 +492,11 @@ class ReweightedCrossentropy(ElementwiseLoss):
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
         return negative_tolerant_crossentropy(
-            y_true, logits, focal_gamma=self.focal_gamma, focal_scale=self.focal_scale
+            y_true,
+            logits,
+            focal_gamma=self.focal_gamma,
+            focal_scale=self.focal_scale,
+            multi_hot=self._multi_hot,
         )
 
     def _weights(self, y_true: Any) -> Any:
@@ -552,7 +577,9 @@ class LDAMLoss(ElementwiseLoss):
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
         margins = ops.convert_to_tensor(self._margins, dtype=self.dtype)
-        return negative_tolerant_crossentropy(y_true, logits, nu=y_true * margins)
+        return negative_tolerant_crossentropy(
+            y_true, logits, nu=y_true * margins, multi_hot=self._multi_hot
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""
@@ -638,6 +665,13 @@ def _check_at_least_zero(**arguments: float) -> None:
     for name, value in arguments.items():
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def _are_discrete(targets: Any) -> bool:
+    """Whether targets are integers or booleans, of which there are two in [0, 1]."""
+    dtype = targets.dtype if hasattr(targets, "dtype") else np.asarray(targets).dtype
+    name = keras.backend.standardize_dtype(dtype)
+    return name == "bool" or "int" in name
 
 
 def _check_positive(**arguments: float) -> None:

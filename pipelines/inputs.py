@@ -48,8 +48,8 @@ def training_batches(
         share: which rows of every batch are made.
 
     Returns:
-        (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in [0, 255], (B, C) and
-        (B, C), B being the rows of the share.
+        (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in [0, 255], uint8
+        (B, C) and float32 (B, C), B being the rows of the share.
     """
     batch_size = int(indices.element_spec.shape[0])
     rows = _rows(share, batch_size)
@@ -113,7 +113,7 @@ def streamed_batches(
 
     def read(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         image = _augmented(draw["image"], place, image_size, seed, flip_probability)
-        return image, tf.cast(draw["labels"], tf.float32)
+        return image, tf.cast(draw["labels"], tf.uint8)
 
     draws = draws.enumerate(start_step * batch_size)
     return (
@@ -164,7 +164,7 @@ def encoded_batches(examples: Examples, batch_size: int) -> tf.data.Dataset:
 
 
 def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from positions, int64 (B,), to multi-hot float32 (B, C), for use in `tf.data`.
+    """A function from positions, int64 (B,), to multi-hot uint8 (B, C), for use in `tf.data`.
 
     The matrix stays sparse: a million examples of a thousand classes fit.
     """
@@ -179,7 +179,7 @@ def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Ten
         entries = tf.ragged.range(tf.gather(row_starts, index), tf.gather(row_starts, index + 1))
         cells = tf.stack([entries.value_rowids(), tf.gather(columns, entries.values)], axis=1)
         shape = tf.stack([tf.size(index, tf.int64), num_classes])
-        dense = tf.scatter_nd(cells, tf.ones_like(entries.values, tf.float32), shape)
+        dense = tf.scatter_nd(cells, tf.ones_like(entries.values, tf.uint8), shape)
         return tf.ensure_shape(dense, (index.shape[0], num_classes))
 
     return labels_at

@@ -73,11 +73,17 @@ def make_loss(name, **arguments):
     return DistributionBalancedLoss(COUNTS, NUM_EXAMPLES, **{**METHODS[name], **arguments})
 
 
+# Integers and booleans are computed by a formula of their own.
+LABEL_TYPES = [np.float32, np.uint8, bool]
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0, 1e4])
-def test_float32_loss_equals_float64_reference(name, scale):
+@pytest.mark.parametrize("label_type", LABEL_TYPES)
+def test_float32_loss_equals_float64_reference(name, scale, label_type):
     labels, logits = make_batch(scale=scale)
     expected = reference(labels, logits, **METHODS[name])
+    labels = labels.astype(label_type)
     elements = make_loss(name, reduction=None)(labels, logits).numpy()
     np.testing.assert_allclose(elements, expected, rtol=1e-5, atol=1e-8)
     mean = float(make_loss(name)(labels, logits))
@@ -94,8 +100,9 @@ def test_soft_targets(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_value_and_gradient_are_finite_at_extreme_logits(name):
-    labels = np.tile(np.eye(6, dtype=np.float32), (4, 1))
+@pytest.mark.parametrize("label_type", LABEL_TYPES)
+def test_value_and_gradient_are_finite_at_extreme_logits(name, label_type):
+    labels = np.tile(np.eye(6, dtype=label_type), (4, 1))
     logits = np.repeat(np.float32([1e4, -1e4, 0.0, 1e-30]), 6)[:, None] * np.ones((1, 6))
     logits = tf.constant(logits, tf.float32)
     with tf.GradientTape() as tape:
@@ -106,13 +113,14 @@ def test_value_and_gradient_are_finite_at_extreme_logits(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_gradient_equals_central_differences_in_float64(name):
+@pytest.mark.parametrize("label_type", LABEL_TYPES)
+def test_gradient_equals_central_differences_in_float64(name, label_type):
     labels, logits = make_batch(batch_size=16)
     logits = tf.constant(logits, tf.float64)
     loss = make_loss(name, dtype="float64", reduction="sum")
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        value = loss(labels, logits)
+        value = loss(labels.astype(label_type), logits)
     assert value.dtype == tf.float64
     h = 1e-6
     higher = reference(labels, logits.numpy() + h, **METHODS[name])
@@ -469,12 +477,14 @@ COMPARED_REFERENCES = {
 
 
 @pytest.mark.parametrize("name", COMPARED)
-@pytest.mark.parametrize("soft", [False, True])
-def test_compared_losses_equal_their_printed_formulas(name, soft):
+@pytest.mark.parametrize("kind", ["multi-hot", "integers", "soft"])
+def test_compared_losses_equal_their_printed_formulas(name, kind):
     labels, logits = make_batch()
-    if soft:
+    if kind == "soft":
         labels = np.random.default_rng(1).random(labels.shape).astype(np.float32)
     expected = COMPARED_REFERENCES[name](labels.astype(np.float64), logits.astype(np.float64))
+    if kind == "integers":
+        labels = labels.astype(np.int64)
     elements = COMPARED[name](reduction=None)(labels, logits).numpy()
     assert elements.dtype == np.float32
     np.testing.assert_allclose(elements, expected, rtol=1e-5, atol=1e-6)
