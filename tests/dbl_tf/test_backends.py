@@ -16,6 +16,27 @@ import dbl_tf
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+# As where TensorFlow is not installed.
+PROGRAM = """
+import importlib.abc, importlib.machinery, pathlib, sys
+
+class NoTensorFlow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def create_module(self, spec):
+        raise ImportError(f"{spec.name} is not to be imported")
+
+sys.meta_path.insert(0, NoTensorFlow())
+import backend_values, numpy as np
+
+directory = pathlib.Path(sys.argv[1])
+values = backend_values.compute(np.load(directory / "inputs.npz"), directory)
+np.savez(directory / "values.npz", **values)
+"""
+
+
 @pytest.fixture(scope="module")
 def inputs():
     """Soft and hard targets, some rows without any, and moderate and extreme logits."""
@@ -52,11 +73,16 @@ def computed(request, inputs, tmp_path_factory):
         pytest.skip(f"{request.param} is not installed")
     directory = tmp_path_factory.mktemp(request.param)
     np.savez(directory / "inputs.npz", **inputs)
-    environment = {"KERAS_BACKEND": request.param, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {
+        "KERAS_BACKEND": request.param,
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, pathlib.Path(__file__).parent))),
+        # PyTorch's threads wait for one another by spinning, at the cost of other tests.
+        "OMP_NUM_THREADS": "1",
+        # Most of JAX's time is compiling. test_losses.py has it optimise.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     subprocess.run(
-        [sys.executable, backend_values.__file__, directory / "inputs.npz", directory],
-        env={**os.environ, **environment},
-        check=True,
+        [sys.executable, "-c", PROGRAM, directory], env={**os.environ, **environment}, check=True
     )
     return directory, dict(np.load(directory / "values.npz"))
 
@@ -71,10 +97,11 @@ def test_values_and_gradients_are_those_on_tensorflow(part, computed, expected):
     for name in names:
         value, other = np.asarray(values[name], float), np.asarray(expected[name], float)
         assert np.isfinite(other).all(), name
-        # Rounding is relative to the largest number of an example's row.
+        # Rounding is relative to the largest number of an example's row; what should be zero, as
+        # the gradient of a bias below BatchNorm, is left with some of its terms.
         scale = np.abs(other).max(axis=-1 if other.ndim else None, keepdims=True)
-        error = np.abs(value - other) / np.maximum(scale, 1e-30)
-        assert error.shape == other.shape and error.max() < 1e-5, (name, error.max())
+        error = np.abs(value - other) - 2e-5 * scale
+        assert error.shape == other.shape and error.max() < 1e-9, (name, error.max())
 
 
 def test_dropout_masks_are_functions_of_seed_and_step(computed):
