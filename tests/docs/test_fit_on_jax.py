@@ -21,6 +21,8 @@ def test_the_example_learns(backend):
     # PyTorch's threads wait for one another by spinning: several, with other tests beside them,
     # take ten times as long as one.
     environment["OMP_NUM_THREADS"] = "1"
+    # Most of JAX's time is compiling.
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     if backend != "jax":  # what it runs on unless told
         environment["KERAS_BACKEND"] = backend
     run = subprocess.run(
