@@ -122,7 +122,7 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
             for config, scores in done
         ],
     )
-    title = f"{runs[0].dataset}: {len(rows)} variants"
+    title = f"{runs[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
     return "\n".join([comparison.format_table(rows), *failed, f"report: {output / 'report.html'}"])
 

@@ -118,6 +118,15 @@ class DataConfig:
         None, "For what other runs can use: checked files, features; ~/.cache/dbl_tf if not given."
     )
 
+    @property
+    def data_name(self) -> str:
+        """What a person calls the data: the folder of a table or of shards, a name elsewhere."""
+        if self.dataset == "table":
+            return os.path.basename(os.path.dirname(os.path.abspath(self.examples)))
+        if self.dataset == "shards":
+            return os.path.basename(os.path.abspath(self.shards_dir))
+        return self.tfds_name or self.dataset
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, only = getattr(self, field.name), field.metadata["only"]

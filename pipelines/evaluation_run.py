@@ -95,7 +95,7 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     model = SavedModel(path)
     data = datasets.load(config, splits=("test",)).with_classes(model.class_names)
     scored = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
-    run_report.write(scored, output_dir, title=f"{path} on {config.dataset}")
+    run_report.write(scored, output_dir, title=f"{path} on {config.data_name}")
     return scored.scores
 
 

@@ -48,7 +48,7 @@ def write_of_run(
     _write(
         scored,
         output_dir,
-        title=f"{config.dataset}, {config.method}",
+        title=f"{config.data_name}, {config.method}",
         config=dataclasses.asdict(config),
         history=_read_history(history_path),
         # Of the loss without its weights, which `call` holds where the pipeline makes none.

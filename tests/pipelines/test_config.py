@@ -115,6 +115,14 @@ def test_backbone_options():
             config.parse_options(text)
 
 
+def test_data_are_called_by_their_folder_or_name():
+    examples = "pictures/birds/examples.csv"
+    assert RunConfig(dataset="table", examples=examples).data_name == "birds"
+    assert RunConfig(dataset="shards", shards_dir="shards/birds/").data_name == "birds"
+    assert RunConfig(dataset="tfds", tfds_name="voc/2007").data_name == "voc/2007"
+    assert RunConfig().data_name == "digits_mlt"
+
+
 def test_what_a_data_set_does_not_take_is_refused():
     with pytest.raises(ConfigError, match="--image_ids goes with --dataset=voc_mlt or coco_mlt, "):
         RunConfig(image_ids="ids.txt")
