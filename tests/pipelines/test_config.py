@@ -119,7 +119,7 @@ def test_data_are_called_by_their_folder_or_name():
     examples = "pictures/birds/examples.csv"
     assert RunConfig(dataset="table", examples=examples).data_name == "birds"
     assert RunConfig(dataset="shards", shards_dir="shards/birds/").data_name == "birds"
-    assert RunConfig(dataset="tfds", tfds_name="voc/2007").data_name == "voc/2007"
+    assert RunConfig(dataset="tfds", tfds_name="a/b", label_feature="c").data_name == "a/b"
     assert RunConfig().data_name == "digits_mlt"
 
 
