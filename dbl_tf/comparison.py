@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dbl_tf import figures, pages, published
+from dbl_tf import figures, methods, pages, published
 from dbl_tf.statistics import GROUP_NAMES
 from dbl_tf.svg import Picture, escape
 
@@ -56,6 +56,7 @@ def write_comparison(
     table = _comparison_table(variants)
     page.add_panels([overview], beside=f'<div class="wide">{table}</div>')
     page.add(_published_rows(str(runs[0][0].get("dataset")), variants))
+    page.add(_method_list(variants))
 
     sweeps = _sweep_panels(variants, differing)
     if sweeps:
@@ -388,6 +389,17 @@ def _comparison_classes(variants: Sequence[_Variant]) -> str:
     heads = ["tag", "group", "train images", *(v.label for v in variants)]
     table = pages.table(heads, rows)
     return f'<p class="muted">In percent, means over seeds.</p>{note}{table}'
+
+
+def _method_list(variants: Sequence[_Variant]) -> str:
+    """What the names of the methods stand for."""
+    names = dict.fromkeys(str(v.config.get("method")) for v in variants)
+    items = [
+        f"<li>{pages.named(name)}: {escape(methods.METHODS[name].summary)}</li>"
+        for name in names
+        if name in methods.METHODS
+    ]
+    return f"<h3>What the methods are</h3><ul>{''.join(items)}</ul>" if items else ""
 
 
 def _differing_table(variants: Sequence[_Variant], differing: Sequence[str]) -> str:

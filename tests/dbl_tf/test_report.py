@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from dbl_tf import LabelStatistics, comparison, evaluation, losses, published, report
+from dbl_tf import LabelStatistics, comparison, evaluation, losses, methods, published, report
 
 HOSTILE = '<script>alert("x")</script>&\'\x00'
 VOID = {"meta", "img", "br"}
@@ -301,6 +301,13 @@ def test_comparison_over_one_number_plots_it(tmp_path):
     assert re.findall(r"β = (\d+): total ([\d.]+)", picture) == [
         ("1", "40.0"), ("5", "50.0"), ("10", "60.0")
     ]  # fmt: skip
+
+
+def test_comparison_says_what_its_methods_are(tmp_path):
+    runs = [(config_of("erm"), scores_of(0.5)), (config_of("own_way"), scores_of(0.6))]
+    text = compare(tmp_path, runs).text
+    assert f"erm: {methods.METHODS['erm'].summary}" in text
+    assert "own_way:" not in text
 
 
 def test_long_names_of_variants_are_shown_whole(tmp_path):
