@@ -84,17 +84,17 @@ def negative_tolerant_crossentropy(
         loss = ops.softplus(u)
         if focal_gamma:
             loss = ops.exp(focal_gamma * (u - loss)) * loss
-        factor = 1.0 / lambda_ + (1.0 - 1.0 / lambda_) * targets
-        return (focal_scale * factor if focal_gamma else factor) * loss
-    scaled = lambda_ * q
-    positive = ops.softplus(-q)
-    negative = ops.softplus(scaled)
-    if focal_gamma:
-        # (1 − σ(q))^γ = exp(−γ softplus(q)): no power of a number that rounds to zero, and
-        # softplus(q) = q + softplus(−q) spares a second logarithm.
-        positive = ops.exp(-focal_gamma * (q + positive)) * positive
-        negative = ops.exp(-focal_gamma * (negative - scaled)) * negative
-    loss = targets * positive + (1.0 - targets) * (negative / lambda_)
+        loss = (1.0 / lambda_ + (1.0 - 1.0 / lambda_) * targets) * loss
+    else:
+        scaled = lambda_ * q
+        positive = ops.softplus(-q)
+        negative = ops.softplus(scaled)
+        if focal_gamma:
+            # (1 − σ(q))^γ = exp(−γ softplus(q)): no power of a number that rounds to zero, and
+            # softplus(q) = q + softplus(−q) spares a second logarithm.
+            positive = ops.exp(-focal_gamma * (q + positive)) * positive
+            negative = ops.exp(-focal_gamma * (negative - scaled)) * negative
+        loss = targets * positive + (1.0 - targets) * (negative / lambda_)
     return focal_scale * loss if focal_gamma else loss
 
 
@@ -246,6 +246,13 @@ class ElementwiseLoss(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""
         return {**super().get_config(), "from_logits": self.from_logits, "dtype": self.dtype}
+
+
+def _are_discrete(targets: Any) -> bool:
+    """Whether targets are integers or booleans, of which there are two in [0, 1]."""
+    dtype = targets.dtype if hasattr(targets, "dtype") else np.asarray(targets).dtype
+    name = keras.backend.standardize_dtype(dtype)
+    return name == "bool" or "int" in name
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
@@ -665,13 +672,6 @@ def _check_at_least_zero(**arguments: float) -> None:
     for name, value in arguments.items():
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be at least 0, got {value}")
-
-
-def _are_discrete(targets: Any) -> bool:
-    """Whether targets are integers or booleans, of which there are two in [0, 1]."""
-    dtype = targets.dtype if hasattr(targets, "dtype") else np.asarray(targets).dtype
-    name = keras.backend.standardize_dtype(dtype)
-    return name == "bool" or "int" in name
 
 
 def _check_positive(**arguments: float) -> None:

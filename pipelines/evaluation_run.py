@@ -48,11 +48,11 @@ def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
     for name in ("config.json", "statistics.json", "model.keras", "thresholds.json"):
         if not (directory / name).exists():
             raise ValueError(f"{run_dir} holds no finished run: there is no {name} in it")
-    own = output_dir is None or os.path.realpath(output_dir) == os.path.realpath(run_dir)
+    output = pathlib.Path(output_dir or run_dir)
     with files.Lock(directory) as lock:
-        if own:
+        if output.resolve() == directory.resolve():
             lock.acquire()
-        return _evaluate_run(directory, pathlib.Path(output_dir or run_dir))
+        return _evaluate_run(directory, output)
 
 
 def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str, Any]:
