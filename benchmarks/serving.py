@@ -14,64 +14,52 @@ machine meets all of them alike:
 which the SavedModel lies, or `--model`.
 """
 
-import json
-import os
+import functools
+import itertools
 import pathlib
-import platform
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
-# The layers of a saved network are known by name once these are imported.
-from dbl_tf import classifiers, models  # noqa: F401
-from pipelines import images
-
-_SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Version directory.", required=True)
-_IMAGES = flags.DEFINE_string("images", None, "Folder with JPEG images.", required=True)
-_MODEL = flags.DEFINE_string("model", None, "The same network as a .keras file.")
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "32"], "Images in a request.")
-_ROUNDS = flags.DEFINE_integer("rounds", 50, "Requests timed of each kind.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
+from benchmarks import measuring
 
 _MAX_FILES = 256
-_WARMING_ROUNDS = 3
 
 
-def main(argv: list[str]) -> None:
-    """Measures, prints and writes."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if _OUTPUT.value and os.path.exists(_OUTPUT.value):
-        raise SystemExit(f"benchmarks.serving: {_OUTPUT.value} exists; give another --output")
-    encoded = read_jpegs(pathlib.Path(_IMAGES.value))
-    ways = ways_of(pathlib.Path(_SAVED_MODEL.value), _MODEL.value)
-    load_before = os.getloadavg()
-    result = {
-        "saved_model": _SAVED_MODEL.value,
+def define_flags() -> list[flags.FlagHolder]:
+    """Flags of the program."""
+    return [
+        flags.DEFINE_string("saved_model", None, "Version directory.", required=True),
+        flags.DEFINE_string("images", None, "Folder with JPEG images.", required=True),
+        flags.DEFINE_string("model", None, "The same network as a .keras file."),
+        flags.DEFINE_list("batch_sizes", ["1", "32"], "Images in a request."),
+        flags.DEFINE_integer("rounds", 50, "Requests timed of each kind.", lower_bound=1),
+    ]
+
+
+def measure(
+    saved_model: str, images: str, model: str | None, batch_sizes: list[str], rounds: int
+) -> dict[str, Any]:
+    """Times requests of every size."""
+    encoded = read_jpegs(pathlib.Path(images))
+    ways = ways_of(pathlib.Path(saved_model), model)
+    return {
         "images": len(encoded),
         "mean_bytes": float(np.mean([len(image) for image in encoded])),
-        "rounds": _ROUNDS.value,
-        "batch_sizes": {size: measure(ways, encoded, int(size)) for size in _BATCH_SIZES.value},
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "load_average": {"before": load_before, "after": os.getloadavg()},
+        "batch_sizes": {
+            size: measure_requests(ways, encoded, int(size), rounds) for size in batch_sizes
+        },
     }
-    print(describe(result))
-    if _OUTPUT.value:
-        with open(_OUTPUT.value, "x", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
 
 
 def read_jpegs(folder: pathlib.Path) -> list[bytes]:
     """The first JPEG files of a folder, by name."""
     paths = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg")]
     if not paths:
-        raise SystemExit(f"benchmarks.serving: there is no .jpg or .jpeg file in {folder}")
+        raise ValueError(f"there is no .jpg or .jpeg file in {folder}")
     return [path.read_bytes() for path in paths[:_MAX_FILES]]
 
 
@@ -79,9 +67,15 @@ def ways_of(
     saved_model: pathlib.Path, model_file: str | None
 ) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
     """The three ways, each from string (B,) to a tensor, checked to give the same figures."""
+    import keras
+
+    # The layers of a saved network are known by name once these are imported.
+    from dbl_tf import classifiers, models  # noqa: F401
+    from pipelines import images
+
     file = pathlib.Path(model_file) if model_file else saved_model.parents[1] / "model.keras"
     if not file.exists():
-        raise SystemExit(f"benchmarks.serving: there is no {file}; --model names the network")
+        raise ValueError(f"there is no {file}; --model names the network")
     network = keras.models.load_model(file)
     image_size = network.input_shape[1]
     loaded = tf.saved_model.load(str(saved_model))
@@ -108,54 +102,42 @@ def ways_of(
     return {"served": served, "bare": bare, "read": read}
 
 
-def measure(
-    ways: dict[str, Callable[[tf.Tensor], tf.Tensor]], encoded: Sequence[bytes], batch_size: int
+def measure_requests(
+    ways: dict[str, Callable[[tf.Tensor], tf.Tensor]],
+    encoded: Sequence[bytes],
+    batch_size: int,
+    rounds: int,
 ) -> dict[str, Any]:
-    """Milliseconds of each way: quartiles over the rounds, and the ratio of served to bare."""
-    seconds = {name: [] for name in ways}
-    difference = 0.0
-    for number in range(_WARMING_ROUNDS + _ROUNDS.value):
-        places = np.arange(number * batch_size, (number + 1) * batch_size) % len(encoded)
-        batch = tf.constant([encoded[i] for i in places])
-        answers = {}
-        # The order turns, so that none profits from what the one before it has left in caches.
-        names = list(ways)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.perf_counter()
-            answers[name] = ways[name](batch).numpy()
-            if number >= _WARMING_ROUNDS:
-                seconds[name].append(time.perf_counter() - start)
-        difference = max(difference, float(np.abs(answers["served"] - answers["bare"]).max()))
-    figures = {
-        name: dict(zip(("q1", "median", "q3"), _quartiles(np.multiply(values, 1e3)), strict=True))
-        for name, values in seconds.items()
+    """Milliseconds of each way and the ratio of served to bare, each request of other images."""
+    answers = {"served": [], "bare": []}
+
+    def request(name: str, numbers: itertools.count) -> None:
+        first = next(numbers) * batch_size
+        batch = [encoded[i % len(encoded)] for i in range(first, first + batch_size)]
+        answer = ways[name](tf.constant(batch)).numpy()
+        if name in answers:
+            answers[name].append(answer)
+
+    candidates = {name: functools.partial(request, name, itertools.count()) for name in ways}
+    seconds = measuring.in_turns(candidates, rounds=rounds).seconds
+    figures = {name: measuring.quartiles(np.multiply(seconds[name], 1e3)) for name in ways}
+    return {
+        **figures,
+        "ratio": measuring.ratio(seconds["served"], seconds["bare"]),
+        "largest_difference": float(np.abs(np.subtract(answers["served"], answers["bare"])).max()),
     }
-    ratios = np.divide(seconds["served"], seconds["bare"])
-    figures["ratio"] = dict(zip(("q1", "median", "q3"), _quartiles(ratios), strict=True))
-    return {**figures, "largest_difference": difference}
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures, for a person."""
-    lines = [
-        f"{result['images']} JPEG images of {result['mean_bytes'] / 1024:.0f} KiB, "
-        f"{result['rounds']} requests of each kind; median (quartiles) in ms; "
-        f"{result['cpus']} CPU cores, load average {result['load_average']['before'][0]:.1f} "
-        f"before and {result['load_average']['after'][0]:.1f} after"
+    """The figures as a table."""
+    rows = [
+        [size, *(measuring.show(figures[name]) for name in ("served", "bare", "read", "ratio"))]
+        for size, figures in result["batch_sizes"].items()
     ]
-    for size, figures in result["batch_sizes"].items():
-        parts = [
-            f"{name} {figures[name]['median']:.2f} "
-            f"({figures[name]['q1']:.2f} to {figures[name]['q3']:.2f})"
-            for name in ("served", "bare", "read", "ratio")
-        ]
-        lines.append(f"  batch {size}: " + ", ".join(parts))
-    return "\n".join(lines)
-
-
-def _quartiles(values: np.ndarray) -> list[float]:
-    return np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    header = ["images a request", "served, ms", "bare, ms", "read, ms", "served / bare"]
+    photographs = f"{result['images']} JPEG images of {result['mean_bytes'] / 1024:.0f} KiB"
+    return f"{photographs}\n{measuring.table(header, rows)}"
 
 
 if __name__ == "__main__":
-    app.run(main)
+    measuring.run("serving", define_flags, measure, describe)

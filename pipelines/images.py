@@ -96,9 +96,21 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     Returns:
         float32 (S, S, 3) in [0, 255].
     """
-    resized = tf.image.resize(image, (image_size, image_size), antialias=True)
+    height, width = tf.unstack(tf.shape(image)[:2])
+    rows = _resize_rows(tf.reshape(image, (height, width * 3)), image_size)
+    columns = _resize_rows(tf.reshape(tf.transpose(rows), (width, image_size * 3)), image_size)
+    resized = tf.transpose(tf.reshape(columns, (image_size * 3, image_size)))
     # The weights sum to one within rounding only.
-    return tf.clip_by_value(resized, 0.0, 255.0)
+    return tf.clip_by_value(tf.reshape(resized, (image_size, image_size, 3)), 0.0, 255.0)
+
+
+def _resize_rows(rows: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes the first axis of a matrix: (H, K), any numeric type → float32 (S, K).
+
+    The kernel of `tf.image.resize` adds up a pixel's channels together and its pixels one by one.
+    Given an axis at a time, with all the rest as channels, it takes half as long for the same sums.
+    """
+    return tf.image.resize(rows[:, tf.newaxis], (size, 1), antialias=True)[:, 0]
 
 
 def augment(

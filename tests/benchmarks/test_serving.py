@@ -45,5 +45,5 @@ def test_measures_a_small_export(tmp_path):
         # The bare way is the same computation, or the comparison says nothing.
         assert figures["largest_difference"] < 1e-5
         for name in ("served", "bare", "read", "ratio"):
-            assert 0 < figures[name]["q1"] <= figures[name]["median"] <= figures[name]["q3"]
-            assert f"{name} {figures[name]['median']:.2f}" in done.stdout
+            assert 0 < figures[name]["low"] <= figures[name]["median"] <= figures[name]["high"]
+            assert f"{figures[name]['median']:.2f} (" in done.stdout
