@@ -96,12 +96,17 @@ def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
     Returns:
         float32 (S, S, 3) in [0, 255].
     """
-    height, width = tf.unstack(tf.shape(image)[:2])
-    rows = _resize_rows(tf.reshape(image, (height, width * 3)), image_size)
-    columns = _resize_rows(tf.reshape(tf.transpose(rows), (width, image_size * 3)), image_size)
-    resized = tf.transpose(tf.reshape(columns, (image_size * 3, image_size)))
+    resized = tf.transpose(_resized_columns(image, image_size), (2, 0, 1))
     # The weights sum to one within rounding only.
-    return tf.clip_by_value(tf.reshape(resized, (image_size, image_size, 3)), 0.0, 255.0)
+    return tf.clip_by_value(resized, 0.0, 255.0)
+
+
+def _resized_columns(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes to a square, column by column: (H, W, 3) → float32 (S, 3, S), place y in the last."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    rows = _resize_rows(tf.reshape(image, (height, width * 3)), size)
+    columns = _resize_rows(tf.reshape(tf.transpose(rows), (width, 3 * size)), size)
+    return tf.reshape(columns, (size, 3, size))
 
 
 def _resize_rows(rows: tf.Tensor, size: int) -> tf.Tensor:
@@ -140,11 +145,8 @@ def augment(
     room = tf.shape(image)[:2] - (height, width)
     # A uniform number is at most 1 − 2^−23, so the product never rounds up to room + 1.
     top, left = tf.unstack(tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32))
-    crop = image[top : top + height, left : left + width]
-    resized = resize(crop, image_size)
-
-    flipped_axes = tf.boolean_mask([1], gate[:1] < flip_probability)
-    resized = tf.reverse(resized, flipped_axes)
+    columns = _resized_columns(image[top : top + height, left : left + width], image_size)
+    columns = tf.reverse(columns, tf.boolean_mask([0], gate[:1] < flip_probability))
 
     amount = tf.where(gate[1:] < COLOUR_PROBABILITY, 2.0 * amount - 1.0, 0.0)
     matrix, offset = colour_matrix(
@@ -153,9 +155,8 @@ def augment(
         saturation=1.0 + amount[2] * MAX_SCALE,
         hue=amount[3] * MAX_HUE,
     )
-    pixels = tf.reshape(resized, (-1, 3))
-    recoloured = tf.matmul(pixels, matrix, transpose_b=True) + offset
-    return tf.reshape(tf.clip_by_value(recoloured, 0.0, 255.0), (image_size, image_size, 3))
+    recoloured = tf.matmul(matrix, columns) + offset[:, tf.newaxis]
+    return tf.clip_by_value(tf.transpose(recoloured, (2, 0, 1)), 0.0, 255.0)
 
 
 def colour_matrix(
