@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -41,9 +42,18 @@ def test_measures_a_small_export(tmp_path):
 
     result = json.loads(output.read_text())
     assert result["images"] == 5 and set(result["batch_sizes"]) == {"1", "3"}
-    for figures in result["batch_sizes"].values():
+    header, *rows = [line for line in done.stdout.splitlines() if line][-3:]
+    assert re.findall(r"\w+(?=, ms)|served / bare", header) == [
+        "served",
+        "bare",
+        "read",
+        "served / bare",
+    ]
+    for (size, figures), row in zip(result["batch_sizes"].items(), rows, strict=True):
         # The bare way is the same computation, or the comparison says nothing.
         assert figures["largest_difference"] < 1e-5
+        shown = []
         for name in ("served", "bare", "read", "ratio"):
             assert 0 < figures[name]["low"] <= figures[name]["median"] <= figures[name]["high"]
-            assert f"{figures[name]['median']:.2f} (" in done.stdout
+            shown.append(f"{figures[name]['median']:.2f}")
+        assert re.findall(r"(\S+) \(", row) == shown and row.split()[0] == size
