@@ -42,7 +42,7 @@ SIZES = ("10000x1203", "100000x1203", "1000000x1203", "10000000x10000")
 _LABELS_PER_EXAMPLE = 3
 _IN_PYTHON = ", in Python"
 # Ways that draw one element at a time are given so much less to do.
-_SLOW = {"filter": 2048, "rejection_resample": 8192}
+_SLOW = {"filter": 256, "rejection_resample": 256}
 _REFERENCE = "class_aware_indices"
 
 
@@ -56,7 +56,7 @@ def define_flags() -> list[flags.FlagHolder]:
         flags.DEFINE_integer("batches", 16_384, "Batches of a timing.", lower_bound=1),
         flags.DEFINE_integer("rounds", 5, "Timings of each.", lower_bound=1),
         flags.DEFINE_integer(
-            "most_of_others", 1_000_000, "Examples up to which the others are measured.", 0
+            "most_of_others", 10_000, "Examples up to which the others are measured.", 0
         ),
     ]
 

@@ -213,6 +213,28 @@ def test_exif_orientation_is_applied(orientation, form, byte_order):
     assert np.abs(difference).max() <= 2
 
 
+def comments(count: int, length: int) -> bytes:
+    """JPEG segments of comments, each of so many bytes that look like other segments."""
+    content = (b"\xff\xe1\0\x10Exif\0\0\xff\xc0\0" * length)[:length]
+    return count * (b"\xff\xfe" + struct.pack(">H", 2 + length) + content)
+
+
+def test_exif_and_frame_are_found_wherever_they_begin():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = written(PICTURE, "JPEG", exif=exif.tobytes())
+    expected = decode(turned).numpy()
+    assert expected.shape[:2] == PICTURE.size
+    plain = decode(JPEG).numpy()
+    before = [(1, length) for length in range(1100)]
+    before += [(count, length) for count in (2, 14, 15, 16, 17, 33, 200) for length in (0, 9, 700)]
+    before += [(3, 65_533)]
+    for count, length in before:
+        inserted = comments(count, length)
+        np.testing.assert_array_equal(decode(turned[:2] + inserted + turned[2:]), expected)
+        np.testing.assert_array_equal(decode(JPEG[:2] + inserted + JPEG[2:]), plain)
+
+
 def test_broken_exif_leaves_a_picture_as_it_is():
     plain = decode(written(PICTURE, "JPEG")).numpy()
     entry = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
@@ -254,7 +276,7 @@ REFUSED = {
     "JPEG start": (b"\xff\xd8\xff", "cut off"),
     "JPEG frame cut": (JPEG[: FRAME + 8], "cut off"),
     "JPEG without frame": (JPEG[:FRAME] + b"\xff\xda\0\x0c" + bytes(20), "no frame header"),
-    "JPEG of endless segments": (b"\xff\xd8" + b"\xff\xd0" * 9999, "segments"),
+    "JPEG of endless segments": (b"\xff\xd8" + b"\xff\xd0" * 99_999, "segments"),
     "JPEG lossless": (declared(JPEG, FRAME + 1, "B", 0xC3), "SOF3"),
     "JPEG arithmetic": (declared(JPEG, FRAME + 1, "B", 0xC9), "SOF9"),
     "JPEG of 12 bits": (declared(JPEG, FRAME + 4, "B", 12), "12 bits"),
