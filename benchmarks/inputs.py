@@ -8,11 +8,14 @@ All take the same photographs, those that class-aware re-sampling draws, in the 
 * `decode`: and decoded; `decode and resize`: and resized, as for evaluation, in batches;
 * `training`: `pipelines.inputs.training_batches`, cropped, resized, mirrored and recoloured, with
   labels and the weights r̂;
+* `TensorFlow's own`: decoded by `tf.io.decode_image` and resized by `tf.image.resize`, antialiased,
+  whatever the file is, not augmented: the least that one would write without `pipelines.images`;
 * `PIL`: the same augmentation in a pool of as many processes as there are cores, which decode with
   PIL, crop and resize in one call, recolour by PIL's own matrix, and pass batches of bytes.
 
-Everything is timed in turns, from a new iterator on, whose start counts: with the files in the
-cache of the system ("warm"), and with their pages dropped before every timing ("cold",
+Everything is timed in turns, each time from the first batch of a new iterator to its last; how long
+the first batch took stands beside it (the processes of PIL have begun by then). The files are in
+the cache of the system ("warm"), or their pages are dropped before every iterator ("cold",
 `posix_fadvise`). The shares of the stages are of the CPU time of `training`, by difference.
 """
 
@@ -22,7 +25,8 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +36,7 @@ from PIL import Image, ImageOps
 from benchmarks import measuring
 
 _STAGES = ("read", "decode", "decode and resize", "training")
+_BARE = "TensorFlow's own"
 _RGB_TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
 )
@@ -43,7 +48,7 @@ def define_flags() -> list[flags.FlagHolder]:
         flags.DEFINE_string("examples", None, "Table of photographs.", required=True),
         flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1),
         flags.DEFINE_integer("batch_size", 32, "Images in a batch.", lower_bound=1),
-        flags.DEFINE_integer("batches", 40, "Batches of a timing.", lower_bound=1),
+        flags.DEFINE_integer("batches", 40, "Batches timed after the first.", lower_bound=1),
         flags.DEFINE_integer("rounds", 5, "Timings of each.", lower_bound=1),
         flags.DEFINE_bool("cold", True, "Measure with an empty file cache as well."),
     ]
@@ -59,25 +64,53 @@ def measure(
     with tempfile.TemporaryDirectory() as cache:
         data = table.load(examples, check_images="header", cache_dir=cache)
     train = data.splits["train"]
-    indices = sampling.class_aware_indices(train.labels, batch_size, seed=0).take(batches)
+    indices = sampling.class_aware_indices(train.labels, batch_size, seed=0).take(1 + batches)
     drawn = [[train.files[i] for i in batch] for batch in indices.as_numpy_iterator()]
-    candidates = make_pipelines(train, indices, image_size)
+    files = sorted({path for batch in drawn for path in batch})
     cores = measuring.num_cores()
     context = multiprocessing.get_context("spawn")
     results = {}
     with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as executor:
-        of_pil: list[float] = []
-        candidates["PIL"] = lambda: of_pil.append(load_with_pil(executor, drawn, image_size))
+        makers = make_pipelines(train, indices, image_size)
+        makers["PIL"] = functools.partial(load_with_pil, executor, drawn, image_size)
         for cache in ("warm", "cold") if cold else ("warm",):
-            files = sorted({path for batch in drawn for path in batch})
-            before = (lambda _, files=files: _drop_from_cache(files)) if cache == "cold" else None
-            timings = measuring.in_turns(candidates, rounds=rounds, before=before)
-            results[cache] = _figures(timings, of_pil[-rounds:], batches * batch_size)
+            timed = _Iterators(makers, files if cache == "cold" else ())
+            candidates = {name: functools.partial(timed.exhaust, name) for name in makers}
+            timings = measuring.in_turns(candidates, rounds=rounds, before=timed.start)
+            results[cache] = _figures(timings, timed, batches * batch_size)
     return {"cores": cores, "images": batches * batch_size, "caches": results}
 
 
-def make_pipelines(train: Any, indices: Any, image_size: int) -> dict[str, Callable[[], Any]]:
-    """What tf.data does, each a function that takes all its batches."""
+class _Iterators:
+    """Starts an iterator, untimed, and takes what is left of it, timed.
+
+    Attributes:
+        first: seconds to the first batch, of every iterator, by name.
+        elsewhere: CPU seconds of other processes, of every iterator, by name.
+    """
+
+    def __init__(self, makers: dict[str, Callable[[], Iterator]], dropped: Sequence[str]):
+        self._makers, self._dropped = makers, dropped
+        self._started: Iterator = iter(())
+        self.first, self.elsewhere = defaultdict(list), defaultdict(list)
+
+    def start(self, name: str) -> None:
+        """Makes an iterator, once the pages of the files are dropped, and takes its first batch."""
+        _drop_from_cache(self._dropped)
+        start = time.perf_counter()
+        self._started = iter(self._makers[name]())
+        next(self._started)
+        self.first[name].append(time.perf_counter() - start)
+
+    def exhaust(self, name: str) -> None:
+        """Takes the other batches."""
+        # A batch is a tensor, or the seconds that another process took to make it.
+        taken = [batch if isinstance(batch, float) else 0.0 for batch in self._started]
+        self.elsewhere[name].append(sum(taken))
+
+
+def make_pipelines(train: Any, indices: Any, image_size: int) -> dict[str, Callable[[], Iterator]]:
+    """What tf.data does, each a function that gives a new iterator of batches."""
     import tensorflow as tf
 
     from dbl_tf import weighting
@@ -91,6 +124,10 @@ def make_pipelines(train: Any, indices: Any, image_size: int) -> dict[str, Calla
 
     def resized(encoded: tf.Tensor) -> tf.Tensor:
         return images.read_for_evaluation(encoded, image_size)
+
+    def bare(encoded: tf.Tensor) -> tf.Tensor:
+        pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.image.resize(pixels, (image_size, image_size), antialias=True)
 
     encoded = indices.unbatch().map(train.read, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -113,32 +150,26 @@ def make_pipelines(train: Any, indices: Any, image_size: int) -> dict[str, Calla
         of_each(decode),
         of_each(resized),
         training,
+        of_each(bare),
     )
     return {
-        name: functools.partial(_consume, stage)
-        for name, stage in zip(_STAGES, stages, strict=True)
+        name: functools.partial(iter, stage)
+        for name, stage in zip((*_STAGES, _BARE), stages, strict=True)
     }
-
-
-def _consume(batches: Any) -> None:
-    for _ in batches:
-        pass
 
 
 def load_with_pil(
     executor: concurrent.futures.Executor, drawn: Sequence[Sequence[str]], image_size: int
-) -> float:
+) -> Iterator[float]:
     """Makes the same batches, float32 (B, S, S, 3), by PIL in other processes.
 
-    Returns:
-        Seconds of CPU time of the other processes.
+    Yields:
+        Seconds of CPU time that another process took to make a batch, for each.
     """
     make = functools.partial(_make_batch, image_size=image_size)
-    total = 0.0
     for batch, cpu_seconds in executor.map(make, range(len(drawn)), drawn):
         batch.astype(np.float32)
-        total += cpu_seconds
-    return total
+        yield cpu_seconds
 
 
 def _make_batch(seed: int, paths: Sequence[str], image_size: int) -> tuple[np.ndarray, float]:
@@ -184,13 +215,20 @@ def _drop_from_cache(paths: Sequence[str]) -> None:
             os.close(descriptor)
 
 
-def _figures(timings: measuring.Timings, of_pil: list[float], num_images: int) -> dict[str, Any]:
+def _figures(timings: measuring.Timings, timed: _Iterators, num_images: int) -> dict[str, Any]:
     seconds = timings.seconds
     cpu = {name: float(np.median(timings.cpu_seconds[name])) for name in _STAGES}
-    cpu_seconds = dict(timings.cpu_seconds)
-    cpu_seconds["PIL"] = np.add(cpu_seconds["PIL"], of_pil)
+    # The calls before the rounds were not timed.
+    cpu_seconds = {
+        name: np.add(values, timed.elsewhere[name][-len(values) :])
+        for name, values in timings.cpu_seconds.items()
+    }
     previous = dict(zip(_STAGES, (None, *_STAGES), strict=False))
     return {
+        "seconds_to_first_batch": {
+            name: measuring.quartiles(timed.first[name][-len(values) :])
+            for name, values in seconds.items()
+        },
         "images_per_second": {
             name: measuring.quartiles([num_images / value for value in values])
             for name, values in seconds.items()
@@ -223,6 +261,7 @@ def describe(result: dict[str, Any]) -> str:
                     measuring.show(figures["training_times_as_fast"][name]),
                     measuring.show(by_cpu),
                     "" if share is None else f"{share:.0%}",
+                    measuring.show(figures["seconds_to_first_batch"][name]),
                 ]
             )
     header = [
@@ -231,6 +270,7 @@ def describe(result: dict[str, Any]) -> str:
         "training is × as fast",
         "by CPU time",
         "share of the last stage",
+        "first batch, s",
     ]
     return measuring.table(header, rows)
 

@@ -120,7 +120,8 @@ def test_inputs(photographs):
     )
     assert result["images"] == 8 and set(result["caches"]) == {"warm", "cold"}
     for figures in result["caches"].values():
-        assert set(figures["images_per_second"]) == {*inputs._STAGES, "PIL"}
+        assert set(figures["images_per_second"]) == {*inputs._STAGES, inputs._BARE, "PIL"}
+        assert set(figures["seconds_to_first_batch"]) == set(figures["images_per_second"])
         assert sum(figures["share_of_cpu"].values()) == pytest.approx(1.0)
     assert "cold, PIL" in inputs.describe(result)
 
