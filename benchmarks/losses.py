@@ -112,7 +112,7 @@ def make_data(batch: int, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return logits, labels, weights, counts.tolist(), num_examples
 
 
-def _keras_losses(counts: list[int], num_examples: int) -> dict[str, Callable[..., Any]]:
+def keras_losses(counts: list[int], num_examples: int) -> dict[str, Callable[..., Any]]:
     """The losses as functions of logits, labels as floating numbers and as integers, weights."""
     from keras import ops
 
@@ -152,7 +152,7 @@ def _with_tensorflow(logits, labels, weights, counts, num_examples, *, jit_compi
 
         return functools.partial(value_and_gradient, *arrays)
 
-    losses = _keras_losses(counts, num_examples)
+    losses = keras_losses(counts, num_examples)
     return {name: compiled(loss) for name, loss in losses.items()}
 
 
@@ -166,7 +166,7 @@ def _with_jax(logits, labels, weights, counts, num_examples):
         value_and_gradient = jax.jit(jax.value_and_grad(loss))
         return lambda: jax.block_until_ready(value_and_gradient(*arrays))
 
-    losses = _keras_losses(counts, num_examples)
+    losses = keras_losses(counts, num_examples)
     return {name: compiled(loss) for name, loss in losses.items()}
 
 

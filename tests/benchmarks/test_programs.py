@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import evaluation, inputs, losses, memory, sampler, training
+from benchmarks import evaluation, inputs, jax_training, losses, memory, sampler, training
 from pipelines import images
 
 
@@ -144,6 +144,26 @@ def test_pil_recolours_as_the_pipeline_does(tmp_path):
         )
         expected = np.clip(matrix.numpy() @ [120.0, 90.0, 60.0] + offset.numpy(), 0, 255)
         np.testing.assert_allclose(pixels, np.broadcast_to(expected, (4, 4, 3)), atol=1.0)
+
+
+def test_jax_training():
+    result = jax_training.measure(
+        ["mixed_bfloat16"],
+        backbone="small_resnet",
+        image_size=8,
+        batch_size=2,
+        classes=3,
+        matrix_size=16,
+        steps=1,
+        rounds=1,
+    )
+    figures = result["precisions"]["mixed_bfloat16"]
+    rates = {name: rate["median"] for name, rate in figures["operations_per_second"].items()}
+    for name in jax_training._LOSSES:
+        share = figures["share_of_matrix_rate"][name]["median"]
+        assert share == pytest.approx(rates[name] / rates["matrix product"])
+        assert figures["images_per_second"][name]["median"] > 0
+    assert "mixed_bfloat16, db_focal" in jax_training.describe(result)
 
 
 @pytest.mark.slow
