@@ -98,7 +98,7 @@ class _Iterators:
         """Makes an iterator, once the pages of the files are dropped, and takes its first batch."""
         _drop_from_cache(self._dropped)
         start = time.perf_counter()
-        self._started = iter(self._makers[name]())
+        self._started = self._makers[name]()
         next(self._started)
         self.first[name].append(time.perf_counter() - start)
 
