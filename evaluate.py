@@ -8,8 +8,9 @@
 
 from absl import app, flags
 
-from dbl_tf import evaluation
-from pipelines import config, config_flags, evaluation_run
+from pipelines.runs import config, evaluate
+from pipelines.runs import flags as run_flags
+from pipelines.runs import scores as run_scores
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "A run, scored on its own test split.")
 _SAVED_MODEL = flags.DEFINE_string("saved_model", None, "An exported model's version directory.")
@@ -17,8 +18,8 @@ _IMAGES = flags.DEFINE_string("images", None, "Folder of unlabelled images to pr
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "For what is written.")
 # What concerns training data alone does not come into it.
 _OF_TRAINING = ("train_split", "val_split", "val_fraction", "image_ids")
-config_flags.define(config.DataConfig, without=_OF_TRAINING)
-flags.adopt_module_key_flags(config_flags)
+run_flags.define(config.DataConfig, without=_OF_TRAINING)
+flags.adopt_module_key_flags(run_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -31,24 +32,22 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--saved_model needs --output_dir, for what is written")
     if _IMAGES.value is not None and _SAVED_MODEL.value is None:
         raise app.UsageError("--images goes with --saved_model")
-    given = config_flags.given(config.DataConfig)
+    given = run_flags.given(config.DataConfig)
     if given and (_RUN_DIR.value is not None or _IMAGES.value is not None):
         raise app.UsageError(f"--{given[0]} goes with --saved_model and labelled images")
     try:
         if _RUN_DIR.value is not None:
-            scores = evaluation_run.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
+            scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
         elif _IMAGES.value is not None:
-            model = evaluation_run.SavedModel(_SAVED_MODEL.value)
-            print(evaluation_run.predict_folder(model, _IMAGES.value, _OUTPUT_DIR.value))
+            model = evaluate.SavedModel(_SAVED_MODEL.value)
+            print(evaluate.predict_folder(model, _IMAGES.value, _OUTPUT_DIR.value))
             return
         else:
-            data = config_flags.read(config.DataConfig)
-            scores = evaluation_run.evaluate_saved_model(
-                _SAVED_MODEL.value, data, _OUTPUT_DIR.value
-            )
+            data = run_flags.read(config.DataConfig)
+            scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
     except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"evaluate.py: {error}") from error
-    print(evaluation.format_table(scores))
+    print(run_scores.format_table(scores))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@ python train.py --dataset=table --examples=my_pictures/examples.csv --method=db_
 
 from absl import app, flags
 
-from dbl_tf import evaluation, methods, training
-from pipelines import config, config_flags, training_run
+from dbl_tf import methods, training
+from pipelines.runs import config
+from pipelines.runs import flags as run_flags
+from pipelines.runs import scores as run_scores
+from pipelines.runs.train import train_and_evaluate
 
 __doc__ += f"\nMethods:\n{methods.describe()}\n"
 
-config_flags.define(config.RunConfig)
-flags.adopt_module_key_flags(config_flags)
+run_flags.define(config.RunConfig)
+flags.adopt_module_key_flags(run_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -20,11 +23,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     try:
-        scores = training_run.train_and_evaluate(config_flags.read(config.RunConfig))
+        scores = train_and_evaluate(run_flags.read(config.RunConfig))
     except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
         raise SystemExit(f"train.py: {error}") from error
     if scores is not None:
-        print(evaluation.format_table(scores))
+        print(run_scores.format_table(scores))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def train(folder: pathlib.Path, steps: int, batch_size: int) -> dict[str, float]
 
     from dbl_tf import models, training
     from dbl_tf.statistics import LabelStatistics
-    from pipelines import config, datasets, run_parts
+    from pipelines import datasets
+    from pipelines.runs import build, config
 
     settings = config.RunConfig(
         dataset="table",
@@ -75,19 +76,19 @@ def train(folder: pathlib.Path, steps: int, batch_size: int) -> dict[str, float]
     examples = data.splits["train"]
     indexed = measuring.peak_mib()
     statistics = LabelStatistics.from_labels(examples.labels, data.class_names)
-    plan = run_parts.make_plan(settings, statistics)
+    plan = build.make_plan(settings, statistics)
     strategy = training.make_strategy(settings.strategy)
     keras.utils.set_random_seed(settings.seed)
     with strategy.scope():
-        model = models.join(*run_parts.build_networks(settings, statistics))
+        model = models.join(*build.build_networks(settings, statistics))
         model.compile(
-            run_parts.make_optimizer(settings, plan),
-            run_parts.make_loss(settings, statistics),
+            build.make_optimizer(settings, plan),
+            build.make_loss(settings, statistics),
             jit_compile=False,
         )
     training.fit(
         model,
-        run_parts.make_image_batches(settings, data, statistics),
+        build.make_image_batches(settings, data, statistics),
         steps=steps,
         steps_per_epoch=steps,
         checkpoints=training.Checkpoints(folder / "checkpoints"),

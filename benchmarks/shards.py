@@ -23,9 +23,9 @@ from absl import flags
 
 from benchmarks import measuring
 from pipelines import images, inputs, sampling
-from pipelines.datasets import shards, table
-from pipelines.datasets.examples import Examples, LabelledData
-from pipelines.shards import layout, writing
+from pipelines.datasets import table
+from pipelines.examples import Examples, LabelledData
+from pipelines.shards import layout, reading, writing
 
 
 def define_flags() -> list[flags.FlagHolder]:
@@ -91,7 +91,7 @@ def read_batches(
     with tf.device("CPU"):
         num_read, num_decoded = tf.Variable(0, dtype=tf.int64), tf.Variable(0, dtype=tf.int64)
     start = time.perf_counter()
-    train = _counting_reads(shards.load(directory).splits["train"], num_read)
+    train = _counting_reads(reading.load(directory).splits["train"], num_read)
     num_batches = num_timed + 1
     read_for_training = images.read_for_training
     # The pipeline has no place to count at: nobody but a measurement wants to know.

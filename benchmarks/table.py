@@ -118,11 +118,11 @@ def index(folder: pathlib.Path) -> dict[str, Any]:
 
 def look_at_files(folder: pathlib.Path) -> dict[str, Any]:
     """Looks whether the images are there, as `index` has done among other things."""
-    from pipelines.datasets import image_files
+    from pipelines.datasets import image_checks
 
     files = json.loads((folder / "files.json").read_text())
     with measuring.Stage() as stage:
-        bad = image_files.check_images(files, level="exists", cache_dir=folder)
+        bad = image_checks.check_images(files, level="exists", cache_dir=folder)
     assert not bad
     return stage.figures()
 

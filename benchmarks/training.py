@@ -49,7 +49,7 @@ def measure(
     rounds: int,
 ) -> dict[str, Any]:
     """Times both methods, with the pipeline and without."""
-    from pipelines import config
+    from pipelines.runs import config
 
     runs = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -120,26 +120,28 @@ class _Run:
 
         from dbl_tf import models, training
         from dbl_tf.statistics import LabelStatistics
-        from pipelines import datasets, run_parts
+        from dbl_tf.training import loop
+        from pipelines import datasets
+        from pipelines.runs import build
 
         self._strategy = training.make_strategy(settings.strategy)
         data = datasets.load(settings)
         statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
-        run_parts.check_classes(settings, statistics)
-        plan = run_parts.make_plan(settings, statistics)
+        build.check_classes(settings, statistics)
+        plan = build.make_plan(settings, statistics)
         keras.utils.set_random_seed(settings.seed)
         with self._strategy.scope():
-            model = models.join(*run_parts.build_networks(settings, statistics))
+            model = models.join(*build.build_networks(settings, statistics))
             model.compile(
-                run_parts.make_optimizer(settings, plan),
-                run_parts.make_loss(settings, statistics),
+                build.make_optimizer(settings, plan),
+                build.make_loss(settings, statistics),
                 jit_compile=False,
             )
             model.optimizer.build(model.trainable_variables)
-        self._batches = run_parts.make_image_batches(settings, data, statistics)
+        self._batches = build.make_image_batches(settings, data, statistics)
         # What `fit` itself uses: it would trace the step anew each time it is called.
-        self._distributed = training._distributed
-        self._step = training._train_step(model, self._strategy)
+        self._distributed = loop.distributed_batches
+        self._step = loop.make_train_step(model, self._strategy)
 
     def from_pipeline(self) -> Iterator:
         """A new pipeline."""

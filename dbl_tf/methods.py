@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from dbl_tf import classifiers, losses, models, weighting
+from dbl_tf import classifiers, label_graphs, losses, models, weighting
 from dbl_tf.statistics import LabelStatistics
 
 
@@ -169,7 +169,7 @@ class Method:
             classifier = classifiers.CosineClassifier(statistics.num_classes, name="classifier")
         elif self.classifier == "graph":
             classifier = classifiers.GraphClassifier(
-                classifiers.label_graph(statistics), label_embeddings, name="classifier"
+                label_graphs.label_graph(statistics), label_embeddings, name="classifier"
             )
         return models.build_head(
             num_features,

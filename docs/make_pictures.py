@@ -15,9 +15,10 @@ from absl import app, flags
 from PIL import Image
 
 from benchmarks import label_lists
-from dbl_tf import LabelStatistics, figures, svg
+from dbl_tf import LabelStatistics
 from pipelines import sampling
 from pipelines.datasets import digits_mlt
+from pipelines.reports import charts, svg
 
 NUM_DRAWS = 100_000
 NUM_DRAWS_OF_LIST = 1_000_000
@@ -43,7 +44,7 @@ def draw_scenes() -> None:
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     draws = drawn(train.labels, NUM_DRAWS)
-    shares = figures.class_shares(statistics, train.labels[draws].sum(axis=0), NUM_DRAWS)
+    shares = charts.class_shares(statistics, train.labels[draws].sum(axis=0), NUM_DRAWS)
 
     pictures = [tf.io.decode_png(train.read(tf.constant(i))).numpy() for i in range(ROWS * COLUMNS)]
     rows = [np.hstack(pictures[i : i + COLUMNS]) for i in range(0, len(pictures), COLUMNS)]
@@ -70,7 +71,7 @@ def draw_statistics(path: pathlib.Path) -> None:
     names, labels = label_lists.read(path)
     statistics = LabelStatistics.from_labels(labels, names)
     observed = labels[drawn(labels, NUM_DRAWS_OF_LIST)].sum(axis=0)
-    variance = figures.within_class_variance(statistics, labels)
+    variance = charts.within_class_variance(statistics, labels)
     expected = statistics.resampled_probability
     error = np.sqrt(expected * (1 - expected) / NUM_DRAWS_OF_LIST)
     # The diagonal of the matrix is 1, whatever the data.
@@ -85,9 +86,9 @@ def draw_statistics(path: pathlib.Path) -> None:
     directory = DOCS / "figures"
     directory.mkdir(exist_ok=True)
     for picture in (
-        figures.class_shares(statistics, observed, NUM_DRAWS_OF_LIST),
-        figures.conditional_probability_matrix(statistics),
-        figures.variance_by_class(statistics, variance),
+        charts.class_shares(statistics, observed, NUM_DRAWS_OF_LIST),
+        charts.conditional_probability_matrix(statistics),
+        charts.variance_by_class(statistics, variance),
     ):
         file = directory / f"{path.stem}_{picture.name}.svg"
         file.write_text(picture.document(), encoding="utf-8")

@@ -8,14 +8,15 @@ All other flags are those of train.py. Started again, it goes on where it was.
 
 from absl import app, flags
 
-from pipelines import comparison_run, config, config_flags
+from pipelines.runs import compare, config
+from pipelines.runs import flags as run_flags
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "For the runs and tables.", required=True)
 _METHODS = flags.DEFINE_list("methods", ["erm", "rs", "db_focal"], "Methods to compare.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the repetitions.")
 _VARY = flags.DEFINE_string("vary", None, "A flag and its values: name=value,value,….")
-config_flags.define(config.RunConfig, without=("method", "seed", "run_dir", "export"))
-flags.adopt_module_key_flags(config_flags)
+run_flags.define(config.RunConfig, without=("method", "seed", "run_dir", "export"))
+flags.adopt_module_key_flags(run_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -25,14 +26,14 @@ def main(argv: list[str]) -> None:
     if not all(seed.isdecimal() for seed in _SEEDS.value):
         raise app.UsageError(f"--seeds takes whole numbers; got {','.join(_SEEDS.value)}")
     try:
-        runs = comparison_run.configurations(
-            config_flags.read(config.RunConfig),
+        runs = compare.configurations(
+            run_flags.read(config.RunConfig),
             _OUTPUT_DIR.value,
             methods=_METHODS.value,
             seeds=[int(seed) for seed in _SEEDS.value],
-            sweep=comparison_run.parse_sweep(_VARY.value) if _VARY.value else None,
+            sweep=compare.parse_sweep(_VARY.value) if _VARY.value else None,
         )
-        print(comparison_run.compare(list(runs), _OUTPUT_DIR.value))
+        print(compare.compare(list(runs), _OUTPUT_DIR.value))
     except (ValueError, OSError) as error:
         raise SystemExit(f"compare: {error}") from error
 

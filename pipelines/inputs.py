@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
-from pipelines.datasets.examples import Examples
+from pipelines.examples import Examples
 
 # Turns labels (B, C) into weights (B, C).
 Weighting = Callable[[tf.Tensor], tf.Tensor]

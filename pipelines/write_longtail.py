@@ -12,8 +12,8 @@ import shlex
 from absl import app, flags
 
 from pipelines import longtail_table
-from pipelines.config import DataConfig
-from pipelines.datasets import image_files
+from pipelines.datasets import image_checks
+from pipelines.runs.config import DataConfig
 
 _EXAMPLES = flags.DEFINE_string(
     "examples", None, "CSV or JSON lines of image, split, labels.", required=True
@@ -29,7 +29,7 @@ _IMAGES_DIR = flags.DEFINE_string("images_dir", None, "Where relative image path
 _CLASS_NAMES = flags.DEFINE_string("class_names", None, "Text file, a class on each line.")
 _LABEL_SEPARATOR = flags.DEFINE_string("label_separator", None, "What parts the labels.")
 _CHECK_IMAGES = flags.DEFINE_enum(
-    "check_images", "exists", image_files.LEVELS, "How images are checked first."
+    "check_images", "exists", image_checks.LEVELS, "How images are checked first."
 )
 _SKIP_BAD_IMAGES = flags.DEFINE_bool(
     "skip_bad_images", False, "Drop and count images that fail the check."

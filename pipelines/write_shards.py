@@ -13,7 +13,9 @@ import functools
 
 from absl import app, flags
 
-from pipelines import config, config_flags, datasets
+from pipelines import datasets
+from pipelines.runs import config
+from pipelines.runs import flags as run_flags
 from pipelines.shards import layout, writing
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the shards.", required=True)
@@ -30,8 +32,8 @@ _VERIFY = flags.DEFINE_bool(
 _BEAM = flags.DEFINE_bool(
     "beam", False, "Write as an Apache Beam pipeline, whose options stand behind --."
 )
-config_flags.define(config.DataConfig)
-flags.adopt_module_key_flags(config_flags)
+run_flags.define(config.DataConfig)
+flags.adopt_module_key_flags(run_flags)
 
 
 def main(argv: list[str]) -> None:
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> None:
         if _VERIFY.value:
             verify(_OUTPUT_DIR.value)
             return
-        data_config = config_flags.read(config.DataConfig)
+        data_config = run_flags.read(config.DataConfig)
         data = datasets.load(data_config)
         plan = layout.make_plan(
             data,
@@ -89,11 +91,11 @@ def _write_with_beam(
     data_config: config.DataConfig, plan: layout.Plan, options: list[str]
 ) -> layout.Manifest:
     try:
-        from pipelines.shards import distributed
+        from pipelines.shards import beam
     except ImportError as error:
         raise SystemExit(f"write_shards: --beam needs the extra `beam` ({error})") from error
     load = functools.partial(datasets.load, data_config)
-    return distributed.write(load, _OUTPUT_DIR.value, plan, options)
+    return beam.write(load, _OUTPUT_DIR.value, plan, options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from pipelines import config, config_flags, training_run
+from pipelines.runs import config
+from pipelines.runs import flags as run_flags
+from pipelines.runs.train import train_and_evaluate
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -36,12 +38,12 @@ def train_by_recipe(tmp_path):
 
     def train(recipe: str, *arguments: str) -> dict:
         values = flags.FlagValues()
-        config_flags.define(config.RunConfig, values)
+        run_flags.define(config.RunConfig, values)
         file = pathlib.Path(__file__).parents[1] / "recipes" / f"{recipe}.flags"
         small = ["--backbone_weights=none", "--image_size=32", "--batch_size=2", "--steps=2"]
         where = [f"--run_dir={tmp_path / 'run'}", f"--cache_dir={tmp_path / 'cache'}", "--noexport"]
         values(["train.py", f"--flagfile={file}", *small, *where, *arguments])
-        return training_run.train_and_evaluate(config_flags.read(config.RunConfig, values))
+        return train_and_evaluate(run_flags.read(config.RunConfig, values))
 
     return train
 

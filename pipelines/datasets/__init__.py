@@ -4,10 +4,10 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING
 
-from pipelines.datasets.examples import Examples, LabelledData, set_aside_val
+from pipelines.examples import Examples, LabelledData, set_aside_val
 
 if TYPE_CHECKING:
-    from pipelines.config import DataConfig
+    from pipelines.runs.config import DataConfig
 
 __all__ = ["DEFAULTS", "NAMES", "Defaults", "Examples", "LabelledData", "load"]
 
@@ -99,9 +99,9 @@ def _load(config: "DataConfig", splits: tuple[str, ...] | None) -> LabelledData:
                 **checks,
             )
         case "shards":
-            from pipelines.datasets import shards
+            from pipelines.shards import reading
 
-            return shards.load(config.shards_dir, only_splits=splits)
+            return reading.load(config.shards_dir, only_splits=splits)
 
 
 @functools.lru_cache(maxsize=2)  # several runs in one process need not compose them again

@@ -12,8 +12,8 @@ import tensorflow as tf
 from absl import logging
 
 from pipelines import images
-from pipelines.datasets import image_files
-from pipelines.datasets.examples import Examples
+from pipelines.datasets import image_checks
+from pipelines.examples import Examples
 
 # Part of every digest: raise it where a check becomes stricter.
 _CHECK_VERSION = "1"
@@ -61,28 +61,28 @@ def without_bad_images(
         examples: to check.
         source: what to call their origin in messages.
         in_records: whether `examples.files` are record files that hold many images each.
-        check_images: a level of `image_files.check_images`. Images in records are there at any
+        check_images: a level of `image_checks.check_images`. Images in records are there at any
             rate, so "exists" looks at none of them.
         skip_bad_images: whether bad ones are left out.
         cache_dir: where passed checks are remembered.
 
     Raises:
-        image_files.BadImagesError: images that cannot be used, unless they are left out.
+        image_checks.BadImagesError: images that cannot be used, unless they are left out.
     """
     if in_records:
         bad = _bad_records(examples, check_images, cache_dir)
     else:
-        bad = image_files.check_images(examples.files, level=check_images, cache_dir=cache_dir)
+        bad = image_checks.check_images(examples.files, level=check_images, cache_dir=cache_dir)
     if not bad:
         return examples
     if not skip_bad_images:
-        raise image_files.bad_images_error(bad, num_images=len(examples), examples=source)
+        raise image_checks.bad_images_error(bad, num_images=len(examples), examples=source)
     logging.warning(
         "%s: %d of %d images cannot be used and are left out:\n%s",
         source,
         len(bad),
         len(examples),
-        image_files.describe(bad),
+        image_checks.describe(bad),
     )
     kept = np.delete(np.arange(len(examples)), [image.position for image in bad])
     if not len(kept):
@@ -101,10 +101,10 @@ def digest_of(*parts: str, files: Sequence[str]) -> str:
 
 def _bad_records(
     examples: Examples, level: str, cache_dir: str | os.PathLike
-) -> list[image_files.BadImage]:
-    """As `image_files.check_images`, for images inside record files, remembered as a whole."""
-    if level not in image_files.LEVELS:
-        choices = ", ".join(image_files.LEVELS)
+) -> list[image_checks.BadImage]:
+    """As `image_checks.check_images`, for images inside record files, remembered as a whole."""
+    if level not in image_checks.LEVELS:
+        choices = ", ".join(image_checks.LEVELS)
         raise ValueError(f"check_images must be one of {choices}; found {level!r}")
     if level == "exists":
         return []
@@ -134,7 +134,7 @@ def _bad_records(
     bad = []
     for position in np.flatnonzero(unsure).tolist():
         if reason := _reason(examples, position, level):
-            bad.append(image_files.BadImage(position, examples.names[position], reason))
+            bad.append(image_checks.BadImage(position, examples.names[position], reason))
     if not bad:
         passed.parent.mkdir(parents=True, exist_ok=True)
         passed.touch()

@@ -15,7 +15,7 @@ from absl import logging
 from pipelines import longtail
 from pipelines.datasets import assembly, tfds_source
 from pipelines.datasets import image_ids as image_lists
-from pipelines.datasets.examples import Examples, LabelledData
+from pipelines.examples import Examples, LabelledData
 
 
 class BenchmarkError(ValueError):

@@ -15,7 +15,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from pipelines.datasets import assembly, benchmark_sets, tfds_source
-from pipelines.datasets.examples import LabelledData
+from pipelines.examples import LabelledData
 
 CLASSES = tuple(
     """person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|
@@ -62,7 +62,7 @@ def load(
             1 200, which resembles the published one and is not equal to it.
         download: whether TFDS may download and prepare what is not there.
         seed: of the draw.
-        check_images: a level of `image_files.check_images`: "all", "header" or "exists".
+        check_images: a level of `image_checks.check_images`: "all", "header" or "exists".
         skip_bad_images: leaves out images that fail the check, with a warning.
         only_splits: of "train" and "test" those that are needed; None for both.
         cache_dir: where passed checks and the labels of TFDS are remembered.

@@ -12,7 +12,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from pipelines import longtail
-from pipelines.datasets.examples import Examples, LabelledData
+from pipelines.examples import Examples, LabelledData
 
 NUM_CLASSES = 10
 IMAGE_SIZE = 32

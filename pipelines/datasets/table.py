@@ -14,8 +14,8 @@ import scipy.sparse
 import tensorflow as tf
 from absl import logging
 
-from pipelines.datasets import image_files
-from pipelines.datasets.examples import Examples, LabelledData
+from pipelines.datasets import image_checks
+from pipelines.examples import Examples, LabelledData
 
 COLUMNS = ("image", "split", "labels")
 SPLITS = ("train", "val", "test")
@@ -65,7 +65,7 @@ def load(
         class_names: a text file with one class a line, which gives the order of the classes and
             the only labels allowed. Without it the classes are the labels found, sorted.
         label_separator: separates labels in place of `|` or spaces.
-        check_images: a level of `image_files.check_images`: "all", "header" or "exists".
+        check_images: a level of `image_checks.check_images`: "all", "header" or "exists".
         skip_bad_images: leaves out images that fail the check where they would be refused.
         only_splits: splits that must be there; the rows of others are left out. None for all,
             of which train and test must be there.
@@ -75,11 +75,11 @@ def load(
     Raises:
         TableError: the table cannot be used; the message gives the file, the lines as an editor
             counts them, what was found and what would be right.
-        image_files.BadImagesError: images that are missing or fail the check, likewise.
+        image_checks.BadImagesError: images that are missing or fail the check, likewise.
         ValueError: an argument that makes no sense.
     """
-    if check_images not in image_files.LEVELS:
-        choices = ", ".join(image_files.LEVELS)
+    if check_images not in image_checks.LEVELS:
+        choices = ", ".join(image_checks.LEVELS)
         raise ValueError(f"check_images must be one of {choices}; found {check_images!r}")
     if label_separator == "":
         raise ValueError("label_separator must not be empty")
@@ -102,13 +102,13 @@ def load(
         kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in only_splits]))
         images, labels = images.take(kept), labels[kept]
 
-    bad = image_files.check_images(images.paths, level=check_images, cache_dir=cache_dir)
+    bad = image_checks.check_images(images.paths, level=check_images, cache_dir=cache_dir)
     if bad:
         arguments = {"examples": path, "lines": images.lines, "cache_dir": cache_dir}
         if not skip_bad_images:
-            raise image_files.bad_images_error(bad, num_images=len(images.paths), **arguments)
+            raise image_checks.bad_images_error(bad, num_images=len(images.paths), **arguments)
         kind = f"images of {len(images.paths)} that cannot be used and are left out"
-        findings.add_text(kind, len(bad), image_files.describe(bad, **arguments))
+        findings.add_text(kind, len(bad), image_checks.describe(bad, **arguments))
         kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
         images, labels = images.take(kept), labels[kept]
         absence = "has no {} rows with an image that can be used"

@@ -20,8 +20,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
-from pipelines.datasets import assembly, records
-from pipelines.datasets.examples import Examples, LabelledData
+from pipelines import record_files
+from pipelines.datasets import assembly
+from pipelines.examples import Examples, LabelledData
 
 _BATCH = 1024
 _NUM_SHOWN = 5
@@ -75,7 +76,7 @@ def load(
     Raises:
         TfdsError: the data set, a split or a feature is not there or is of another kind; the
             message lists those that would do.
-        image_files.BadImagesError: images that cannot be used.
+        image_checks.BadImagesError: images that cannot be used.
     """
     expressions = {"train": train_split, "val": val_split, "test": test_split}
     if only_splits:
@@ -208,7 +209,7 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     Raises:
         TfdsError: there is no such split, or its files are missing or damaged.
     """
-    openers = {"array_record": records.open_array_records, "tfrecord": open_tf_records}
+    openers = {"array_record": record_files.open_array_records, "tfrecord": open_tf_records}
     file_format = builder.info.file_format.value
     if file_format not in openers:
         raise TfdsError(

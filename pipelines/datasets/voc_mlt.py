@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse
 
 from pipelines.datasets import assembly, benchmark_sets, tfds_source
-from pipelines.datasets.examples import LabelledData
+from pipelines.examples import LabelledData
 
 CLASSES = (
     "aeroplane",
@@ -74,7 +74,7 @@ def load(
             the published one and is not equal to it.
         download: whether TFDS may download and prepare what is not there.
         seed: of the draw.
-        check_images: a level of `image_files.check_images`: "all", "header" or "exists".
+        check_images: a level of `image_checks.check_images`: "all", "header" or "exists".
         skip_bad_images: leaves out images that fail the check, with a warning.
         only_splits: of "train" and "test" those that are needed; None for both.
         cache_dir: where passed checks and the labels of TFDS are remembered.

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from pipelines.datasets.examples import LabelledData
+from pipelines.examples import LabelledData
 
 FORMATS = ("array_record", "tfrecord")
 MANIFEST = "shards.json"

@@ -15,7 +15,7 @@ from absl import logging
 from array_record.python import array_record_module
 
 from dbl_tf.statistics import LabelStatistics
-from pipelines.datasets.examples import Examples, LabelledData
+from pipelines.examples import Examples, LabelledData
 from pipelines.shards import layout
 from pipelines.shards.layout import Manifest, Plan, ShardInfo, ShardsError
 

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from pipelines.datasets import Examples, LabelledData
+from pipelines.examples import Examples, LabelledData
 
 CLASS_NAMES = ("person", "dining table", "sheep")
 

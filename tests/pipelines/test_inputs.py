@@ -7,7 +7,7 @@ import tensorflow as tf
 from dbl_tf.weighting import rebalanced_weights
 from pipelines import images, inputs, sampling
 from pipelines.datasets import digits_mlt
-from pipelines.datasets.examples import Examples
+from pipelines.examples import Examples
 
 COUNTS = np.arange(1, 11)
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.object_detection import coco
 
-from pipelines.datasets import coco_mlt, image_files
+from pipelines.datasets import coco_mlt, image_checks
 
 # The category ids run from 1 to 90 and leave these out.
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -193,7 +193,7 @@ def test_bad_images_are_named_or_left_out(damaged, tmp_path):
     whole = (images / "000000000285.jpg").read_bytes()
     (images / "000000000285.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "000000000632.jpg").unlink()
-    with pytest.raises(image_files.BadImagesError, match="2 of 4 images") as raised:
+    with pytest.raises(image_checks.BadImagesError, match="2 of 4 images") as raised:
         _load(damaged, tmp_path)
     assert [pathlib.Path(bad.path).name for bad in raised.value.bad] == [
         "000000000285.jpg",

@@ -11,8 +11,8 @@ import scipy.sparse
 import tensorflow as tf
 
 from dbl_tf.statistics import LabelStatistics
-from pipelines.datasets import image_files, table
-from pipelines.datasets.examples import LabelledData
+from pipelines.datasets import image_checks, table
+from pipelines.examples import LabelledData
 
 ROWS = [
     ("a.jpg", "train", ["dog", "traffic light"]),
@@ -150,7 +150,7 @@ def test_images_dir_and_absolute_paths(folder, load):
     data = load(path, images_dir=folder)
     assert data.splits["train"].read(tf.constant(0)) == (folder / "a.jpg").read_bytes()
     assert data.splits["test"].read(tf.constant(0)) == (folder / "b.jpg").read_bytes()
-    with pytest.raises(image_files.BadImagesError, match=r"line 2: \S+/lists/a.jpg: no such file"):
+    with pytest.raises(image_checks.BadImagesError, match=r"line 2: \S+/lists/a.jpg: no such file"):
         load(path)
     with pytest.raises(ValueError, match="images_dir must be a folder"):
         load(path, images_dir=folder / "nowhere")
@@ -290,13 +290,13 @@ def bad_images(folder: pathlib.Path) -> pathlib.Path:
 
 def test_bad_images_are_refused_with_their_lines(folder, load):
     path = bad_images(folder)
-    with pytest.raises(image_files.BadImagesError) as error:
+    with pytest.raises(image_checks.BadImagesError) as error:
         load(path, check_images="all")
     message = str(error.value)
     assert f"5 of 7 images of {path}" in message and "--skip_bad_images" in message
     for line, name in enumerate(("missing", "truncated", "text", "empty", "folder"), start=4):
         assert f"line {line}: {folder}/{name}.jpg: " in message
-    with pytest.raises(image_files.BadImagesError, match="3 of 7 images"):
+    with pytest.raises(image_checks.BadImagesError, match="3 of 7 images"):
         load(path, check_images="exists")
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pipelines import images
-from pipelines.datasets import image_files, tfds_source
+from pipelines.datasets import image_checks, tfds_source
 
 CLASSES = ("person", "dog", "chair", "cat", "train")  # not sorted: TFDS has an order of its own
 NUM_TRAIN, NUM_TEST = 24, 8
@@ -262,7 +262,7 @@ def test_bad_images_are_named_or_left_out(rows, tmp_path, monkeypatch):
     truncated.write_bytes(whole[: len(whole) // 2])
     monkeypatch.setattr(LabelledPhotographs, "rows", [(str(truncated), ["cat"]), *rows[1:]])
     LabelledPhotographs(data_dir=tmp_path).download_and_prepare()
-    with pytest.raises(image_files.BadImagesError, match="1 of 24 images") as raised:
+    with pytest.raises(image_checks.BadImagesError, match="1 of 24 images") as raised:
         _load(tmp_path, tmp_path, check_images="all")
     assert raised.value.bad[0].path.startswith("train/")
     assert len(_load(tmp_path, tmp_path, check_images="header").splits["train"]) == NUM_TRAIN

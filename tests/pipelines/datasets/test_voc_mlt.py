@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.object_detection import voc
 
-from pipelines.datasets import image_files, voc_mlt
+from pipelines.datasets import image_checks, voc_mlt
 
 # Image: its objects, of which "!" marks a difficult one.
 TRAINVAL = {
@@ -179,7 +179,7 @@ def test_bad_images_are_named_or_left_out(damaged, tmp_path):
     whole = (images / "000002.jpg").read_bytes()
     (images / "000002.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "000003.jpg").unlink()
-    with pytest.raises(image_files.BadImagesError, match="2 of 4 images") as raised:
+    with pytest.raises(image_checks.BadImagesError, match="2 of 4 images") as raised:
         _load(damaged, tmp_path)
     assert [bad.path for bad in raised.value.bad] == [
         str(images / "000002.jpg"),

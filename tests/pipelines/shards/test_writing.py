@@ -12,7 +12,8 @@ import tensorflow as tf
 from scipy import stats
 
 from dbl_tf.statistics import LabelStatistics
-from pipelines.datasets import LabelledData, digits_mlt
+from pipelines.datasets import digits_mlt
+from pipelines.examples import LabelledData
 from pipelines.shards import layout, writing
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[3]

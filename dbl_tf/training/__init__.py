@@ -1,0 +1,29 @@
+"""Training that continues exactly where it was stopped, on one device or many. Needs TensorFlow."""
+
+from dbl_tf.training.callbacks import MeanAveragePrecisionCallback, TensorBoard
+from dbl_tf.training.checkpoints import Checkpoints
+from dbl_tf.training.distribution import (
+    STRATEGIES,
+    LostWorkerError,
+    check_same_on_all,
+    is_chief,
+    make_strategy,
+    wait_for_all,
+)
+from dbl_tf.training.loop import ALL_ROWS, Batches, Share, fit
+
+__all__ = [
+    "ALL_ROWS",
+    "STRATEGIES",
+    "Batches",
+    "Checkpoints",
+    "LostWorkerError",
+    "MeanAveragePrecisionCallback",
+    "Share",
+    "TensorBoard",
+    "check_same_on_all",
+    "fit",
+    "is_chief",
+    "make_strategy",
+    "wait_for_all",
+]

@@ -1,0 +1,119 @@
+"""Random crops, mirroring and colours of training images."""
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.images.decoding import decode, resized_columns
+
+MIN_CROP = 0.8  # of each side
+MAX_CROP_ASPECT = 2.0
+COLOUR_PROBABILITY = 0.5  # of each of the four changes of colour
+MAX_BRIGHTNESS = 32.0
+MAX_SCALE = 0.5  # contrast and saturation are scaled by 1 ± this
+MAX_HUE = 18.0  # degrees
+_RGB_TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
+)
+
+
+def augment(
+    image: tf.Tensor, image_size: int, seed: tf.Tensor, *, flip_probability: float = 0.5
+) -> tf.Tensor:
+    """Crops, resizes, mirrors and recolours an image at random; a pure function of image and seed.
+
+    The crop takes 0.8 to 1 of each side, each uniform, at a uniform place; its width over its
+    height stays within [1/2, 2], or as near to that as such a crop can be. Brightness ±32, contrast
+    and saturation ×[0.5, 1.5] and hue ±18° are uniform, each applied with probability 0.5, in this
+    order and without clipping in between (`colour_matrix`).
+
+    Args:
+        image: uint8 (H, W, 3).
+        image_size: S, the side of the result.
+        seed: integer (2,).
+        flip_probability: how often the image is mirrored left to right.
+
+    Returns:
+        float32 (S, S, 3) in [0, 255].
+    """
+    # The generator is named because the default one depends on the device.
+    uniform = tf.random.stateless_uniform((13,), seed, alg="philox")
+    side, place, amount, gate = tf.split(uniform, (2, 2, 4, 5))
+
+    height, width = _crop_size(tf.shape(image), side)
+    room = tf.shape(image)[:2] - (height, width)
+    # A uniform number is at most 1 − 2^−23, so the product never rounds up to room + 1.
+    top, left = tf.unstack(tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32))
+    columns = resized_columns(image[top : top + height, left : left + width], image_size)
+    columns = tf.reverse(columns, tf.boolean_mask([0], gate[:1] < flip_probability))
+
+    amount = tf.where(gate[1:] < COLOUR_PROBABILITY, 2.0 * amount - 1.0, 0.0)
+    matrix, offset = colour_matrix(
+        brightness=amount[0] * MAX_BRIGHTNESS,
+        contrast=1.0 + amount[1] * MAX_SCALE,
+        saturation=1.0 + amount[2] * MAX_SCALE,
+        hue=amount[3] * MAX_HUE,
+    )
+    recoloured = tf.matmul(matrix, columns) + offset[:, tf.newaxis]
+    return tf.clip_by_value(tf.transpose(recoloured, (2, 0, 1)), 0.0, 255.0)
+
+
+def colour_matrix(
+    brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """One affine map of RGB for a brightness, contrast, saturation and hue change, in this order.
+
+    Brightness is added to every channel, contrast multiplies the pixel values; saturation scales
+    the I and Q of the YIQ colour space, and hue rotates them.
+
+    Args:
+        brightness: float (), added; in the units of the pixels.
+        contrast: float (), a factor.
+        saturation: float (), a factor.
+        hue: float (), degrees.
+
+    Returns:
+        matrix float32 (3, 3) and offset float32 (3,): a pixel x becomes matrix · x + offset.
+    """
+    to_rgb = np.linalg.inv(_RGB_TO_YIQ)
+    luma, chroma, quarter_turn = (
+        (to_rgb @ np.array(plane, np.float64) @ _RGB_TO_YIQ).astype(np.float32)
+        for plane in (
+            [[1, 0, 0], [0, 0, 0], [0, 0, 0]],
+            [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
+            [[0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        )
+    )
+    angle = tf.cast(hue, tf.float32) * (np.pi / 180.0)
+    rotated = tf.cos(angle) * chroma + tf.sin(angle) * quarter_turn
+    matrix = contrast * (luma + saturation * rotated)
+    # The rows of luma sum to one and those of the rest to zero, so grey stays grey.
+    return matrix, tf.fill((3,), tf.cast(contrast * brightness, tf.float32))
+
+
+def read_for_training(
+    encoded: tf.Tensor, image_size: int, seed: tf.Tensor, *, flip_probability: float = 0.5
+) -> tf.Tensor:
+    """Decodes and augments: string () → float32 (S, S, 3) in [0, 255]; raises as `decode`."""
+    return augment(decode(encoded), image_size, seed, flip_probability=flip_probability)
+
+
+def _crop_size(image_shape: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The crop's (height, width), int32, from two uniform numbers.
+
+    The height is uniform over the shares for which a width within the bounds exists, then the width
+    is uniform over those. Where no shares fit, the clipped bounds meet at the nearest aspect.
+    """
+    sides = tf.cast(image_shape[:2], tf.float32)
+    aspect = sides[1] / sides[0]
+
+    def between(low, high, uniform):
+        low, high = (tf.clip_by_value(bound, MIN_CROP, 1.0) for bound in (low, high))
+        return low + uniform * (high - low)
+
+    height = between(aspect * MIN_CROP / MAX_CROP_ASPECT, aspect * MAX_CROP_ASPECT, uniform[0])
+    width = between(
+        height / (aspect * MAX_CROP_ASPECT), height * MAX_CROP_ASPECT / aspect, uniform[1]
+    )
+    size = tf.round(tf.stack([height, width]) * sides)
+    size = tf.clip_by_value(size, tf.math.ceil(MIN_CROP * sides), sides)
+    return tuple(tf.unstack(tf.cast(size, tf.int32)))

@@ -1,0 +1,403 @@
+"""Headers of image files: which format, how large, which way up, and why one cannot be read.
+
+Everything here is a TensorFlow graph op, so that an exported model reads images as training did and
+loads without this package. Bytes that would be read wrongly are refused by name (`inspect`).
+"""
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+# A declared size is believed before a pixel is decoded; the limits keep it from taking all memory.
+MAX_PIXELS = 100_000_000
+MAX_SIDE = 65_500  # the most that libjpeg reads
+# What files of each format begin with; the position says which branch reads them.
+_MAGICS = {b"\xff\xd8\xff": 0, b"\x89PNG\r\n\x1a\n": 1, b"GIF87a": 2, b"GIF89a": 2, b"BM": 3}
+NO_FORMAT = 4
+_READ_FORMATS = "JPEG, PNG, GIF and BMP are"
+_UNREAD_MAGICS = {  # name: offset, four bytes there
+    "WebP": (8, (b"WEBP",)),
+    "TIFF": (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    "AVIF": (8, (b"avif", b"avis")),
+    "HEIC": (8, (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
+}
+# Steps of a walk through the parts of a header before it is given up: hostile bytes can hold
+# millions of parts, photographs hold tens.
+_MAX_HEADER_PARTS = 2_000
+# 25 MB in full blocks; a file of tiny ones takes seconds here, and no longer.
+MAX_GIF_BLOCKS = 100_000
+
+
+def inspect(encoded: tf.Tensor) -> tf.Tensor:
+    """Says why an image cannot be read, from its header alone.
+
+    Args:
+        encoded: string (), the bytes of an image file; any bytes.
+
+    Returns:
+        string (): empty where the header is that of an image that `decode` reads, else the reason.
+        Data after the header are not looked at, except that the length of a BMP is checked.
+    """
+    reason, _, _ = read_header(tf.convert_to_tensor(encoded))
+    return reason
+
+
+def read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Reason (empty if readable), which branch reads the format, and EXIF orientation (1 to 8)."""
+    magics, masks = (
+        np.array([int.from_bytes(part.ljust(8, b"\0"), "big", signed=True) for part in parts])
+        for parts in (_MAGICS, [b"\xff" * len(magic) for magic in _MAGICS])
+    )
+    start = tf.io.decode_raw(
+        tf.strings.substr(encoded, 0, 8), tf.int64, fixed_length=8, little_endian=False
+    )
+    matches = tf.equal(tf.bitwise.bitwise_and(start, masks), magics)
+    # argmax finds the first that matches; the last always does.
+    first = tf.argmax(tf.cast(tf.concat([matches, [True]], 0), tf.int32))
+    image_format = tf.gather([*_MAGICS.values(), NO_FORMAT], first)
+    is_jpeg = tf.equal(image_format, 0)
+    checks, exif = _jpeg_header(encoded, is_jpeg)
+    is_bad = tf.reduce_any(tf.stack([failed for failed, *_ in checks]))
+    reason, orientation = tf.cond(
+        is_jpeg & ~is_bad & tf.equal(exif, 0),
+        lambda: (tf.constant(""), tf.constant(1, tf.int64)),
+        lambda: _examine_header(encoded, image_format),
+    )
+    return tf.ensure_shape(reason, ()), image_format, tf.ensure_shape(orientation, ())
+
+
+# An untaken branch costs what its ops cost to skip, one by one: as much as a small JPEG costs to
+# decode. What a JPEG without EXIF does not need is therefore called as a function, never inlined.
+seldom_called = functools.partial(
+    tf.function, autograph=False, experimental_attributes={"_noinline": True}
+)
+
+
+@seldom_called(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
+def _examine_header(encoded: tf.Tensor, image_format: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reason and orientation, as `read_header` has them, of any image."""
+    upright = tf.constant(1, tf.int64)
+
+    def jpeg():
+        checks, exif = _jpeg_header(encoded, tf.constant(True))
+        return _first_reason(*checks), _exif_orientation(encoded, exif)
+
+    return tf.switch_case(
+        image_format,
+        [
+            jpeg,
+            lambda: _png_header(encoded),
+            lambda: (gif_header(encoded)[0], upright),
+            lambda: (bmp_header(encoded)[0], upright),
+            lambda: (_unread_format(encoded), upright),
+        ],
+    )
+
+
+# Reading bytes. Numbers are int64: no sum of file offsets and declared sizes overflows them.
+
+
+def length_of(encoded: tf.Tensor) -> tf.Tensor:
+    """Number of bytes, int64 ()."""
+    return tf.cast(tf.strings.length(encoded), tf.int64)
+
+
+def bytes_at(encoded: tf.Tensor, position: tf.Tensor | int, count: int) -> tf.Tensor:
+    """int64 (count,); zeros stand for bytes beyond the end."""
+    position = tf.minimum(tf.cast(position, tf.int64), length_of(encoded))
+    part = tf.strings.substr(encoded, position, tf.constant(count, tf.int64))
+    return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int64)
+
+
+def _big_endian(digits: tf.Tensor) -> tf.Tensor:
+    """The number that the bytes along the last axis spell, most significant first."""
+    weights = 256 ** np.arange(digits.shape[-1], dtype=np.int64)[::-1]
+    return tf.reduce_sum(digits * weights, axis=-1)
+
+
+def little_endian(digits: tf.Tensor) -> tf.Tensor:
+    """The number that the bytes along the last axis spell, least significant first."""
+    weights = 256 ** np.arange(digits.shape[-1], dtype=np.int64)
+    return tf.reduce_sum(digits * weights, axis=-1)
+
+
+def choose(condition: tf.Tensor, number: tf.Tensor | int, other: tf.Tensor | int) -> tf.Tensor:
+    """`number` where the condition holds, else `other`; int64."""
+    return tf.where(condition, tf.cast(number, tf.int64), tf.cast(other, tf.int64))
+
+
+def is_any(number: tf.Tensor, candidates: Sequence[int]) -> tf.Tensor:
+    """Whether the number is one of the candidates, bool ()."""
+    return tf.reduce_any(tf.equal(number, tf.constant(candidates, number.dtype)))
+
+
+def _spells(digits: tf.Tensor, text: bytes) -> tf.Tensor:
+    return tf.reduce_all(tf.equal(digits[: len(text)], tf.constant(list(text), tf.int64)))
+
+
+def _first_reason(*checks: tuple) -> tf.Tensor:
+    """The message of the first check that holds, or an empty string.
+
+    A check is a boolean (), a message, and the numbers for the {} in the message.
+    """
+    failed = tf.stack([*(failed for failed, *_ in checks), True])
+    messages = [tf.strings.format(message, numbers) for _, message, *numbers in checks]
+    return tf.gather([*messages, ""], tf.argmax(tf.cast(failed, tf.int32)))
+
+
+def _size_checks(name: str, width: tf.Tensor, height: tf.Tensor) -> tuple[tuple, ...]:
+    message = f"{name} declares {{}} x {{}} pixels"
+    too_large = (width > MAX_SIDE) | (height > MAX_SIDE) | (width * height > MAX_PIXELS)
+    limit = f"; at most {MAX_PIXELS} in all and {MAX_SIDE} a side are read"
+    return (
+        ((width <= 0) | (height <= 0), message, width, height),
+        (too_large, message + limit, width, height),
+    )
+
+
+def _unread_format(encoded: tf.Tensor) -> tf.Tensor:
+    start = tf.strings.join([tf.strings.substr(encoded, 0, 12), "\0" * 12])
+    in_iso_box = tf.equal(tf.strings.substr(start, 4, 4), "ftyp")
+    checks = [(tf.equal(encoded, ""), "the image is empty: 0 bytes")]
+    for name, (offset, magics) in _UNREAD_MAGICS.items():
+        found = tf.reduce_any(tf.equal(tf.strings.substr(start, offset, 4), tf.constant(magics)))
+        if name in ("AVIF", "HEIC"):
+            found &= in_iso_box
+        checks.append((found, f"{name} is not read; {_READ_FORMATS}"))
+    unknown = f"the bytes are of no known image format; {_READ_FORMATS}"
+    return _first_reason(*checks, (tf.constant(True), unknown))
+
+
+def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
+    """How far to go from each JPEG marker to the next (ITU T.81, B.1.1), as libjpeg does.
+
+    Returns:
+        The bytes to skip, int64 (257,), and whether the segment's length adds to them. Entry 0 is
+        of what is no marker, entry 1 + m of FF m. No step: the header ends here.
+    """
+    marker = np.arange(256)
+    is_frame = (marker >= 0xC0) & (marker <= 0xCF) & ~np.isin(marker, (0xC4, 0xC8, 0xCC))
+    is_end = is_frame | ((marker >= 0xD8) & (marker <= 0xDA))
+    is_bare = (marker <= 0x01) | ((marker >= 0xD0) & (marker <= 0xD7))
+    skipped = np.where(is_end, 0, np.where(marker == 0xFF, 1, 2))
+    has_length = ~(is_end | is_bare | (marker == 0xFF))
+    return np.append(1, skipped), np.append(0, has_length)
+
+
+def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], tf.Tensor]:
+    """Checks of a JPEG, and where its EXIF lies (else 0), from one walk over its segments.
+
+    The walk is most of what a JPEG costs beyond its decoder, so its body is of few ops.
+    """
+    end = length_of(encoded)
+    skipped, has_length = (tf.constant(table, tf.int64) for table in _jpeg_steps())
+    # Marker, length (any) and first content of the two segments looked for: EXIF and Adobe.
+    sought = np.frombuffer(b"\xff\xe1..Exif\0\0\xff\xee..Adobe.", ">u2").reshape(2, 5)
+    ignored = np.array([[0, 1, 0, 0, 0], [0, 1, 0, 0, 1]], bool)
+
+    def walk(position, _, found):
+        part = tf.strings.substr(encoded, position, tf.constant(10, tf.int64))
+        words = tf.io.decode_raw(part, tf.uint16, fixed_length=10, little_endian=False)
+        words = tf.cast(words, tf.int64)
+        marker, length = words[0], words[1]
+        entry = tf.maximum(marker - 0xFEFF, 0)
+        step = tf.gather(skipped, entry) + tf.gather(has_length, entry) * length
+        matches = tf.reduce_all(tf.equal(words, sought) | ignored, axis=1)
+        found = tf.where(matches & tf.equal(found, 0), position, found)
+        return tf.minimum(position + step, end), step, found
+
+    position, step, found = tf.while_loop(
+        lambda position, step, _: (step > 0) & (position < end),
+        walk,
+        (choose(is_jpeg, 2, end), tf.constant(1, tf.int64), tf.zeros(2, tf.int64)),
+        maximum_iterations=_MAX_HEADER_PARTS,
+        parallel_iterations=1,
+    )
+    exif, adobe = tf.where(found > 0, found + 10, 0)[0], found[1]
+    frame = bytes_at(encoded, position, 10)
+    marker, precision, channels = frame[1], frame[4], frame[9]
+    height, width = 256 * frame[5] + frame[6], 256 * frame[7] + frame[8]
+    checks = [
+        (position + 10 > end, "the JPEG header is cut off"),
+        (step > 0, f"the JPEG holds {_MAX_HEADER_PARTS} segments or more before its frame header"),
+        (marker >= 0xD8, "the JPEG has no frame header before its data"),
+        (
+            marker > 0xC2,
+            "JPEG process SOF{} is not read; baseline, extended and progressive are",
+            marker - 0xC0,
+        ),
+        (precision != 8, "JPEG of {} bits is not read; 8 bits are", precision),
+        (
+            ~is_any(channels, (1, 3, 4)),
+            "JPEG of {} channels is not read; 1, 3 and 4 are",
+            channels,
+        ),
+        # Whether such inks are inverted is not told, and readers disagree.
+        (
+            (channels == 4) & (adobe == 0),
+            "CMYK JPEG without an Adobe marker is not read",
+        ),
+        *_size_checks("JPEG", width, height),
+    ]
+    return checks, exif
+
+
+def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """The orientation, 1 to 8, in the TIFF structure at `start`; 1 where there is none, or at 0."""
+    header = bytes_at(encoded, start, 8)
+    little = _spells(header, b"II*\0")
+
+    def number(digits):
+        return choose(little, little_endian(digits), _big_endian(digits))
+
+    directory = start + number(header[4:8])
+    count = number(bytes_at(encoded, directory, 2))
+    position = tf.minimum(directory + 2, length_of(encoded))
+    table = tf.io.decode_raw(tf.strings.substr(encoded, position, 12 * count), tf.uint8)
+    whole = tf.size(table) // 12
+    entries = tf.cast(tf.reshape(table[: 12 * whole], (-1, 12)), tf.int64)
+    is_short = number(entries[:, 2:4]) == 3
+    values = choose(is_short, number(entries[:, 8:10]), number(entries[:, 8:12]))
+    found = tf.boolean_mask(values, number(entries[:, :2]) == 0x0112)
+    orientation = tf.concat([found, [1]], 0)[0]
+    known = (
+        (start > 0) & (little | _spells(header, b"MM\0*")) & (orientation >= 1) & (orientation <= 8)
+    )
+    return choose(known, orientation, 1)
+
+
+def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reason of a PNG, and its orientation where an eXIf chunk stands before the data."""
+    end = length_of(encoded)
+    header = bytes_at(encoded, 8, 18)
+    width, height = _big_endian(header[8:12]), _big_endian(header[12:16])
+    depth, colour = header[16], header[17]
+    depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+    possible = [(colour == c) & is_any(depth, d) for c, d in depths.items()]
+    reason = _first_reason(
+        (end < 33, "the PNG header is cut off"),
+        (~_spells(header[4:], b"IHDR"), "the PNG does not start with a header"),
+        (
+            ~functools.reduce(operator.or_, possible),
+            "PNG has no colour type {} of {} bits",
+            colour,
+            depth,
+        ),
+        *_size_checks("PNG", width, height),
+    )
+
+    def walk(position, exif, _):
+        part = bytes_at(encoded, position, 8)
+        is_exif = _spells(part[4:], b"eXIf")
+        stop = is_exif | _spells(part[4:], b"IDAT")
+        return (
+            position + 12 + _big_endian(part[:4]),
+            choose(is_exif, position + 8, exif),
+            stop,
+        )
+
+    _, exif, _ = tf.while_loop(
+        lambda position, exif, stop: ~stop & (position < end),
+        walk,
+        (tf.constant(33, tf.int64), tf.constant(0, tf.int64), tf.constant(False)),
+        maximum_iterations=_MAX_HEADER_PARTS,
+        parallel_iterations=1,
+    )
+    return reason, _exif_orientation(encoded, exif)
+
+
+def gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Reason, the position of the first frame's descriptor, and its transparent index (else 0)."""
+    end = length_of(encoded)
+    screen = bytes_at(encoded, 6, 5)
+    has_palette = screen[4] >= 128
+    start = 13 + choose(has_palette, 3 * 2 ** (screen[4] % 8 + 1), 0)
+
+    def walk(position, transparent, in_extension, _):
+        part = bytes_at(encoded, position, 7)
+        extension = ~in_extension & (part[0] == 0x21)
+        stop = ~in_extension & ~extension
+        graphic_control = extension & (part[1] == 0xF9)
+        step = choose(in_extension, part[0] + 1, 2)
+        return (
+            choose(stop, position, position + step),
+            choose(graphic_control, choose(part[3] % 2 == 1, part[6], 0), transparent),
+            extension | (in_extension & (part[0] != 0)),
+            stop,
+        )
+
+    position, transparent, _, stopped = tf.while_loop(
+        lambda position, transparent, in_extension, stopped: ~stopped & (position < end),
+        walk,
+        (start, tf.constant(0, tf.int64), tf.constant(False), tf.constant(False)),
+        maximum_iterations=_MAX_HEADER_PARTS,
+        parallel_iterations=1,
+    )
+    frame = bytes_at(encoded, position, 10)
+    left, top, width, height = tf.unstack(little_endian(tf.reshape(frame[1:9], (4, 2))))
+    canvas_width = tf.maximum(little_endian(screen[:2]), left + width)
+    canvas_height = tf.maximum(little_endian(screen[2:4]), top + height)
+    reason = _first_reason(
+        (~stopped | (position + 10 > end), "the GIF header is cut off"),
+        (frame[0] != 0x2C, "the GIF holds no image"),
+        (~has_palette & (frame[9] < 128), "GIF without a palette is not read"),
+        *_size_checks("a frame of the GIF", width, height),
+        *_size_checks("GIF", canvas_width, canvas_height),
+    )
+    return reason, position, transparent
+
+
+def bmp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Reason, width, height, bits a pixel, data offset, palette position and size, top-down."""
+    end = length_of(encoded)
+    header = bytes_at(encoded, 0, 66)
+    data_start, header_size = little_endian(header[10:14]), little_endian(header[14:18])
+    width, height = little_endian(header[18:22]), little_endian(header[22:26])
+    top_down = height >= 2**31
+    height = choose(top_down, 2**32 - height, height)
+    bits, compression = little_endian(header[28:30]), little_endian(header[30:34])
+    masks = little_endian(tf.reshape(header[54:66], (3, 4)))
+    standard = tf.reduce_all(masks == [0xFF0000, 0x00FF00, 0x0000FF])
+    colours = little_endian(header[46:50])
+    colours = choose(colours == 0, 256, colours)
+    palette_start = 14 + header_size
+    header_end = palette_start + choose(bits == 8, 4 * colours, 0)
+    needed = data_start + height * bmp_stride(width, bits)
+    reason = _first_reason(
+        (end < 18, "the BMP header is cut off"),
+        (header_size == 12, "BMP with an OS/2 core header is not read"),
+        (
+            ~is_any(header_size, (40, 52, 56, 108, 124)),
+            "BMP with a header of {} bytes is not read",
+            header_size,
+        ),
+        (end < header_end, "the BMP header is cut off"),
+        (
+            ~is_any(bits, (8, 24, 32)),
+            "BMP of {} bits a pixel is not read; 8, 24 and 32 are",
+            bits,
+        ),
+        (
+            (compression != 0) & ((compression != 3) | (bits != 32)),
+            "BMP of compression {} and {} bits a pixel is not read; uncompressed ones are",
+            compression,
+            bits,
+        ),
+        (
+            (compression == 3) & ~standard,
+            "BMP with other bit masks than 8 bits of blue, green and red is not read",
+        ),
+        ((bits == 8) & (colours > 256), "BMP palette of {} colours", colours),
+        *_size_checks("BMP", width, height),
+        (data_start < header_end, "the BMP data overlap its header"),
+        (needed > end, "the BMP data are truncated: {} of {} bytes", end, needed),
+    )
+    return reason, width, height, bits, data_start, palette_start, colours, top_down
+
+
+def bmp_stride(width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Bytes of a row of pixels, padded to four."""
+    return (width * bits + 31) // 32 * 4

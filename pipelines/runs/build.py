@@ -1,0 +1,248 @@
+"""What a run is made of, from its configuration and its data: loss, networks, batches."""
+
+import dataclasses
+import functools
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dbl_tf import label_graphs, methods, models, optimizers
+from dbl_tf.statistics import LabelStatistics
+from dbl_tf.training import Batches
+from pipelines import inputs, sampling
+from pipelines.examples import Examples, LabelledData
+from pipelines.runs.config import IMAGENET, NO_WEIGHTS, ConfigError, RunConfig
+
+MAX_WARMUP_STEPS = 500
+_LABELS_AT_ONCE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a run trains, once the number of its examples is known."""
+
+    steps_per_epoch: int
+    steps: int
+    warmup_steps: int
+    decay_steps: tuple[int, ...]
+
+
+def make_plan(config: RunConfig, statistics: LabelStatistics) -> Plan:
+    """Steps, warm-up and decays of a resolved configuration.
+
+    The learning rate falls at the same shares of the training as in the method's own schedule.
+    """
+    steps_per_epoch = sampling.steps_per_epoch(
+        config.sampler, statistics.class_counts, statistics.num_examples, config.batch_size
+    )
+    steps = config.steps or config.epochs * steps_per_epoch
+    schedule = methods.schedule_of(config.sampler)
+    warmup = config.warmup_steps
+    return Plan(
+        steps_per_epoch=steps_per_epoch,
+        steps=steps,
+        warmup_steps=min(MAX_WARMUP_STEPS, steps // 10) if warmup is None else warmup,
+        decay_steps=tuple(round(steps * e / schedule.epochs) for e in schedule.decay_epochs),
+    )
+
+
+def check_classes(config: RunConfig, statistics: LabelStatistics) -> None:
+    """Refuses classes that the method cannot learn from, by name.
+
+    Raises:
+        ValueError: a class in no training example, or in all of them where the margin is used.
+    """
+    counts, names = statistics.class_counts, np.array(statistics.class_names, object)
+    empty = names[counts == 0]
+    if len(empty) and not config.allow_empty_classes:
+        raise ValueError(
+            f"{len(empty)} classes have no training example: {', '.join(empty[:20])}"
+            f"{', …' if len(empty) > 20 else ''}. Add some, leave the classes out, or pass "
+            "--allow_empty_classes"
+        )
+    full = names[counts == statistics.num_examples]
+    if len(full) and methods.get(config.method).negative_tolerant and config.kappa != 0:
+        raise ValueError(
+            f"{', '.join(full)} is in every training example, so that the margin (Eq. 9) of "
+            f"--method={config.method} is not finite. Leave the class out, or pass --kappa=0"
+        )
+
+
+def check_sampler(config: RunConfig, train: Examples) -> None:
+    """Refuses a sampler that needs images by position where they come as a stream.
+
+    Raises:
+        ConfigError: naming those that do not.
+    """
+    streamed = train.read is None and not config.freeze_backbone
+    if streamed and config.sampler not in sampling.STREAM_SAMPLERS:
+        raise ConfigError(
+            f"--sampler={config.sampler} reads images by position, and the train split is a "
+            f"stream; use {' or '.join(sampling.STREAM_SAMPLERS)}, or array_record shards"
+        )
+
+
+def make_loss(config: RunConfig, statistics: LabelStatistics) -> keras.losses.Loss:
+    """The loss of a resolved configuration."""
+    return methods.get(config.method).make_loss(
+        statistics.class_counts,
+        statistics.num_examples,
+        alpha=config.alpha,
+        beta=config.beta,
+        mu=config.mu,
+        lambda_=config.lambda_,
+        kappa=config.kappa,
+        margin=config.margin,
+        rebalance_in=config.rebalance_in,
+        clamp_counts=config.allow_empty_classes,
+    )
+
+
+def make_weighting(config: RunConfig, statistics: LabelStatistics) -> inputs.Weighting | None:
+    """The weights that the pipeline makes from labels; None where it makes none."""
+    if config.rebalance_in != "pipeline":
+        return None
+    return methods.get(config.method).make_weighting(
+        statistics.class_counts,
+        statistics.num_examples,
+        alpha=config.alpha,
+        beta=config.beta,
+        mu=config.mu,
+        clamp_counts=config.allow_empty_classes,
+    )
+
+
+def make_optimizer(config: RunConfig, plan: Plan) -> optimizers.CoupledDecaySGD:
+    """SGD with the schedule of the plan."""
+    return optimizers.CoupledDecaySGD(
+        optimizers.WarmupStepDecay(config.learning_rate, plan.warmup_steps, plan.decay_steps),
+        momentum=config.momentum,
+        coupled_weight_decay=config.weight_decay,
+    )
+
+
+def make_indices(config: RunConfig, examples: Examples, start_step: int) -> tf.data.Dataset:
+    """Positions of the examples of each batch, from a step on."""
+    return sampling.SAMPLERS[config.sampler](
+        examples.labels, config.batch_size, seed=config.seed, start_step=start_step
+    )
+
+
+def make_draws(
+    config: RunConfig, examples: Examples, statistics: LabelStatistics, start_step: int
+) -> tf.data.Dataset:
+    """Examples of a stream in the order in which batches take them, from a step on."""
+    where = {
+        "seed": config.seed,
+        "start_draw": start_step * config.batch_size,
+        "records_from": examples.stream,
+    }
+    if config.sampler == "uniform":
+        return sampling.uniform_stream(examples.stream(0), len(examples), **where)
+    labels_at = inputs.dense_labels(examples.labels)
+    labels = tf.data.Dataset.range(len(examples)).batch(_LABELS_AT_ONCE).map(labels_at).unbatch()
+    return sampling.class_aware_stream(
+        examples.stream(0),
+        statistics.class_counts,
+        statistics.num_examples,
+        labels_alone=labels,
+        **where,
+    )
+
+
+def build_networks(
+    config: RunConfig, statistics: LabelStatistics, *, load_weights: bool = True
+) -> tuple[keras.Model, keras.Model]:
+    """Backbone and head of a resolved configuration.
+
+    Args:
+        config: of the run.
+        statistics: of the training labels. The classifier of `init_from` is taken over where the
+            class names are those of the run that it is a directory of.
+        load_weights: whether they start from the weights of the configuration; if not, they have
+            the same structure and random weights.
+    """
+    label_embeddings = None
+    if config.word_vectors is not None:
+        label_embeddings = _label_embeddings(config.word_vectors, statistics.class_names)
+    weights = None if config.backbone_weights == NO_WEIGHTS else config.backbone_weights
+    try:
+        backbone = models.build_backbone(
+            config.backbone,
+            config.image_size,
+            weights=weights if load_weights and config.init_from is None else None,
+            pretrained=weights is not None or config.init_from is not None,
+            options=config.backbone_options,
+            frozen_layers=config.frozen_layers,
+        )
+    except Exception as error:  # Keras raises a plain Exception where a download fails
+        if weights != IMAGENET or isinstance(error, ValueError):
+            raise
+        raise ConfigError(
+            f"the ImageNet weights of {config.backbone} cannot be had here ({error}); pass "
+            "--backbone_weights=FILE with a file of them, or =none"
+        ) from error
+    head = methods.get(config.method).make_head(
+        backbone.output_shape[-1],
+        statistics,
+        label_embeddings=label_embeddings,
+        seed=config.seed,
+    )
+    if config.init_from and load_weights:
+        beside = pathlib.Path(config.init_from, "statistics.json")
+        names = LabelStatistics.load(beside).class_names if beside.is_file() else None
+        models.copy_weights(
+            config.init_from, backbone, head, same_classes=names == statistics.class_names
+        )
+    return backbone, head
+
+
+@functools.lru_cache(maxsize=1)
+def _label_embeddings(path: str, class_names: tuple[str, ...]) -> np.ndarray:
+    # Kept: the copy at the end of a run has their shape, and must not depend on the file any more.
+    return label_graphs.read_label_embeddings(path, class_names)
+
+
+def plain_copy(config: RunConfig, model: keras.Model, statistics: LabelStatistics) -> keras.Model:
+    """The trained network in float32 on one device, as it is evaluated and served."""
+    keras.config.set_dtype_policy("float32")
+    copy = models.join(*build_networks(config, statistics, load_weights=False))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def make_image_batches(
+    config: RunConfig, data: LabelledData, statistics: LabelStatistics
+) -> Batches:
+    """Augmented training images with labels and weights."""
+    weigh, train = make_weighting(config, statistics), data.splits["train"]
+    flip = data.flip_probability if config.flip_probability is None else config.flip_probability
+    how = {
+        "image_size": config.image_size,
+        "seed": config.seed,
+        "flip_probability": flip,
+        "weighting": weigh,
+    }
+    if train.read is None:
+        return lambda step, share: inputs.streamed_batches(
+            make_draws(config, train, statistics, step),
+            config.batch_size,
+            **how,
+            start_step=step,
+            share=share,
+        )
+    return lambda step, share: inputs.training_batches(
+        train, make_indices(config, train, step), **how, start_step=step, share=share
+    )
+
+
+def make_feature_batches(
+    config: RunConfig, train: Examples, statistics: LabelStatistics, features: np.ndarray
+) -> Batches:
+    """Features (N, F) of the training images with labels and weights."""
+    weigh = make_weighting(config, statistics)
+    return lambda step, share: inputs.feature_batches(
+        features, train.labels, make_indices(config, train, step), weigh, share
+    )

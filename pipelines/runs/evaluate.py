@@ -1,0 +1,248 @@
+"""Scores a trained run or an exported model on a split, and predicts unlabelled images."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dbl_tf import metrics, prediction, serving
+from dbl_tf.statistics import LabelStatistics
+from pipelines import datasets, inputs
+from pipelines.examples import Examples, LabelledData
+from pipelines.runs import report
+from pipelines.runs import scores as run_scores
+from pipelines.runs.config import DataConfig, RunConfig
+from pipelines.runs.lock import Lock
+from pipelines.runs.scores import Scored, Thresholds
+
+BATCH_SIZE = 64
+
+# What reading and decoding raise. Others, such as a lack of memory, have no image as their cause.
+_ERRORS_OF_READING = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
+
+Predict = Callable[[Examples], np.ndarray]
+
+
+def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
+    """Scores a finished run on its test split.
+
+    Args:
+        run_dir: of `train_and_evaluate`.
+        output_dir: receives `metrics.json`, `predictions.csv` and the report; the run's own if
+            None.
+
+    Raises:
+        ValueError: the directory holds no finished run, or its data have changed.
+        OSError: the files go into the run's own directory, and another process writes to it.
+    """
+    directory = pathlib.Path(run_dir)
+    for name in ("config.json", "statistics.json", "model.keras", "thresholds.json"):
+        if not (directory / name).exists():
+            raise ValueError(f"{run_dir} holds no finished run: there is no {name} in it")
+    output = pathlib.Path(output_dir or run_dir)
+    with Lock(directory) as lock:
+        if output.resolve() == directory.resolve():
+            lock.acquire()
+        return _evaluate_run(directory, output)
+
+
+def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str, Any]:
+    config = RunConfig.load(directory / "config.json")
+    statistics = LabelStatistics.load(directory / "statistics.json")
+    data = datasets.load(config)
+    if data.class_names != statistics.class_names:
+        raise ValueError(
+            f"the classes of {config.dataset} are not those that {directory} has learned"
+        )
+    model = keras.models.load_model(directory / "model.keras", compile=False)
+    scored = score_test(
+        network_predictor(model, config.image_size),
+        data,
+        statistics,
+        Thresholds.load(directory / "thresholds.json"),
+        output_dir,
+    )
+    report.write_of_run(
+        scored,
+        output_dir,
+        config=config,
+        train=data.splits["train"],
+        history_path=directory / "history.csv",
+    )
+    return scored.scores
+
+
+def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
+    """Scores an exported model on the test split of any data with its classes.
+
+    Args:
+        path: the version directory of a SavedModel that `dbl_tf.serving.export` wrote.
+        config: of the data; its labels may be some of the model's classes, in any order.
+        output_dir: receives `metrics.json`, `predictions.csv` and the report.
+
+    Raises:
+        ValueError: no such model, or labels that it does not know.
+    """
+    model = SavedModel(path)
+    data = datasets.load(config, splits=("test",)).with_classes(model.class_names)
+    scored = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
+    report.write(scored, output_dir, title=f"{path} on {config.data_name}")
+    return scored.scores
+
+
+def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pathlib.Path:
+    """Writes the probabilities of all images in a folder, `predictions.csv`.
+
+    Images that cannot be read have a reason in the column `error` and no probabilities.
+
+    Raises:
+        ValueError: there is no file in the folder.
+    """
+    folder = pathlib.Path(images_dir)
+    paths = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    if not paths:
+        raise ValueError(f"there is no file in {images_dir}")
+    probabilities, errors = model.predict_encoded(
+        tf.data.Dataset.from_tensor_slices(paths).map(tf.io.read_file).batch(BATCH_SIZE),
+        num_examples=len(paths),
+    )
+    output = pathlib.Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    names = [os.path.relpath(path, folder) for path in paths]
+    run_scores.write_predictions(
+        names, probabilities, model.class_names, output / "predictions.csv", errors
+    )
+    return output / "predictions.csv"
+
+
+class SavedModel:
+    """An exported model and what it says of itself.
+
+    Args:
+        path: the version directory, such as `runs/…/saved_model/1`.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+
+    def __init__(self, path: str):
+        details = pathlib.Path(path, serving.DETAILS_FILE)
+        if not details.exists():
+            raise ValueError(
+                f"{path} is no model exported by this project: there is no {details}. The version "
+                "directory is meant, such as saved_model/1"
+            )
+        content = json.loads(details.read_text(encoding="utf-8"))
+        self.class_names = tuple(content["class_names"])
+        self.thresholds = Thresholds(np.array(content["thresholds"]), content["thresholds_from"])
+        self.statistics = LabelStatistics.load(details.with_name(serving.STATISTICS_FILE.name))
+        self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
+        self._serve = self._loaded.signatures["serving_default"]
+
+    def predict(self, examples: Examples) -> np.ndarray:
+        """Probabilities, float32 (N, C), of examples in their order.
+
+        Raises:
+            UnreadableImageError: names an image that cannot be read.
+        """
+        batches = inputs.encoded_batches(examples, BATCH_SIZE)
+        probabilities, errors = self.predict_encoded(batches, len(examples))
+        for name, error in zip(examples.names, errors, strict=True):
+            if error:
+                raise inputs.UnreadableImageError(f"image {name} cannot be read: {error}")
+        return probabilities
+
+    def predict_encoded(
+        self, batches: tf.data.Dataset, num_examples: int
+    ) -> tuple[np.ndarray, list[str]]:
+        """Probabilities (N, C) and errors of batches of encoded images."""
+        probabilities, errors = [], []
+        progress = keras.utils.Progbar(num_examples, unit_name="image")
+        for batch in batches:
+            answer = self._serve(image_bytes=batch)
+            probabilities.append(answer["probabilities"].numpy())
+            errors.extend(error.decode() for error in answer["error"].numpy())
+            progress.add(len(batch))
+        return np.concatenate(probabilities), errors
+
+
+def network_predictor(model: keras.Model, image_size: int) -> Predict:
+    """Predicts examples with a network from images to logits."""
+
+    def predict(examples: Examples) -> np.ndarray:
+        with reraise_unreadable(examples, lambda: every_position(examples), image_size):
+            return prediction.predict(model, image_batches(examples, image_size))
+
+    return predict
+
+
+def image_batches(examples: Examples, image_size: int) -> tf.data.Dataset:
+    """Images of the examples in their order, as evaluation reads them."""
+    return inputs.evaluation_batches(examples, image_size=image_size, batch_size=BATCH_SIZE)
+
+
+def every_position(examples: Examples) -> tf.data.Dataset:
+    """All positions of the examples, in batches."""
+    return tf.data.Dataset.range(len(examples)).batch(BATCH_SIZE)
+
+
+def choose_thresholds(predict: Predict, data: LabelledData) -> Thresholds:
+    """Thresholds of the largest F1 of each class on val, or on train where there is no val."""
+    split = "val" if "val" in data.splits else "train"
+    examples = data.splits[split]
+    values = metrics.best_f1_thresholds(examples.labels.toarray(), predict(examples))
+    return Thresholds(values, split)
+
+
+def score_test(
+    predict: Predict,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    thresholds: Thresholds,
+    output_dir: str | os.PathLike,
+) -> Scored:
+    """Predicts and scores the test split; writes `predictions.csv` and `metrics.json`."""
+    test = data.splits["test"]
+    probabilities = predict(test)
+    scores = run_scores.score(
+        test.labels.toarray(), probabilities, statistics, thresholds.values, thresholds.chosen_on
+    )
+    output = pathlib.Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    run_scores.write_predictions(
+        test.names, probabilities, data.class_names, output / "predictions.csv"
+    )
+    run_scores.write_scores(scores, output / "metrics.json")
+    return Scored(test, data.class_names, statistics, probabilities, thresholds, scores)
+
+
+@contextlib.contextmanager
+def reraise_unreadable(
+    examples: Examples, indices: Callable[[], tf.data.Dataset], image_size: int
+) -> Iterator[None]:
+    """Turns the failure of a pipeline into one that names the image, if an image is the cause.
+
+    Args:
+        examples: that are read inside.
+        indices: gives the positions that may be the cause, in batches.
+        image_size: S.
+    """
+    try:
+        yield
+    except _ERRORS_OF_READING as error:
+        cause = inputs.find_unreadable(examples, indices(), image_size)
+        if cause is None:
+            raise
+        raise cause from error

@@ -1,0 +1,356 @@
+"""Which training examples each batch holds: uniform, class-aware and class-cycle sampling.
+
+The samplers work on labels alone, before any image is read, and batch t is a pure function of
+(seed, t): a run resumes at any step without saved iterator state, and any worker can produce its
+share of any batch. They draw a block of many batches at once and split it.
+
+Class-aware re-sampling draws a class uniformly, then an example of it uniformly. Over the examples
+this is the distribution P^I(x) = (1/C) Σ_(i: y_i=1) 1/n_i (Eq. 2), which `class_aware_indices`
+draws by rejection.
+
+References: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
+Datasets, ECCV 2020, section 3.1; Shen, Lin, Huang: Relay Backpropagation for Effective Learning of
+Deep Convolutional Neural Networks, ECCV 2016, section 3.3 (class-aware sampling).
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from dbl_tf import statistics
+from pipelines.sampling.permutation import (
+    CLASS_ORDER,
+    MEMBER_ORDER,
+    ORDER,
+    PROPOSALS,
+    hashed,
+    shuffled,
+)
+
+# Draws computed in one go: enough that a TensorFlow op costs more than its launch, few enough that
+# the first batch comes at once.
+_DRAWS_PER_BLOCK = 8192
+# A uniform float64 of TensorFlow is a multiple of 2^-52, so an example of probability P is drawn
+# with a relative error below 2^-50 / P: one in a thousand at this limit.
+_MIN_PROBABILITY = 2.0**-40
+
+
+def uniform_indices(
+    num_examples: int, batch_size: int, *, seed: int, start_step: int = 0
+) -> tf.data.Dataset:
+    """Every example once per pass, each pass in an order of its own.
+
+    Batch t holds the places tB … tB + B − 1 of the endless sequence of passes, so a batch may lie
+    across two of them, and holds an example more than once only where B > N/2 or at such a border.
+
+    Args:
+        num_examples: N, at least 1.
+        batch_size: B, at least 1.
+        seed: 64-bit integer.
+        start_step: the t of the first batch, at least 0.
+
+    Returns:
+        An endless dataset of int64 (B,), example indices in [0, N).
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    num_examples = at_least("num_examples", num_examples, 1)
+
+    def draw(position):
+        key = hashed(seed, ORDER, position // num_examples)
+        return shuffled(position % num_examples, tf.constant(num_examples, tf.int64), key)
+
+    return _batches(_by_position(draw), batch_size, start_step)
+
+
+def class_aware_indices(
+    labels: Any, batch_size: int, *, seed: int, start_step: int = 0
+) -> tf.data.Dataset:
+    """Independent draws from P^I(x): a class uniformly, an example of it uniformly (Eq. 2).
+
+    Drawn by rejection from a table of the examples (`RejectionTable`). Setting up is linear in the
+    number of examples and labels. Classes without examples are left out of C, and examples without
+    labels are never drawn.
+
+    Args:
+        labels: multi-hot (N, C), zeros and ones, dense or `scipy.sparse`.
+        batch_size: B, at least 1.
+        seed: 64-bit integer.
+        start_step: the t of the first batch, at least 0.
+
+    Returns:
+        An endless dataset of int64 (B,), example indices in [0, N).
+
+    Raises:
+        ValueError: labels that are not zeros and ones or hold no label at all, or an argument out
+            of its range.
+    """
+    labels = _label_matrix(labels)
+    table = RejectionTable(labels @ class_shares(_class_counts(labels)))
+
+    def draw(block, num_draws):
+        key = tf.bitcast(hashed(seed, PROPOSALS, block), tf.int64)
+        # Four standard deviations more than the block needs: a second round is the exception.
+        num_proposals = int(np.ceil((num_draws + 4 * num_draws**0.5) / table.acceptance_rate))
+
+        def propose(attempt, drawn):
+            indices, accepted = table.propose(num_proposals, tf.stack([key, attempt]))
+            return attempt + 1, tf.concat([drawn, tf.boolean_mask(indices, accepted)], 0)
+
+        # In the order of proposal and cut at the end, the accepted ones stay independent draws.
+        _, drawn = tf.while_loop(
+            lambda _, drawn: tf.size(drawn) < num_draws,
+            propose,
+            (tf.constant(0, tf.int64), tf.zeros((0,), tf.int64)),
+            shape_invariants=(tf.TensorShape(()), tf.TensorShape((None,))),
+        )
+        return drawn[:num_draws]
+
+    return _batches(draw, batch_size, start_step)
+
+
+def class_cycle_indices(
+    labels: Any, batch_size: int, *, seed: int, start_step: int = 0
+) -> tf.data.Dataset:
+    """The cyclic class-aware sampler of Shen et al. (2016).
+
+    Each cycle visits every class that has examples once, in an order of its own; the k-th visit of
+    a class takes the k-th element of an endless sequence of passes over its examples, each pass in
+    an order of its own. An example's long-term share is P^I(x) as in `class_aware_indices`, with
+    less variance in the short run.
+
+    Args:
+        labels: multi-hot (N, C), zeros and ones, dense or `scipy.sparse`.
+        batch_size: B, at least 1.
+        seed: 64-bit integer.
+        start_step: the t of the first batch, at least 0.
+
+    Returns:
+        An endless dataset of int64 (B,), example indices in [0, N).
+
+    Raises:
+        ValueError: labels that are not zeros and ones or hold no label at all, or an argument out
+            of its range.
+    """
+    columns = _label_matrix(labels).tocsc()
+    sizes = np.diff(columns.indptr)
+    nonempty = np.flatnonzero(sizes)
+    with tf.device("CPU"):
+        members = tf.constant(columns.indices, tf.int64)
+        first_member = tf.constant(columns.indptr[nonempty], tf.int64)
+        class_size = tf.constant(sizes[nonempty], tf.int64)
+        num_classes = tf.constant(len(nonempty), tf.int64)
+
+    def draw(position):
+        cycle = position // num_classes
+        order_key = hashed(seed, CLASS_ORDER, cycle)
+        visited = shuffled(position % num_classes, num_classes, order_key)
+        # A class is visited once a cycle: this is its visit number `cycle`.
+        size = tf.gather(class_size, visited)
+        key = hashed(seed, MEMBER_ORDER, visited, cycle // size)
+        place = shuffled(cycle % size, size, key)
+        return tf.gather(members, tf.gather(first_member, visited) + place)
+
+    return _batches(_by_position(draw), batch_size, start_step)
+
+
+def _uniform_of_labels(labels, batch_size, *, seed, start_step=0):
+    return uniform_indices(labels.shape[0], batch_size, seed=seed, start_step=start_step)
+
+
+# Samplers by name, all called as (labels, batch_size, *, seed, start_step=0).
+SAMPLERS: dict[str, Callable[..., tf.data.Dataset]] = {
+    "uniform": _uniform_of_labels,
+    "class_aware": class_aware_indices,
+    "class_cycle": class_cycle_indices,
+}
+NAMES = tuple(SAMPLERS)
+# Samplers of SAMPLERS that also draw from records in file order.
+STREAM_SAMPLERS = ("uniform", "class_aware")
+
+
+def draws_per_epoch(class_counts: Any) -> int:
+    """The length of a re-sampled epoch, ⌈C · max(n)/4⌉ draws (section 4.2 of the paper).
+
+    Args:
+        class_counts: (C,), n_i; classes without examples count in C.
+    """
+    class_counts = checked_counts(class_counts)
+    return -(-len(class_counts) * int(class_counts.max()) // 4)
+
+
+def steps_per_epoch(sampler: str, class_counts: Any, num_examples: int, batch_size: int) -> int:
+    """Batches of an epoch: ⌊draws/B⌋, draws being N for "uniform", else `draws_per_epoch`.
+
+    Args:
+        sampler: a key of `SAMPLERS`.
+        class_counts: (C,), n_i.
+        num_examples: N.
+        batch_size: B.
+
+    Returns:
+        At least 1.
+
+    Raises:
+        ValueError: an unknown sampler, or a number out of its range.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {list(SAMPLERS)}, got {sampler!r}")
+    batch_size = at_least("batch_size", batch_size, 1)
+    num_examples = at_least("num_examples", num_examples, 1)
+    draws = num_examples if sampler == "uniform" else draws_per_epoch(class_counts)
+    return max(1, draws // batch_size)
+
+
+class RejectionTable:
+    """Examples grouped by the power of two of their probability, to draw from it by rejection.
+
+    The highest probability of a group, less than twice its lowest, bounds all of them. Proposals
+    are uniform under the staircase of these bounds: a group with probability ∝ size · bound, an
+    element of it uniformly, accepted with probability P/bound. So at least half of the proposals
+    are accepted whatever the probabilities.
+
+    One float64 serves a proposal: its position on the staircase gives group and element, and the
+    fraction left within the element decides the acceptance.
+
+    Args:
+        probability: float64 (N,), P(x) ≥ 0; sums to 1. Elements of probability 0 are never drawn.
+
+    Attributes:
+        acceptance_rate: the share of proposals accepted in the long run, at least 1/2.
+
+    Raises:
+        ValueError: a positive probability below 2^-40, which a float64 does not resolve.
+    """
+
+    def __init__(self, probability: np.ndarray) -> None:
+        elements = np.flatnonzero(probability)
+        exponent = np.frexp(probability[elements])[1].astype(np.int16)
+        order = np.argsort(exponent, kind="stable")  # a radix sort for 16-bit keys: linear
+        elements = elements[order]
+        probability = probability[elements]
+        if (rarest := probability.min()) < _MIN_PROBABILITY:
+            raise ValueError(
+                f"example {elements[probability.argmin()]} has probability {rarest:.3g}, below "
+                f"{_MIN_PROBABILITY:.3g}, the least that can be drawn by index: draw from a stream"
+            )
+        _, first, size = np.unique(exponent[order], return_index=True, return_counts=True)
+        bound = np.maximum.reduceat(probability, first)
+        end = np.cumsum(size * bound)
+        self.acceptance_rate = float(probability.sum() / end[-1])
+        # Eager tensors that tf.data functions capture: constants in a graph end at 2 GB.
+        with tf.device("CPU"):
+            self._elements = tf.constant(elements, tf.int64)
+            self._acceptance = tf.constant(probability / np.repeat(bound, size), tf.float64)
+            self._end = tf.constant(end, tf.float64)
+            self._start = tf.constant(end - size * bound, tf.float64)
+            self._bound = tf.constant(bound, tf.float64)
+            self._first = tf.constant(first, tf.int64)
+            self._last = tf.constant(first + size - 1, tf.int64)
+
+    def propose(self, num_proposals: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Independent proposals; the accepted ones are draws from the probability.
+
+        Args:
+            num_proposals: how many.
+            seed: int64 (2,), of the stateless random generator.
+
+        Returns:
+            indices: int64 (num_proposals,).
+            accepted: bool (num_proposals,).
+        """
+        position = tf.random.stateless_uniform([num_proposals], seed, dtype=tf.float64)
+        position *= self._end[-1]
+        group = tf.searchsorted(self._end, position, side="right")
+        offset = (position - tf.gather(self._start, group)) / tf.gather(self._bound, group)
+        place = tf.floor(offset)
+        entry = tf.gather(self._first, group) + tf.cast(place, tf.int64)
+        # At a group's very end rounding may point one element too far.
+        entry = tf.minimum(entry, tf.gather(self._last, group))
+        accepted = offset - place < tf.gather(self._acceptance, entry)
+        return tf.gather(self._elements, entry), accepted
+
+
+def _batches(
+    draw: Callable[[tf.Tensor, int], tf.Tensor], batch_size: int, start_step: int
+) -> tf.data.Dataset:
+    """Cuts blocks into batches: `draw(block, num_draws)` is int64 (num_draws,), pure in `block`."""
+    batch_size = at_least("batch_size", batch_size, 1)
+    start_step = at_least("start_step", start_step, 0)
+    steps_per_block = max(1, _DRAWS_PER_BLOCK // batch_size)
+    first_block, steps_to_skip = divmod(start_step, steps_per_block)
+
+    def draw_batches(block):
+        indices = draw(block, steps_per_block * batch_size)
+        return tf.reshape(indices, (steps_per_block, batch_size))
+
+    return (
+        tf.data.Dataset.counter(first_block)
+        .map(draw_batches, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .unbatch()
+        .skip(steps_to_skip)
+        .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    )
+
+
+def _by_position(draw: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, int], tf.Tensor]:
+    """A block of a sampler whose draw number p is `draw(p)`."""
+    return lambda block, num_draws: draw(block * num_draws + tf.range(num_draws, dtype=tf.int64))
+
+
+def _label_matrix(labels: Any) -> scipy.sparse.csr_array:
+    """The labels as CSR ones, checked, at a cost linear in their entries."""
+    if not statistics.is_sparse(labels):
+        labels = np.asarray(labels)
+    if labels.ndim != 2:
+        raise ValueError(f"labels must be of shape (N, C), got {labels.shape}")
+    matrix = scipy.sparse.csr_array(labels, copy=True)
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    wrong = np.flatnonzero(matrix.data != 1)
+    if wrong.size:
+        row = int(np.searchsorted(matrix.indptr, wrong[0], side="right")) - 1
+        raise ValueError(
+            f"labels must be 0 or 1, found {matrix.data[wrong[0]]} in row {row}, "
+            f"class {matrix.indices[wrong[0]]}"
+        )
+    if not matrix.nnz:
+        raise ValueError(f"there is nothing to draw: labels of shape {labels.shape} hold no 1")
+    return matrix
+
+
+def _class_counts(labels: scipy.sparse.csr_array) -> np.ndarray:
+    return np.bincount(labels.indices, minlength=labels.shape[1])
+
+
+def class_shares(class_counts: np.ndarray) -> np.ndarray:
+    """What a label of class i adds to P^I(x), 1/(C n_i) (Eq. 2), C counting non-empty classes."""
+    shares = np.where(class_counts > 0, 1 / np.maximum(class_counts, 1), 0.0)
+    return shares / np.count_nonzero(class_counts)
+
+
+def checked_counts(class_counts: Any) -> np.ndarray:
+    """Class counts as an array (C,); refuses what is not one."""
+    counts = np.asarray(class_counts)
+    if counts.ndim != 1 or not counts.size or counts.min() < 0 or counts.max() < 1:
+        raise ValueError(
+            "class_counts must be of shape (C,), not negative, with a positive one; got "
+            f"{np.array2string(counts, threshold=10)}"
+        )
+    return counts
+
+
+def at_least(name: str, value: int, lowest: int) -> int:
+    """The value as an integer; refuses one below `lowest`."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if value < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, got {value}")
+    return value

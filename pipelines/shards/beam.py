@@ -1,0 +1,119 @@
+"""Writes shards and their statistics as an Apache Beam pipeline, on many machines.
+
+Every worker opens the data set for itself and writes whole shards, by the function that writes them
+on one machine, into a folder that all of them see.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from dbl_tf.statistics import LabelStatistics
+from pipelines.examples import LabelledData
+from pipelines.shards import writing
+from pipelines.shards.layout import Manifest, Plan, ShardInfo
+
+# What a shard adds to the manifest and, of train, to the statistics: a list of one, or of none.
+Part = tuple[ShardInfo, list[LabelStatistics]]
+
+
+def write(
+    load: Callable[[], LabelledData],
+    directory: str | os.PathLike,
+    plan: Plan,
+    options: Sequence[str] = (),
+) -> Manifest:
+    """Does what `writing.write` does, with the same bytes as the result.
+
+    Args:
+        load: gives the data set, on any worker; is pickled.
+        directory: that all workers see under this path.
+        plan: of `layout.make_plan` for these data.
+        options: of the Beam pipeline, such as `--runner=FlinkRunner`.
+
+    Raises:
+        ShardsError: the folder holds something else.
+        OSError: a file cannot be written; Beam's runners may raise it as an error of their own.
+    """
+    finished = writing.open_directory(directory, plan)
+    if finished:
+        return finished
+    directory = os.path.abspath(directory)
+    # Leaving the block runs the pipeline and waits for its end.
+    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        parts = (
+            pipeline
+            | "Shards" >> beam.Create(plan.shards())
+            | "OneBundleEach" >> beam.Reshuffle()
+            | "WriteShard" >> beam.ParDo(_WriteShard(load, directory, plan))
+        )
+        infos = parts | "Infos" >> beam.Map(lambda part: part[0])
+        statistics = (
+            parts
+            | "Labels" >> beam.FlatMap(lambda part: part[1])
+            | "Sum" >> beam.CombineGlobally(_merge).without_defaults()
+        )
+        _ = (
+            pipeline
+            | "Once" >> beam.Create([None])
+            | "Finish"
+            >> beam.Map(
+                functools.partial(_finish, load, directory, plan),
+                beam.pvalue.AsList(infos),
+                beam.pvalue.AsSingleton(statistics),
+            )
+        )
+    return Manifest.load(directory)
+
+
+class _WriteShard(beam.DoFn):
+    """(split, number of a shard) → its part of manifest and statistics, once it is written."""
+
+    def __init__(self, load: Callable[[], LabelledData], directory: str, plan: Plan):
+        self._load, self._directory, self._plan = load, directory, plan
+
+    def setup(self) -> None:
+        self._data = self._load()
+
+    def process(self, element: tuple[str, int]) -> Iterator[Part]:
+        split, shard = element
+        examples = self._data.splits[split]
+        info = writing.write_shard(examples, self._directory, self._plan, split, shard)
+        statistics = []
+        if split == "train":
+            labels = examples.labels[self._plan.positions(split, shard)]
+            statistics.append(LabelStatistics.from_labels(labels, self._data.class_names))
+        yield info, statistics
+
+
+def _merge(parts: Iterable[LabelStatistics]) -> LabelStatistics:
+    """The statistics of the examples of all parts together; counts simply add up."""
+    merged = None
+    for part in parts:
+        if merged is None:
+            merged = part
+            continue
+        cooccurrence = merged.cooccurrence + part.cooccurrence
+        merged = LabelStatistics(
+            np.diagonal(cooccurrence).copy(),
+            merged.num_examples + part.num_examples,
+            cooccurrence,
+            part.class_names,
+        )
+    return merged
+
+
+def _finish(
+    load: Callable[[], LabelledData],
+    directory: str,
+    plan: Plan,
+    _: None,
+    infos: list[ShardInfo],
+    statistics: LabelStatistics,
+) -> None:
+    writing.finish(load(), pathlib.Path(directory), plan, infos, statistics)

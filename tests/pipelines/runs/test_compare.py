@@ -1,0 +1,67 @@
+"""Comparisons of real, small runs."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from pipelines.runs import compare
+from pipelines.runs.config import ConfigError, RunConfig
+
+
+def runs_of(directory, **arguments):
+    config = RunConfig(
+        freeze_backbone=True,
+        backbone_options={"width": 4},
+        steps=3,
+        cache_dir=str(directory / "cache"),
+        **arguments,
+    )
+    return list(compare.configurations(config, directory / "runs", methods=["db"], seeds=[0, 1]))
+
+
+def test_seeds_are_set_side_by_side_and_trained_once(tmp_path):
+    output = tmp_path / "runs"
+    text = compare.compare(runs_of(tmp_path), output)
+    names = {"db-seed=0", "db-seed=1"}
+    assert names <= {path.name for path in output.iterdir()}
+    totals = {
+        name: json.loads((output / name / "metrics.json").read_text())["mAP"]["total"]
+        for name in names
+    }
+    with open(output / "table.csv", newline="") as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    values = [100 * totals[f"db-seed={seed}"] for seed in (0, 1)]
+    assert float(rows["db"]["total"]) == pytest.approx(np.mean(values))
+    assert float(rows["db"]["total sd"]) == pytest.approx(np.std(values, ddof=1))
+    assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in text
+    assert (output / "report.html").exists()
+
+    # Only what is missing is trained again.
+    kept = output / "db-seed=0" / "metrics.json"
+    before = kept.stat().st_mtime_ns
+    (output / "db-seed=1" / "metrics.json").unlink()
+    assert compare.compare(runs_of(tmp_path), output) == text
+    assert kept.stat().st_mtime_ns == before
+
+    with pytest.raises(ConfigError, match=r"asked for more than once: .*db-seed=0"):
+        compare.compare([*runs_of(tmp_path), runs_of(tmp_path)[0]], output)
+    with pytest.raises(ConfigError, match="holds a run of another configuration"):
+        compare.compare(runs_of(tmp_path, learning_rate=0.5), output)
+
+
+def test_a_sweep_takes_the_values_of_a_flag():
+    assert compare.parse_sweep("lambda=1,2.5") == compare.Sweep("lambda_", (1.0, 2.5))
+    assert compare.parse_sweep("margin=paper,released").values == ("paper", "released")
+    assert compare.parse_sweep("batch_size=8,16").values == (8, 16)
+    for wrong in ("beta", "gamma=1", "seed=1,2", "beta=low"):
+        with pytest.raises(ConfigError, match=r"beta|gamma|seed"):
+            compare.parse_sweep(wrong)
+    runs = compare.configurations(
+        RunConfig(), "out", methods=["db"], seeds=[3], sweep=compare.parse_sweep("beta=1,5")
+    )
+    assert [(run.beta, run.seed, run.run_dir) for run in runs] == [
+        (1.0, 3, "out/db-beta=1.0-seed=3"),
+        (5.0, 3, "out/db-beta=5.0-seed=3"),
+    ]

@@ -1,0 +1,199 @@
+"""Runs that are killed, disks that are full, directories that are taken: nothing is lost."""
+
+import csv
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import cluster_member
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dbl_tf import training
+from pipelines.runs.config import RunConfig
+from pipelines.runs.lock import Lock
+from pipelines.runs.train import train_and_evaluate
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 12
+SECONDS = 300  # after which something hangs
+KILLS = 20
+
+# Trains in a process of its own; a file that grows beyond the second argument ends it, if given.
+CHILD = """
+import pathlib, resource, signal, sys
+import tensorflow as tf
+import cluster_member
+limit = int(sys.argv[2])
+if limit:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+cluster_member.train(strategy, pathlib.Path(sys.argv[1]), int(sys.argv[3]), float(sys.argv[4]))
+"""
+
+
+def start(directory, steps=STEPS, limit=0, pause=0.0):
+    paths = [str(ROOT), str(pathlib.Path(cluster_member.__file__).parent)]
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, (directory, limit, steps, pause))],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+def test_a_process_killed_in_a_step_and_in_a_checkpoint_goes_on_exactly(tmp_path):
+    cluster_member.train(tf.distribute.OneDeviceStrategy("CPU:0"), tmp_path, STEPS, pause=0)
+    directory = tmp_path / "killed"
+    directory.mkdir()
+    checkpoints = training.Checkpoints(directory / "checkpoints")
+
+    in_a_step = start(directory, pause=0.3)
+    waited_until = time.monotonic() + SECONDS
+    while max(checkpoints.steps(), default=0) < 3:
+        assert in_a_step.poll() is None and time.monotonic() < waited_until
+        time.sleep(0.05)
+    in_a_step.kill()
+    in_a_step.wait()
+    reached = checkpoints.steps()
+    assert reached and reached[-1] < STEPS
+
+    # The kernel kills it in the middle of the next checkpoint.
+    size = checkpoints.path(reached[-1]).stat().st_size
+    in_a_checkpoint = start(directory, limit=size - 1000)
+    assert in_a_checkpoint.wait(SECONDS) == -signal.SIGXFSZ
+    assert list(checkpoints.directory.glob("*.incomplete*"))
+    assert checkpoints.steps() == reached
+
+    cluster_member.train(tf.distribute.OneDeviceStrategy("CPU:0"), directory, STEPS, pause=0)
+    with np.load(tmp_path / "weights.npz") as whole, np.load(directory / "weights.npz") as resumed:
+        assert len(whole.files) > 5
+        for name in whole.files:
+            np.testing.assert_array_equal(whole[name], resumed[name])
+
+
+def weights_of(run_dir):
+    return keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+
+
+def epochs_in_history(run_dir):
+    with open(run_dir / "history.csv", newline="") as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def epochs_in_the_log(run_dir):
+    epochs = []
+    for path in sorted((run_dir / "tensorboard" / "train").glob("*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            epochs += [event.step for v in event.summary.value if v.tag == "epoch_loss"]
+    return epochs
+
+
+@pytest.mark.parametrize(
+    ("program", "there"),
+    [
+        ("train.py", []),
+        ("evaluate.py", ["config.json", "statistics.json", "model.keras", "thresholds.json"]),
+    ],
+)
+def test_a_directory_in_use_is_refused_at_once_by_the_second_process(program, there, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for name in there:
+        (run_dir / name).touch()
+    with Lock(run_dir) as lock:
+        lock.acquire()
+        second = subprocess.run(
+            [sys.executable, program, f"--run_dir={run_dir}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+    assert second.returncode == 1
+    message = f"{program}: {run_dir} is in use by another run (process {os.getpid()} on "
+    assert message in second.stderr
+    assert "Traceback" not in second.stderr
+    assert {path.name for path in run_dir.iterdir()} == {"lock", *there}
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A directory on a file system that is mounted read-only."""
+    directory = tmp_path / "mounted"
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_directory_that_cannot_be_written_is_named(read_only, tmp_path):
+    for run_dir in (read_only, read_only / "new"):
+        config = RunConfig(
+            freeze_backbone=True,
+            backbone_options={"width": 4},
+            run_dir=str(run_dir),
+            cache_dir=str(tmp_path / "cache"),
+        )
+        with pytest.raises(OSError, match=rf"Read-only file system: '{run_dir}"):
+            train_and_evaluate(config)
+
+
+def start_train_py(run_dir):
+    arguments = [
+        "--backbone_options=width=4",
+        "--image_size=16",
+        "--batch_size=8",
+        "--steps=60",
+        "--checkpoint_every=7",
+        "--val_fraction=0.1",
+        f"--run_dir={run_dir}",
+        f"--cache_dir={run_dir.parent / 'cache'}",
+    ]
+    with open(run_dir.with_suffix(".log"), "a") as log:
+        return subprocess.Popen(
+            [sys.executable, "train.py", *arguments], cwd=ROOT, stdout=log, stderr=log
+        )
+
+
+@pytest.mark.slow
+def test_train_py_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
+    begin = time.monotonic()
+    whole = tmp_path / "whole"
+    assert start_train_py(whole).wait() == 0, whole.with_suffix(".log").read_text()
+    duration = time.monotonic() - begin
+    random_moments = random.Random(0)
+    moments = [random_moments.uniform(0.1, 1.0) * duration for _ in range(KILLS)]
+    ended = 0
+    while moments:  # a run after the other, each killed and started again until it has ended
+        run_dir = tmp_path / f"killed-{ended}"
+        while (status := status_of(start_train_py(run_dir), moments)) is None:
+            pass
+        assert status == 0, run_dir.with_suffix(".log").read_text()
+        ended += 1
+        assert not list(run_dir.rglob("*.incomplete*"))
+        for a, b in zip(weights_of(whole), weights_of(run_dir), strict=True):
+            np.testing.assert_array_equal(a, b)
+        for name in ("history.csv", "metrics.json", "predictions.csv"):
+            assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
+        assert epochs_in_the_log(run_dir) == epochs_in_history(whole)
+        assert (run_dir / "saved_model" / "1" / "saved_model.pb").exists()
+
+
+def status_of(process, moments):
+    """Exit status, None where the process was killed at the next of the moments."""
+    try:
+        return process.wait(moments.pop() if moments else None)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None

@@ -1,0 +1,39 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dbl_tf import LabelStatistics, label_graph
+from pipelines.runs.config import RunConfig
+from pipelines.runs.train import train_and_evaluate
+
+
+@pytest.mark.parametrize("method", ["ldam", "ml_gcn"])
+def test_methods_with_a_classifier_of_their_own_train_export_and_serve(method, tmp_path):
+    config = RunConfig(
+        method=method,
+        backbone_options={"width": 4},
+        image_size=16,
+        batch_size=8,
+        steps=2,
+        run_dir=str(tmp_path / "run"),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    scores = train_and_evaluate(config)
+    assert 0 < scores["mAP"]["total"] < 1
+    model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
+    classifier = model.get_layer("head").get_layer("classifier")
+    if method == "ml_gcn":
+        statistics = LabelStatistics.load(tmp_path / "run" / "statistics.json")
+        np.testing.assert_allclose(classifier.graph, label_graph(statistics), rtol=1e-6)
+    # What is served is what was scored.
+    served = tf.saved_model.load(str(tmp_path / "run" / "saved_model" / "1"))
+    images = np.random.default_rng(0).uniform(0, 255, (3, 40, 40, 3)).astype(np.float32)
+    size = model.input_shape[1]
+    expected = keras.ops.sigmoid(model(tf.image.resize(images, (size, size), antialias=True)))
+    answer = served.signatures["serve_images"](tf.constant(images))["probabilities"]
+    np.testing.assert_allclose(answer, expected, atol=1e-3)
+    with open(tmp_path / "run" / "history.csv", newline="") as file:
+        assert all(np.isfinite(float(row["loss"])) for row in csv.DictReader(file))

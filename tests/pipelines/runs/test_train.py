@@ -1,0 +1,282 @@
+import contextlib
+import csv
+import json
+import resource
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dbl_tf import LabelStatistics, training
+from pipelines.runs import evaluate
+from pipelines.runs.config import ConfigError, DataConfig, RunConfig
+from pipelines.runs.train import train_and_evaluate
+
+SMALL = {"backbone": "small_resnet", "backbone_weights": "none", "backbone_options": {"width": 4}}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A small table of pictures, each class a colour: 40 train, 12 test."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    colours = {"red": 0, "green": 1, "blue": 2}
+    lines = ["image,split,labels"]
+    for i in range(52):
+        labels = ["red"] if i % 2 else ["green"]
+        labels += ["blue"] if i % 4 == 0 else []
+        pixels = random.integers(0, 60, (20, 24, 3))
+        for name in labels:
+            pixels[..., colours[name]] += 180
+        (folder / f"{i}.png").write_bytes(tf.io.encode_png(np.uint8(pixels)).numpy())
+        lines.append(f"{i}.png,{'train' if i < 40 else 'test'},{' '.join(labels)}")
+    (folder / "examples.csv").write_text("\n".join(lines))
+    return folder / "examples.csv"
+
+
+def make_config(table, run_dir, **arguments):
+    return RunConfig(
+        **{
+            "dataset": "table",
+            "examples": str(table),
+            "image_size": 16,
+            "batch_size": 8,
+            "steps": 4,
+            "run_dir": str(run_dir),
+            "cache_dir": str(table.parent / "cache"),
+            **SMALL,
+            **arguments,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(table, tmp_path_factory):
+    """Directory and scores of a run."""
+    run_dir = tmp_path_factory.mktemp("runs") / "db_focal"
+    scores = train_and_evaluate(make_config(table, run_dir, val_fraction=0.2))
+    return run_dir, scores
+
+
+def read_predictions(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_directory_holds_the_whole_run(finished):
+    run_dir, scores = finished
+    for name in (
+        "config.json",
+        "statistics.json",
+        "history.csv",
+        "metrics.json",
+        "predictions.csv",
+        "model.keras",
+        "thresholds.json",
+        "saved_model/1/saved_model.pb",
+    ):
+        assert (run_dir / name).is_file(), name
+    assert list(run_dir.glob("tensorboard/train/events*"))
+    assert json.loads((run_dir / "metrics.json").read_text()) == scores
+    assert not list(run_dir.rglob("*incomplete*"))
+    history = read_predictions(run_dir / "history.csv")
+    assert all(0 <= float(row["val_map"]) <= 1 for row in history)
+    assert LabelStatistics.load(run_dir / "statistics.json").num_examples == 32
+    assert scores["F1"]["thresholds_from"] == "val"
+
+
+def test_run_and_exported_model_give_the_same_figures(finished, table, tmp_path):
+    run_dir, scores = finished
+    evaluated = evaluate.evaluate_run(str(run_dir), str(tmp_path / "run"))
+    assert evaluated["mAP"] == pytest.approx(scores["mAP"], abs=1e-6, nan_ok=True)
+    data = DataConfig(dataset="table", examples=str(table), cache_dir=str(tmp_path))
+    exported = evaluate.evaluate_saved_model(
+        str(run_dir / "saved_model" / "1"), data, str(tmp_path / "exported")
+    )
+    assert exported["mAP"] == pytest.approx(scores["mAP"], abs=1e-4, nan_ok=True)
+    ours = read_predictions(run_dir / "predictions.csv")
+    theirs = read_predictions(tmp_path / "exported" / "predictions.csv")
+    assert [row["image"] for row in ours] == [row["image"] for row in theirs]
+    for name in ("red", "green", "blue"):
+        np.testing.assert_allclose(
+            np.float64([row[name] for row in ours]),
+            np.float64([row[name] for row in theirs]),
+            atol=1e-6,
+        )
+
+
+def test_a_folder_of_unlabelled_images_is_predicted(finished, table, tmp_path):
+    run_dir, _ = finished
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((table.parent / "44.png").read_bytes())
+    (folder / "notes.txt").write_text("no image")
+    model = evaluate.SavedModel(str(run_dir / "saved_model" / "1"))
+    rows = read_predictions(evaluate.predict_folder(model, str(folder), str(tmp_path)))
+    assert [row["image"] for row in rows] == ["a.png", "notes.txt"]
+    assert rows[0]["error"] == "" and rows[1]["error"] != "" and rows[1]["red"] == ""
+    expected = read_predictions(run_dir / "predictions.csv")[4]
+    assert expected["image"] == "44.png"
+    assert float(rows[0]["red"]) == pytest.approx(float(expected["red"]), abs=1e-6)
+
+
+def test_the_same_command_continues_and_another_is_refused(finished, table):
+    run_dir, scores = finished
+    same = make_config(table, run_dir, val_fraction=0.2)
+    weights = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    # As if killed after the last checkpoint, in the evaluation or the export.
+    for name in ("metrics.json", "thresholds.json", "model.keras"):
+        (run_dir / name).unlink()
+    (run_dir / "model.incomplete.keras").write_bytes(b"half")
+    (run_dir / "saved_model" / "1.incomplete" / "variables").mkdir(parents=True)
+    checkpoint = run_dir / "checkpoints" / "step-00000004.npz"
+    trained = checkpoint.stat().st_mtime_ns
+    assert train_and_evaluate(same)["mAP"] == scores["mAP"]
+    assert checkpoint.stat().st_mtime_ns == trained
+    assert not list(run_dir.rglob("*.incomplete*"))
+    again = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    for a, b in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ConfigError, match=r"another configuration(.|\n)*--mu: 0.2 there, 0.4 now"):
+        train_and_evaluate(make_config(table, run_dir, val_fraction=0.2, mu=0.4))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Makes writing beyond this size fail, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_loses_nothing(table, tmp_path):
+    run_dir = tmp_path / "run"
+    config = make_config(table, run_dir, checkpoint_every=1, export=False, freeze_backbone=True)
+    scores = train_and_evaluate(config)
+    expected = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    checkpoints = training.Checkpoints(run_dir / "checkpoints")
+
+    # The last checkpoint does not fit.
+    size = checkpoints.path(4).stat().st_size
+    checkpoints.path(4).unlink()
+    with (
+        files_of_at_most(size - 1000),
+        pytest.raises(OSError, match=r"File too large: .*checkpoints/step-00000004\.npz"),
+    ):
+        train_and_evaluate(config)
+    assert checkpoints.steps() == [3]
+    assert not list(run_dir.rglob("*.incomplete*"))
+
+    # With space it goes on.
+    assert train_and_evaluate(config) == scores
+    again = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    for a, b in zip(expected, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_xla_is_refused_where_it_cannot_work(table, tmp_path):
+    config = make_config(table, tmp_path / "run", xla=True, strategy="mirrored")
+    with pytest.raises(ConfigError, match=r"--xla .* goes with --strategy=one_device, and not"):
+        train_and_evaluate(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_with_other_files_is_left_alone(table, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        train_and_evaluate(make_config(table, tmp_path))
+
+
+def test_a_step_is_the_same_wherever_r_is_computed(table, tmp_path):
+    # One step: the next ones would enlarge what rounding differs by, a thousandfold each.
+    weights = {}
+    for name, arguments in {
+        "pipeline": {"rebalance_in": "pipeline"},
+        "loss": {"rebalance_in": "loss"},
+        "without": {"method": "nt_bce_focal"},
+    }.items():
+        config = make_config(table, tmp_path / name, steps=1, export=False, **arguments)
+        train_and_evaluate(config)
+        model = keras.models.load_model(tmp_path / name / "model.keras", compile=False)
+        weights[name] = np.concatenate([array.ravel() for array in model.get_weights()])
+    np.testing.assert_allclose(weights["loss"], weights["pipeline"], rtol=0, atol=1e-6)
+    assert np.abs(weights["without"] - weights["pipeline"]).max() > 1e-4
+
+
+def test_only_the_head_trains_on_features_that_are_kept(table, tmp_path, capsys):
+    # A cache of its own: other tests compute the same features.
+    frozen = {"freeze_backbone": True, "export": False, "cache_dir": str(tmp_path / "cache")}
+    config = make_config(table, tmp_path / "first", **frozen)
+    scores = train_and_evaluate(config)
+    assert "computing features of 40 images" in capsys.readouterr().out
+    again = make_config(table, tmp_path / "second", **frozen, beta=5.0)
+    train_and_evaluate(again)
+    assert "computing features" not in capsys.readouterr().out
+    evaluated = evaluate.evaluate_run(str(tmp_path / "first"), str(tmp_path / "out"))
+    assert evaluated["mAP"] == pytest.approx(scores["mAP"], abs=1e-6)
+
+
+def test_starting_from_another_run(finished, table, tmp_path):
+    source, _ = finished
+    config = make_config(
+        table, tmp_path / "next", init_from=str(source), learning_rate=1e-12, export=False
+    )
+    train_and_evaluate(config)
+    # With next to no learning rate and kept statistics, the backbone is that of the source.
+    before, after = (
+        keras.models.load_model(path / "model.keras", compile=False).get_layer("backbone")
+        for path in (source, tmp_path / "next")
+    )
+    for a, b in zip(before.get_weights(), after.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_val_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path):
+    for path in table.parent.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = table.read_text().replace("39.png,train", "39.png,val")
+    (tmp_path / "examples.csv").write_text(text)
+    (tmp_path / "39.png").write_bytes(b"no longer an image")
+    config = make_config(
+        tmp_path / "examples.csv", tmp_path / "run", check_images="exists", method="erm"
+    )
+    with pytest.raises(ValueError, match=r"image 39\.png cannot be read"):
+        train_and_evaluate(config)
+
+
+def test_a_class_without_training_examples_is_named(table, tmp_path):
+    text = table.read_text() + "\n50.png,test,gold"
+    other = table.parent / "gold.csv"
+    other.write_text(text.replace("50.png,test,green", "49.png,test,red"))
+    config = make_config(other, tmp_path / "refused")
+    with pytest.raises(ValueError, match="1 classes have no training example: gold"):
+        train_and_evaluate(config)
+    assert not (tmp_path / "refused").exists()
+    allowed = make_config(other, tmp_path / "allowed", allow_empty_classes=True, export=False)
+    scores = train_and_evaluate(allowed)
+    assert scores["per_class"]["gold"]["train_count"] == 0
+
+
+def test_an_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for path in table.parent.glob("*.png"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "examples.csv").write_bytes(table.read_bytes())
+    (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:90])
+    config = make_config(
+        folder / "examples.csv", tmp_path / "run", check_images="exists", method="erm"
+    )
+    with pytest.raises(ValueError, match=r"image 7\.png cannot be read"):
+        train_and_evaluate(config)
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no finished run: there is no config\.json"):
+        evaluate.evaluate_run(str(tmp_path))
+    with pytest.raises(ValueError, match="is no model exported by this project"):
+        evaluate.SavedModel(str(tmp_path))
