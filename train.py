@@ -4,31 +4,30 @@ python train.py
 python train.py --dataset=table --examples=my_pictures/examples.csv --method=db_focal
 """
 
-from absl import app, flags
+from absl import app
 
 from dbl_tf import methods, training
-from pipelines.runs import config
 from pipelines.runs import flags as run_flags
-from pipelines.runs import scores as run_scores
+from pipelines.runs.config import RunConfig
+from pipelines.runs.scores import format_table
 from pipelines.runs.train import train_and_evaluate
 
 __doc__ += f"\nMethods:\n{methods.describe()}\n"
 
-run_flags.define(config.RunConfig)
-flags.adopt_module_key_flags(run_flags)
+run_flags.define(RunConfig)
 
 
 def main(argv: list[str]) -> None:
     """Runs the training that the flags describe."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        raise SystemExit(f"train.py: unexpected arguments: {argv[1:]}")
     try:
-        scores = train_and_evaluate(run_flags.read(config.RunConfig))
+        scores = train_and_evaluate(run_flags.read(RunConfig))
     except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
         raise SystemExit(f"train.py: {error}") from error
     if scores is not None:
-        print(run_scores.format_table(scores))
+        print(format_table(scores))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=run_flags.parse)

@@ -59,10 +59,12 @@ def measure(
 ) -> dict[str, Any]:
     """Times all of them, warm and cold."""
     from pipelines import sampling
-    from pipelines.datasets import table
+    from pipelines.runs.config import DataConfig
 
     with tempfile.TemporaryDirectory() as cache:
-        data = table.load(examples, check_images="header", cache_dir=cache)
+        data = DataConfig.of(
+            dataset="table", examples=examples, check_images="header", cache_dir=cache
+        ).load_data()
     train = data.splits["train"]
     indices = sampling.class_aware_indices(train.labels, batch_size, seed=0).take(1 + batches)
     drawn = [[train.files[i] for i in batch] for batch in indices.as_numpy_iterator()]

@@ -56,10 +56,9 @@ def train(folder: pathlib.Path, steps: int, batch_size: int) -> dict[str, float]
 
     from dbl_tf import models, training
     from dbl_tf.statistics import LabelStatistics
-    from pipelines import datasets
     from pipelines.runs import build, config
 
-    settings = config.RunConfig(
+    settings = config.RunConfig.of(
         dataset="table",
         examples=str(folder / "examples.csv"),
         check_images="exists",
@@ -69,10 +68,10 @@ def train(folder: pathlib.Path, steps: int, batch_size: int) -> dict[str, float]
         image_size=32,
         batch_size=batch_size,
         steps=steps,
-        allow_empty_classes=True,
-    ).resolved()
+        clamp_counts=True,
+    ).resolve()
     imported = measuring.peak_mib()
-    data = datasets.load(settings)
+    data = settings.load_data()
     examples = data.splits["train"]
     indexed = measuring.peak_mib()
     statistics = LabelStatistics.from_labels(examples.labels, data.class_names)

@@ -23,8 +23,8 @@ from absl import flags
 
 from benchmarks import measuring
 from pipelines import images, inputs, sampling
-from pipelines.datasets import table
 from pipelines.examples import Examples, LabelledData
+from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, reading, writing
 
 
@@ -51,7 +51,10 @@ def measure(
     """Writes the shards and reads them in every way."""
     with tempfile.TemporaryDirectory(dir=scratch_dir) as scratch:
         folder = pathlib.Path(scratch)
-        data = repeated(table.load(examples, cache_dir=folder), records)
+        data = repeated(
+            DataConfig.of(dataset="table", examples=examples, cache_dir=str(folder)).load_data(),
+            records,
+        )
         written = {name: write(data, folder / name, name) for name in layout.FORMATS}
         read = {
             f"{record_format}, {sampler}": read_batches(

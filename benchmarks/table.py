@@ -98,10 +98,15 @@ def index(folder: pathlib.Path) -> dict[str, Any]:
     """Reads the table; keeps the train labels for the other stages."""
     import scipy.sparse
 
-    from pipelines.datasets import table
+    from pipelines.runs.config import DataConfig
 
     with measuring.Stage() as stage:
-        data = table.load(folder / "examples.csv", check_images="exists", cache_dir=folder)
+        data = DataConfig.of(
+            dataset="table",
+            examples=str(folder / "examples.csv"),
+            check_images="exists",
+            cache_dir=str(folder),
+        ).load_data()
     labels = data.splits["train"].labels
     scipy.sparse.save_npz(folder / "labels.npz", labels, compressed=False)
     (folder / "files.json").write_text(

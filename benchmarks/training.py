@@ -54,7 +54,7 @@ def measure(
     runs = {}
     with tempfile.TemporaryDirectory() as scratch:
         for method in METHODS:
-            settings = config.RunConfig(
+            settings = config.RunConfig.of(
                 dataset="table",
                 examples=examples,
                 check_images="header",
@@ -67,7 +67,7 @@ def measure(
                 batch_size=batch_size,
                 steps=1_000_000,
             )
-            runs[method] = _Run(settings.resolved())
+            runs[method] = _Run(settings.resolve())
         candidates, opened = {}, {}
         for method, run in runs.items():
             for source in _INPUTS:
@@ -121,11 +121,10 @@ class _Run:
         from dbl_tf import models, training
         from dbl_tf.statistics import LabelStatistics
         from dbl_tf.training import loop
-        from pipelines import datasets
         from pipelines.runs import build
 
         self._strategy = training.make_strategy(settings.strategy)
-        data = datasets.load(settings)
+        data = settings.load_data()
         statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
         build.check_classes(settings, statistics)
         plan = build.make_plan(settings, statistics)

@@ -6,8 +6,11 @@ are checked by `check`, wherever the value comes from.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+REQUIRED: Any = dataclasses.MISSING
 
 _KEY = "setting"
 
@@ -21,12 +24,14 @@ class Range:
         high: the upper bound.
         above_low: whether `low` itself is excluded.
         below_high: whether `high` itself is excluded.
+        words: what messages say in place of the bounds.
     """
 
     low: float = -math.inf
     high: float = math.inf
     above_low: bool = False
     below_high: bool = False
+    words: str = ""
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.above_low else value >= self.low
@@ -34,6 +39,8 @@ class Range:
         return above and below and math.isfinite(value)
 
     def __str__(self) -> str:
+        if self.words:
+            return self.words
         low, high = (f"{bound:.15g}" for bound in (self.low, self.high))
         if math.isfinite(self.low) and math.isfinite(self.high):
             return (
@@ -51,20 +58,22 @@ POSITIVE = Range(low=0, above_low=True)
 NON_NEGATIVE = Range(low=0)
 FRACTION = Range(low=0, high=1)
 FRACTION_BELOW_ONE = Range(low=0, high=1, below_high=True)
-SEED = Range(low=0, high=2**32, below_high=True)
+SEED = Range(low=0, high=2**32, below_high=True, words="in [0, 2^32)")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known of a field beside its type and default.
+    """What is known of a field in addition to its type and default.
 
     Attributes:
         description: a full sentence or noun phrase, as `--help` shows it.
         choices: the only values, if not empty.
         range: the numbers that it takes; None where it is no number.
         is_path: whether it names a file or folder.
-        symbol: of the paper, such as "α", where it has one.
-        group: heading under which `--help` lists it; that of its record if empty.
+        symbol: the paper's, such as "α", where there is one.
+        required_as: for a setting without a default, what must be given, such as "a CSV file".
+        for_training: whether it concerns training alone, so that an evaluation does not take it.
+        affects_result: whether it can change what is trained.
     """
 
     description: str
@@ -72,27 +81,23 @@ class Setting:
     range: Range | None = None
     is_path: bool = False
     symbol: str = ""
-    group: str = ""
+    required_as: str = ""
+    for_training: bool = False
+    affects_result: bool = True
 
 
-def setting(
-    default: Any,
-    description: str,
-    *,
-    choices: Sequence[str] = (),
-    range: Range | None = None,
-    is_path: bool = False,
-    symbol: str = "",
-    group: str = "",
-) -> Any:
-    """A field of a record of settings; see `Setting` for the arguments.
+def setting(default: Any, description: str, *, choices: Sequence[str] = (), **details: Any) -> Any:
+    """A field of a record of settings.
 
-    A default that is a mapping or a list is copied for each record.
+    Args:
+        default: the default; `REQUIRED` for none. A mapping is copied for each record.
+        description: as in `Setting`.
+        choices: as in `Setting`.
+        **details: the other attributes of `Setting`.
     """
-    details = Setting(description, tuple(choices), range, is_path, symbol, group)
-    metadata = {_KEY: details}
-    if isinstance(default, dict | list):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    metadata = {_KEY: Setting(description=description, choices=tuple(choices), **details)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -103,12 +108,16 @@ def settings_of(record: Any) -> Iterator[tuple[dataclasses.Field, Setting]]:
             yield field, field.metadata[_KEY]
 
 
+def details_of(field: dataclasses.Field) -> Setting:
+    """What is known of a setting."""
+    return field.metadata[_KEY]
+
+
 def default_of(field: dataclasses.Field) -> Any:
-    """The default of a setting."""
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    assert field.default_factory is not dataclasses.MISSING
-    return field.default_factory()
+    """The default of a setting, `REQUIRED` where it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def flag_name(field: dataclasses.Field) -> str:
@@ -118,14 +127,16 @@ def flag_name(field: dataclasses.Field) -> str:
 
 def check(
     record: Any,
+    values: Mapping[str, Any] | None = None,
     *,
     name_of: Callable[[dataclasses.Field], str] = lambda field: field.name,
     error: type[ValueError] = ValueError,
 ) -> None:
-    """Refuses a record of settings in which a value is none of its choices or out of its range.
+    """Refuses settings of which a value is none of its choices or out of its range.
 
     Args:
-        record: a record of settings. None passes, where a setting may be None.
+        record: a record of settings, or its class.
+        values: by name, those to check; those of the record if None. None passes as a value.
         name_of: gives the name of a setting in the message.
         error: what is raised.
 
@@ -133,7 +144,7 @@ def check(
         ValueError: or the `error` given; names the setting, what it takes and what was found.
     """
     for field, details in settings_of(record):
-        value = getattr(record, field.name)
+        value = getattr(record, field.name) if values is None else values.get(field.name)
         if value is None:
             continue
         if details.choices and value not in details.choices:
@@ -142,3 +153,13 @@ def check(
             )
         if details.range is not None and value not in details.range:
             raise error(f"{name_of(field)} must be {details.range}; got {value}")
+
+
+def with_absolute_paths(record: Any) -> Any:
+    """The record with its paths absolute and `~` expanded."""
+    paths = {
+        field.name: os.path.abspath(os.path.expanduser(getattr(record, field.name)))
+        for field, details in settings_of(record)
+        if details.is_path and getattr(record, field.name) is not None
+    }
+    return dataclasses.replace(record, **paths)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import dbl_tf
 from dbl_tf import models
-from pipelines import inputs, sampling
+from pipelines import images, inputs, sampling
 from pipelines.datasets import digits_mlt
 
 IMAGE_SIZE, BATCH_SIZE = 32, 32
@@ -31,7 +31,7 @@ def main() -> None:
     # TensorFlow would take the memory of a GPU, which the backend needs.
     tf.config.set_visible_devices([], "GPU")
 
-    data = digits_mlt.load()
+    data = digits_mlt.compose()
     train, test = data.splits["train"], data.splits["test"]
     statistics = dbl_tf.LabelStatistics.from_labels(train.labels, data.class_names)
     loss = dbl_tf.DistributionBalancedLoss(
@@ -49,7 +49,7 @@ def main() -> None:
         sampling.class_aware_indices(train.labels, BATCH_SIZE, seed=0),
         image_size=IMAGE_SIZE,
         seed=0,
-        flip_probability=data.flip_probability,
+        augmentation=images.Augmentation(flip_probability=data.flip_probability),
         weighting=weighting,
     )
 

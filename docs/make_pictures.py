@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
 
 def draw_scenes() -> None:
     """Scenes of the embedded data set, and how often each class of them is seen."""
-    data = digits_mlt.load()
+    data = digits_mlt.compose()
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     draws = drawn(train.labels, NUM_DRAWS)

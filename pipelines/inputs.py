@@ -5,6 +5,7 @@ Indices first, bytes last: a batch is chosen on labels alone, and only its image
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -13,6 +14,7 @@ import tensorflow as tf
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples
+from pipelines.images.augmentation import PHOTOGRAPHS, Augmentation
 
 # Turns labels (B, C) into weights (B, C).
 Weighting = Callable[[tf.Tensor], tf.Tensor]
@@ -28,7 +30,7 @@ def training_batches(
     *,
     image_size: int,
     seed: int,
-    flip_probability: float = 0.5,
+    augmentation: Augmentation = PHOTOGRAPHS,
     weighting: Weighting | None = None,
     start_step: int = 0,
     share: Share = ALL_ROWS,
@@ -42,7 +44,7 @@ def training_batches(
         indices: int64 (B,) for each step, from `start_step` on, of `pipelines.sampling`.
         image_size: S.
         seed: of the augmentation.
-        flip_probability: how often an image is mirrored.
+        augmentation: its options, none of them left open.
         weighting: makes the weights from the labels; None for none.
         start_step: t of the first batch.
         share: which rows of every batch are made.
@@ -64,7 +66,7 @@ def training_batches(
     ) -> tuple[tf.Tensor, tf.Tensor]:
         if encoded is None:
             encoded = examples.read(index)
-        return _augmented(encoded, place, image_size, seed, flip_probability), index
+        return _augmented(encoded, place, image_size, seed, augmentation), index
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     return (
@@ -84,7 +86,7 @@ def streamed_batches(
     *,
     image_size: int,
     seed: int,
-    flip_probability: float = 0.5,
+    augmentation: Augmentation = PHOTOGRAPHS,
     weighting: Weighting | None = None,
     start_step: int = 0,
     share: Share = ALL_ROWS,
@@ -99,7 +101,7 @@ def streamed_batches(
         batch_size: B.
         image_size: S.
         seed: of the augmentation.
-        flip_probability: how often an image is mirrored.
+        augmentation: its options, none of them left open.
         weighting: makes the weights from the labels; None for none.
         start_step: t of the first batch.
         share: which rows of every batch are made.
@@ -112,7 +114,7 @@ def streamed_batches(
         return (row >= rows.start) & (row < rows.stop)
 
     def read(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image = _augmented(draw["image"], place, image_size, seed, flip_probability)
+        image = _augmented(draw["image"], place, image_size, seed, augmentation)
         return image, tf.cast(draw["labels"], tf.uint8)
 
     draws = draws.enumerate(start_step * batch_size)
@@ -228,17 +230,19 @@ def _rows(share: Share, batch_size: int) -> slice:
 
 
 def _augmented(
-    encoded: tf.Tensor, place: tf.Tensor, image_size: int, seed: int, flip_probability: float
+    encoded: tf.Tensor, place: tf.Tensor, image_size: int, seed: int, augmentation: Augmentation
 ) -> tf.Tensor:
     """The training image at a place, int64 (), of the global sequence of draws."""
     image_seed = tf.stack([tf.constant(seed, tf.int64), place])
-    read = _traced(images.read_for_training, image_size, flip_probability=flip_probability)
+    read = _traced(images.read_for_training, image_size, augmentation=augmentation)
     return read(encoded, image_seed)
 
 
 # Tracing the reading of an image takes seconds; a run makes several pipelines that do it.
 @functools.lru_cache(maxsize=16)
-def _traced(function: Callable[..., tf.Tensor], image_size: int, **fixed: float) -> tf.function:
+def _traced(
+    function: Callable[..., tf.Tensor], image_size: int, **fixed: Any
+) -> Callable[..., tf.Tensor]:
     @tf.function
     def read(encoded: tf.Tensor, *seed: tf.Tensor) -> tf.Tensor:
         return function(encoded, image_size, *seed, **fixed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dbl_tf.statistics import LabelStatistics
 from pipelines import longtail
-from pipelines.datasets import table
+from pipelines.datasets import LoadOptions, table
 
 COUNTS_NAME = "counts.csv"
 PICTURE_NAME = "counts.png"
@@ -69,24 +69,19 @@ class ThinnedTable:
 
 
 def write(
-    examples: str | os.PathLike,
+    options: table.Options,
+    load_options: LoadOptions,
     output_dir: str | os.PathLike,
     *,
     max_count: int,
     min_count: int = 1,
     power: float = 6.0,
     seed: int = 0,
-    images_dir: str | os.PathLike | None = None,
-    class_names: str | os.PathLike | None = None,
-    label_separator: str | None = None,
-    check_images: str = "exists",
-    skip_bad_images: bool = False,
-    cache_dir: str | os.PathLike,
     picture: bool = True,
 ) -> ThinnedTable:
-    """Thins the train split of a table by `longtail.pareto_subset` and leaves the others as are.
+    """Thins the train split of a table by `longtail.pareto_subset`; other splits stay whole.
 
-    The folder appears when all is written:
+    The folder appears once everything is written:
 
     * `examples.csv` or `examples.jsonl`: the rows of the other table, less the train images that
       were not chosen; `table.copy_rows` says how paths and labels are written.
@@ -95,19 +90,14 @@ def write(
     * `counts.png`: a picture of these.
 
     Args:
-        examples: a table as `table.load` takes it.
+        options: the table that is thinned.
+        load_options: how its images are checked. The construction needs labels alone, but counts
+            that include images which do not exist are not those of a training run.
         output_dir: a folder that does not exist yet.
         max_count: as in `longtail.pareto_subset`.
-        min_count: likewise.
-        power: likewise.
-        seed: likewise.
-        images_dir: as in `table.load`.
-        class_names: likewise.
-        label_separator: likewise.
-        check_images: likewise. The construction needs labels alone; that the images exist is
-            asked because counts with images that do not are not those of a training.
-        skip_bad_images: likewise; their rows are left out of all splits.
-        cache_dir: likewise.
+        min_count: as in `longtail.pareto_subset`.
+        power: as in `longtail.pareto_subset`.
+        seed: as in `longtail.pareto_subset`.
         picture: whether to draw, which needs matplotlib.
 
     Raises:
@@ -125,15 +115,7 @@ def write(
     longtail.reference_counts(1, max_count=max_count, min_count=min_count, power=power)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
-    data = table.load(
-        examples,
-        images_dir=images_dir,
-        class_names=class_names,
-        label_separator=label_separator,
-        check_images=check_images,
-        skip_bad_images=skip_bad_images,
-        cache_dir=cache_dir,
-    )
+    data = table.load(options, load_options)
 
     train = data.splits["train"]
     before = LabelStatistics.from_labels(train.labels, data.class_names)
@@ -147,9 +129,7 @@ def write(
     shutil.rmtree(incomplete, ignore_errors=True)  # of a call that was stopped
     os.makedirs(incomplete)
     try:
-        written = table.copy_rows(
-            examples, incomplete, files, images_dir=images_dir, label_separator=label_separator
-        )
+        written = table.copy_rows(options, incomplete, files)
         thinned = ThinnedTable(
             examples=os.path.join(output_dir, os.path.basename(written)),
             before=before,

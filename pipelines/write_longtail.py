@@ -1,9 +1,9 @@
-r"""Writes a long-tailed table of examples: the train split of another one, thinned.
+"""Writes a long-tailed table of examples: the train split of another one, thinned.
 
     python -m pipelines.write_longtail --examples=FILE.csv --max_count=800 --output_dir=DIR
 
-The folder gets the table, which `train.py --dataset=table --examples=DIR/examples.csv` takes, the
-counts of its classes, and a picture of them.
+The folder receives the table, which `train.py --dataset=table --examples=DIR/examples.csv` takes,
+the counts of its classes, and a picture of them.
 """
 
 import os
@@ -12,50 +12,45 @@ import shlex
 from absl import app, flags
 
 from pipelines import longtail_table
-from pipelines.datasets import image_checks
+from pipelines.datasets import LoadOptions, table
+from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 
-_EXAMPLES = flags.DEFINE_string(
-    "examples", None, "CSV or JSON lines of image, split, labels.", required=True
-)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A folder to be made.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to create.", required=True)
 _MAX_COUNT = flags.DEFINE_integer(
-    "max_count", None, "Train images that the most frequent class aims at.", required=True
+    "max_count",
+    None,
+    "Number of training images that the most frequent class aims at.",
+    required=True,
 )
-_MIN_COUNT = flags.DEFINE_integer("min_count", 1, "What the counts fall towards.")
-_POWER = flags.DEFINE_float("power", 6.0, "Of the Pareto law; larger: fewer classes in the middle.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the random choice of images.")
-_IMAGES_DIR = flags.DEFINE_string("images_dir", None, "Where relative image paths start.")
-_CLASS_NAMES = flags.DEFINE_string("class_names", None, "Text file, a class on each line.")
-_LABEL_SEPARATOR = flags.DEFINE_string("label_separator", None, "What parts the labels.")
-_CHECK_IMAGES = flags.DEFINE_enum(
-    "check_images", "exists", image_checks.LEVELS, "How images are checked first."
+_MIN_COUNT = flags.DEFINE_integer("min_count", 1, "Number that the counts fall towards.")
+_POWER = flags.DEFINE_float(
+    "power", 6.0, "Exponent of the Pareto law; the larger, the fewer classes in the middle."
 )
-_SKIP_BAD_IMAGES = flags.DEFINE_bool(
-    "skip_bad_images", False, "Drop and count images that fail the check."
-)
-_CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Of results that runs share; ~/.cache/dbl_tf.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed for the choice of images.")
 _PICTURE = flags.DEFINE_bool("picture", True, "Draw the counts; needs the extra `plots`.")
+run_flags.define(
+    (table.Options, LoadOptions),
+    without=("val_fraction", "data_seed"),
+    defaults={"check_images": "exists"},
+)
 
 
 def main(argv: list[str]) -> None:
     """Writes what the flags describe."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected arguments: {argv[1:]}")
+        settings = run_flags.read_settings((table.Options, LoadOptions))
+        config = DataConfig.of(dataset="table", **settings)
         thinned = longtail_table.write(
-            _EXAMPLES.value,
+            config.source,
+            config.loading,
             _OUTPUT_DIR.value,
             max_count=_MAX_COUNT.value,
             min_count=_MIN_COUNT.value,
             power=_POWER.value,
             seed=_SEED.value,
-            images_dir=_IMAGES_DIR.value,
-            class_names=_CLASS_NAMES.value,
-            label_separator=_LABEL_SEPARATOR.value,
-            check_images=_CHECK_IMAGES.value,
-            skip_bad_images=_SKIP_BAD_IMAGES.value,
-            cache_dir=DataConfig(cache_dir=_CACHE_DIR.value).cache_path,
             picture=_PICTURE.value,
         )
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -65,10 +60,12 @@ def main(argv: list[str]) -> None:
     print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
     arguments = [f"--examples={thinned.examples}"]
     arguments += [
-        f"--{flag.name}={flag.value}" for flag in (_CLASS_NAMES, _LABEL_SEPARATOR) if flag.present
+        f"--{name}={settings[name]}"
+        for name in ("class_names", "label_separator")
+        if settings[name] is not None
     ]
     print(f"to train on it: python train.py --dataset=table {shlex.join(arguments)}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=run_flags.parse)

@@ -6,47 +6,48 @@
     python -m pipelines.write_shards --output_dir=DIR --beam -- --runner=FlinkRunner
     python -m pipelines.write_shards --output_dir=DIR --verify
 
-A run that was stopped goes on where it was when the same command is given again.
+The same command continues a run that was stopped.
 """
-
-import functools
 
 from absl import app, flags
 
-from pipelines import datasets
-from pipelines.runs import config
 from pipelines.runs import flags as run_flags
+from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, writing
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the shards.", required=True)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Folder that receives the shards.", required=True
+)
 _FORMAT = flags.DEFINE_enum(
-    "format", layout.FORMATS[0], layout.FORMATS, "Read by position, or as a stream."
+    "format",
+    layout.FORMATS[0],
+    layout.FORMATS,
+    "Record format: array_record is read by position, tfrecord as a stream.",
 )
 _EXAMPLES_PER_SHARD = flags.DEFINE_integer(
-    "examples_per_shard", layout.EXAMPLES_PER_SHARD, "Most examples in a shard."
+    "examples_per_shard", layout.EXAMPLES_PER_SHARD, "Largest number of examples per shard."
 )
-_SHUFFLE_SEED = flags.DEFINE_integer("shuffle_seed", 0, "Of the order of the train examples.")
-_VERIFY = flags.DEFINE_bool(
-    "verify", False, "Write nothing; read every byte that is there and compare digests."
+_SHUFFLE_SEED = flags.DEFINE_integer(
+    "shuffle_seed", 0, "Seed for the order of the training examples."
 )
+_VERIFY = flags.DEFINE_bool("verify", False, "Write nothing; read every byte and compare digests.")
 _BEAM = flags.DEFINE_bool(
-    "beam", False, "Write as an Apache Beam pipeline, whose options stand behind --."
+    "beam", False, "Write as an Apache Beam pipeline, whose options follow after --."
 )
-run_flags.define(config.DataConfig)
-flags.adopt_module_key_flags(run_flags)
+run_flags.define(DataConfig)
 
 
 def main(argv: list[str]) -> None:
     """Writes or verifies what the flags describe."""
     beam_options = argv[1:]
     if beam_options and not _BEAM.value:
-        raise app.UsageError(f"unexpected arguments: {beam_options}")
+        raise SystemExit(f"write_shards: unexpected arguments: {beam_options}")
     try:
         if _VERIFY.value:
             verify(_OUTPUT_DIR.value)
             return
-        data_config = run_flags.read(config.DataConfig)
-        data = datasets.load(data_config)
+        data_config = run_flags.read(DataConfig)
+        data = data_config.load_data()
         plan = layout.make_plan(
             data,
             record_format=_FORMAT.value,
@@ -88,15 +89,14 @@ def verify(shards_dir: str) -> None:
 
 
 def _write_with_beam(
-    data_config: config.DataConfig, plan: layout.Plan, options: list[str]
+    data_config: DataConfig, plan: layout.Plan, options: list[str]
 ) -> layout.Manifest:
     try:
         from pipelines.shards import beam
     except ImportError as error:
         raise SystemExit(f"write_shards: --beam needs the extra `beam` ({error})") from error
-    load = functools.partial(datasets.load, data_config)
-    return beam.write(load, _OUTPUT_DIR.value, plan, options)
+    return beam.write(data_config.load_data, _OUTPUT_DIR.value, plan, options)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=run_flags.parse)

@@ -50,7 +50,7 @@ def test_a_wrong_flag_ends_with_one_readable_message(flags, message, tmp_path):
 
 
 def test_evaluate_asks_for_what_is_missing():
-    assert "one of --run_dir and --saved_model" in run("evaluate.py", status=1)
+    assert "give either --run_dir or --saved_model" in run("evaluate.py", status=1)
     ignored = run("evaluate.py", "--run_dir=/nowhere", "--examples=x.csv", status=1)
     assert "--examples goes with --saved_model" in ignored
     assert "holds no finished run" in run("evaluate.py", "--run_dir=/nowhere", status=1)

@@ -5,6 +5,7 @@ Datasets, ECCV 2020, section 4.1.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,14 +13,29 @@ import numpy as np
 import scipy.sparse
 from absl import logging
 
+from dbl_tf.settings import setting
 from pipelines import longtail
 from pipelines.datasets import assembly, tfds_source
 from pipelines.datasets import image_ids as image_lists
+from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source
 from pipelines.examples import Examples, LabelledData
 
 
 class BenchmarkError(ValueError):
     """Original data that are not there, or cannot be used as they are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(tfds_source.PreparedDataOptions):
+    """Options of the two benchmarks."""
+
+    image_ids: str | None = setting(
+        None,
+        "Text file with the ids of the training images, one a line. By default a training split "
+        "is drawn anew.",
+        is_path=True,
+        for_training=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,57 +67,74 @@ class Benchmark:
 
 def load(
     benchmark: Benchmark,
-    *,
-    data_dir: str | os.PathLike | None,
-    image_ids: str | os.PathLike | None,
-    download: bool,
-    seed: int,
-    check_images: str,
-    skip_bad_images: bool,
-    only_splits: Sequence[str] | None,
-    cache_dir: str | os.PathLike,
+    options: Options,
+    load_options: LoadOptions,
+    splits: Sequence[str] | None = None,
 ) -> LabelledData:
-    """Loads a benchmark; the arguments are those of `voc_mlt.load` and `coco_mlt.load`."""
+    """Loads a benchmark from the original folders, else from TensorFlow Datasets.
+
+    Each split is looked for by itself: in the original's folder, then among the prepared data of
+    TFDS. The examples are in the order of their names, so that all sources give the same data.
+    Without `options.image_ids` the train split is drawn by `longtail.pareto_subset`; it resembles
+    the published one and is not equal to it.
+
+    Args:
+        benchmark: which one.
+        options: where the data are.
+        load_options: how images are checked, and the seed of the draw.
+        splits: those needed of "train" and "test"; None for both.
+
+    Raises:
+        ValueError: what was not found or cannot be used, with the names of files.
+    """
+    data_dir, cache_dir = options.data_dir, load_options.cache_path
     if data_dir is not None:
         data_dir = os.path.abspath(os.path.expanduser(data_dir))
-        if not download and not os.path.isdir(data_dir):
+        if not options.download and not os.path.isdir(data_dir):
             raise BenchmarkError(f"data_dir must be a folder; found no folder at {data_dir}")
-    names = tuple(only_splits or ("train", "test"))
+    names = tuple(splits or ("train", "test"))
     wanted = None
-    if image_ids is not None and "train" in names:
-        wanted = image_lists.read(image_ids, benchmark.id_of)
-    splits = {}
+    if options.image_ids is not None and "train" in names:
+        wanted = image_lists.read(options.image_ids, benchmark.id_of)
+    loaded = {}
     for split in names:
         if split not in benchmark.pieces:
             raise BenchmarkError(
                 f"{benchmark.name} has train and test, no {split}; --val_fraction sets a share of "
                 "train aside as val"
             )
-        examples, source, in_records = _read(benchmark, split, data_dir, download, cache_dir)
+        examples, source, in_records = _read(
+            benchmark, split, data_dir, options.download, cache_dir
+        )
         if split == "train":
             if wanted is None:
-                chosen = draw_train(benchmark, examples.labels, seed=seed)
+                chosen = draw_train(benchmark, examples.labels, seed=load_options.data_seed)
             else:
                 ids = [benchmark.id_of(name) for name in examples.names]
-                chosen = image_lists.positions(wanted, ids, path=image_ids)
+                chosen = image_lists.positions(wanted, ids, path=options.image_ids)
             examples = examples.take(chosen)
-        splits[split] = assembly.without_bad_images(
+        loaded[split] = assembly.without_bad_images(
             examples,
             source=source,
             in_records=in_records,
-            check_images=check_images,
-            skip_bad_images=skip_bad_images,
+            check_images=load_options.check_images,
+            skip_bad_images=load_options.skip_bad_images,
             cache_dir=cache_dir,
         )
         logging.info(
             "%s: %d %s images from %s, %d of them without labels",
             benchmark.name,
-            len(splits[split]),
+            len(loaded[split]),
             split,
             source,
-            np.count_nonzero(np.diff(splits[split].labels.indptr) == 0),
+            np.count_nonzero(np.diff(loaded[split].labels.indptr) == 0),
         )
-    return LabelledData(class_names=benchmark.class_names, splits=splits)
+    return LabelledData(class_names=benchmark.class_names, splits=loaded)
+
+
+def source_of(benchmark: Benchmark) -> Source:
+    """The data source of a benchmark, for the registry."""
+    return Source(options=Options, defaults=PHOTOGRAPHS, load=functools.partial(load, benchmark))
 
 
 def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: int) -> np.ndarray:

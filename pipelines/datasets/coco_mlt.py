@@ -1,5 +1,11 @@
 """COCO-MLT: a long-tailed part of COCO 2017 train, tested on COCO 2017 val.
 
+The test split is all of COCO 2017 val, images without labels included. An image has the label of a
+class where any object of it is annotated, crowds included, except by annotations without area. The
+classes are in the order of their category ids. The data are `coco/train2017`, `coco/val2017` and
+`coco/annotations`, or `coco/2017` of TensorFlow Datasets. A train split that is drawn anew has a
+maximum count of 1 200.
+
 Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 4.1.
 """
@@ -15,7 +21,6 @@ import scipy.sparse
 import tensorflow as tf
 
 from pipelines.datasets import assembly, benchmark_sets, tfds_source
-from pipelines.examples import LabelledData
 
 CLASSES = tuple(
     """person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|
@@ -32,55 +37,6 @@ MAX_COUNT = 1200
 
 _PARTS = {"train": "train2017", "test": "val2017"}
 _NUM_SHOWN = 5
-
-
-def load(
-    *,
-    data_dir: str | os.PathLike | None = None,
-    image_ids: str | os.PathLike | None = None,
-    download: bool = False,
-    seed: int = 0,
-    check_images: str = "all",
-    skip_bad_images: bool = False,
-    only_splits: Sequence[str] | None = None,
-    cache_dir: str | os.PathLike,
-) -> LabelledData:
-    """Loads COCO-MLT from the original folders, else from TensorFlow Datasets.
-
-    Train is a part of COCO 2017 train, test all of COCO 2017 val, images without labels included.
-    An image has the label of a class where any object of it is annotated, crowds included, except
-    by annotations without area. The classes are in the order of their category ids. Each split is
-    looked for by itself: in `coco/train2017` or `coco/val2017` and `coco/annotations`, then among
-    the prepared data of TFDS (`coco/2017`). The examples are in the order of their names, so that
-    all sources give the same data.
-
-    Args:
-        data_dir: the folder that holds coco, coco itself, or the folder of TFDS; without it TFDS's
-            default, mostly ~/tensorflow_datasets.
-        image_ids: the published list of train images, text with one id or file name a line.
-            Without it a train set is drawn by `longtail.pareto_subset` with a maximum count of
-            1 200, which resembles the published one and is not equal to it.
-        download: whether TFDS may download and prepare what is not there.
-        seed: of the draw.
-        check_images: a level of `image_checks.check_images`: "all", "header" or "exists".
-        skip_bad_images: leaves out images that fail the check, with a warning.
-        only_splits: of "train" and "test" those that are needed; None for both.
-        cache_dir: where passed checks and the labels of TFDS are remembered.
-
-    Raises:
-        ValueError: what is not there or cannot be used, with the names of files.
-    """
-    return benchmark_sets.load(
-        BENCHMARK,
-        data_dir=data_dir,
-        image_ids=image_ids,
-        download=download,
-        seed=seed,
-        check_images=check_images,
-        skip_bad_images=skip_bad_images,
-        only_splits=only_splits,
-        cache_dir=cache_dir,
-    )
 
 
 def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
@@ -207,3 +163,4 @@ BENCHMARK = benchmark_sets.Benchmark(
     read_tfds=_read_tfds,
     id_of=_id_of,
 )
+SOURCE = benchmark_sets.source_of(BENCHMARK)

@@ -6,12 +6,17 @@ digit draws common ones along. The digit images are those that scikit-learn ship
 Kaynak, Optical Recognition of Handwritten Digits); none is in both train and test.
 """
 
+import dataclasses
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from pipelines import longtail
+from pipelines.datasets.source import Defaults, LoadOptions, Source, SourceOptions
 from pipelines.examples import Examples, LabelledData
 
 NUM_CLASSES = 10
@@ -26,7 +31,19 @@ _POPULARITY = 0.6 ** np.arange(NUM_CLASSES)  # of the first digit of a training 
 _SOCIABILITY = 0.7 ** np.arange(NUM_CLASSES)  # of a digit that joins another one
 
 
-def load(seed: int = 0) -> LabelledData:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(SourceOptions):
+    """The embedded data set has no options of its own; `data_seed` composes other scenes."""
+
+
+def load(
+    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+) -> LabelledData:
+    """Composes the scenes from `data_seed`, all splits whatever is needed; see `compose`."""
+    return _composed(load_options.data_seed)
+
+
+def compose(seed: int = 0) -> LabelledData:
     """Composes the scenes.
 
     Args:
@@ -114,3 +131,16 @@ def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
     place = np.clip((np.arange(size) + 0.5) * len(image) / size - 0.5, 0, len(image) - 1)
     weights = np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(image))))
     return weights @ image @ weights.T
+
+
+# Several runs in one process need not compose them again.
+_composed = functools.lru_cache(maxsize=2)(compose)
+
+# Small images and no pre-training, so a small network of the project's own.
+SOURCE = Source(
+    options=Options,
+    defaults=Defaults(
+        backbone="small_resnet", backbone_weights="none", image_size=IMAGE_SIZE, steps=1500
+    ),
+    load=load,
+)

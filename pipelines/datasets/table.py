@@ -14,7 +14,9 @@ import scipy.sparse
 import tensorflow as tf
 from absl import logging
 
+from dbl_tf.settings import REQUIRED, setting
 from pipelines.datasets import image_checks
+from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import Examples, LabelledData
 
 COLUMNS = ("image", "split", "labels")
@@ -28,16 +30,47 @@ class TableError(ValueError):
     """A table of examples, or a list of classes, that cannot be used as it is."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(SourceOptions):
+    """Options of a table of examples.
+
+    Raises:
+        ValueError: an empty separator.
+    """
+
+    examples: str = setting(
+        REQUIRED,
+        "CSV or JSON lines with the columns image, split and labels.",
+        is_path=True,
+        required_as="a CSV or JSON-lines file",
+    )
+    images_dir: str | None = setting(
+        None,
+        "Folder that relative image paths start from. The default is the folder of --examples.",
+        is_path=True,
+    )
+    class_names: str | None = setting(
+        None,
+        "Text file with one class per line, which sets the order of the classes and the labels "
+        "allowed. By default the classes are the labels found, sorted.",
+        is_path=True,
+    )
+    label_separator: str | None = setting(
+        None, "Separator of labels. The default is | where the file has one, else spaces."
+    )
+
+    def __post_init__(self) -> None:
+        if self.label_separator == "":
+            raise ValueError("label_separator must not be empty")
+
+    @property
+    def data_name(self) -> str:
+        """The name of the table's folder."""
+        return os.path.basename(os.path.dirname(os.path.abspath(self.examples)))
+
+
 def load(
-    examples: str | os.PathLike,
-    *,
-    images_dir: str | os.PathLike | None = None,
-    class_names: str | os.PathLike | None = None,
-    label_separator: str | None = None,
-    check_images: str = "all",
-    skip_bad_images: bool = False,
-    only_splits: Sequence[str] | None = None,
-    cache_dir: str | os.PathLike,
+    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Reads a table of examples and checks it, down to the image files, before any work is done.
 
@@ -47,65 +80,57 @@ def load(
     * `image`: path of the file, absolute or relative to `images_dir`.
     * `split`: train, val or test. There must be train and test examples.
     * `labels`: names of classes, separated by `|` where the column has one anywhere, else by
-      spaces; in JSON also a list of names, which are taken as they are. It may be empty.
+      spaces; in JSON also a list of names, which are not split. It may be empty.
 
-    An image that stands in two splits is refused: what was trained on would be tested on. Rows
-    that name an image again within a split are merged into one example with the labels of all of
-    them: left apart they would count double in N and n_i, and, where one class has one row, each
-    row would deny the labels of the others. Two paths are the same image where they are equal
-    after normalisation; the contents are not compared.
+    An image that is in two splits is refused, since the model would be tested on what it was
+    trained on. Rows that name an image again within a split are merged into one example with the
+    labels of all of them: separately they would count double in N and n_i, and, where there is one
+    row per label, each row would deny the labels of the others. Two paths are the same image where
+    they are equal after normalization; the contents are not compared.
 
-    What was found is logged at the end as one message: sizes, columns that are not used, rows
+    The findings are logged at the end as one message: sizes, columns that are not used, rows
     merged, images left out or without labels, classes that a split lacks. It is a warning where
-    the data are not used as they stand, else information.
+    the data are not used exactly as written, else information.
 
     Args:
-        examples: the table.
-        images_dir: the folder of relative paths; the folder of the table where not given.
-        class_names: a text file with one class a line, which gives the order of the classes and
-            the only labels allowed. Without it the classes are the labels found, sorted.
-        label_separator: separates labels in place of `|` or spaces.
-        check_images: a level of `image_checks.check_images`: "all", "header" or "exists".
-        skip_bad_images: leaves out images that fail the check where they would be refused.
-        only_splits: splits that must be there; the rows of others are left out. None for all,
-            of which train and test must be there.
-        cache_dir: folder where the image check remembers the files that passed, and lists those
-            that failed where they are too many for a message.
+        options: the table, and how it is read.
+        load_options: how images are checked. Files that passed are remembered in the cache folder,
+            which also receives a list of those that failed where they are too many for a message.
+        splits: those needed, and the only ones that are read; None for all, of which train and
+            test must be there.
 
     Raises:
         TableError: the table cannot be used; the message gives the file, the lines as an editor
             counts them, what was found and what would be right.
-        image_checks.BadImagesError: images that are missing or fail the check, likewise.
-        ValueError: an argument that makes no sense.
+        image_checks.BadImagesError: images that were not found or fail the check, likewise.
+        ValueError: `images_dir` is not a folder.
     """
-    if check_images not in image_checks.LEVELS:
-        choices = ", ".join(image_checks.LEVELS)
-        raise ValueError(f"check_images must be one of {choices}; found {check_images!r}")
-    if label_separator == "":
-        raise ValueError("label_separator must not be empty")
-    path = _existing_file(examples, "the table of examples")
+    path = _existing_file(options.examples, "the table of examples")
+    images_dir, cache_dir = options.images_dir, load_options.cache_path
     if images_dir is None:
         images_dir = os.path.dirname(path)
     elif not os.path.isdir(images_dir):
         raise ValueError(f"images_dir must be a folder; found no folder at {images_dir}")
-    classes = None if class_names is None else read_class_names(class_names)
+    classes = None if options.class_names is None else read_class_names(options.class_names)
 
-    rows = _read_rows(path, label_separator)
-    needed = only_splits or ("train", "test")
+    rows = _read_rows(path, options.label_separator)
+    needed = splits or ("train", "test")
     _refuse_absent_splits(path, rows.splits, needed, "has no {} rows")
-    classes, labels = _label_matrix(path, rows, classes, class_names)
+    classes, labels = _label_matrix(path, rows, classes, options.class_names)
     findings = _Findings(path)
     findings.add_names("columns not used", rows.unused_columns)
     num_repeated_labels = len(rows.label_codes) - labels.nnz
     images, labels = _merge_repeated_images(path, rows, labels, images_dir, findings)
-    if only_splits:
-        kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in only_splits]))
+    if splits:
+        kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in splits]))
         images, labels = images.take(kept), labels[kept]
 
-    bad = image_checks.check_images(images.paths, level=check_images, cache_dir=cache_dir)
+    bad = image_checks.check_images(
+        images.paths, level=load_options.check_images, cache_dir=cache_dir
+    )
     if bad:
         arguments = {"examples": path, "lines": images.lines, "cache_dir": cache_dir}
-        if not skip_bad_images:
+        if not load_options.skip_bad_images:
             raise image_checks.bad_images_error(bad, num_images=len(images.paths), **arguments)
         kind = f"images of {len(images.paths)} that cannot be used and are left out"
         findings.add_text(kind, len(bad), image_checks.describe(bad, **arguments))
@@ -135,32 +160,23 @@ def load(
     return data
 
 
-def copy_rows(
-    examples: str | os.PathLike,
-    folder: str | os.PathLike,
-    files: Collection[str],
-    *,
-    images_dir: str | os.PathLike | None = None,
-    label_separator: str | None = None,
-) -> str:
+def copy_rows(options: Options, folder: str | os.PathLike, files: Collection[str]) -> str:
     """Writes a table with some of the rows of another, which `load` has accepted.
 
-    The rows keep their order, their columns and their labels as they are written. Relative image
-    paths are rewritten to start at the new table's folder, so that it needs no `images_dir`;
-    absolute ones stay. It is read with the same `class_names` and `label_separator` as the other.
+    The rows keep their order, their columns and their labels as written. Relative image paths are
+    rewritten to start at the new table's folder, so that it needs no `images_dir`; absolute ones
+    stay. It is read with the same `class_names` and `label_separator` as the other.
 
     Args:
-        examples: the other table.
+        options: of the other table.
         folder: where `examples.csv`, or of JSON lines `examples.jsonl`, is written.
         files: the images whose rows are wanted, as in `Examples.files` of the other table.
-        images_dir: as `load` had it for the other table.
-        label_separator: likewise.
 
     Returns:
         The path of the new table.
     """
-    path, folder = os.path.abspath(examples), os.path.abspath(folder)
-    images_dir = os.path.abspath(images_dir or os.path.dirname(path))
+    path, folder = os.path.abspath(options.examples), os.path.abspath(folder)
+    images_dir = os.path.abspath(options.images_dir or os.path.dirname(path))
     is_json = _is_json(path)
     if is_json:
         rows = [json.loads(text) for text in _text_lines(path) if not text.isspace()]
@@ -183,7 +199,11 @@ def copy_rows(
             if not os.path.isabs(row[image]):
                 row[image] = os.path.relpath(file, folder)
             kept.append(row)
-    if label_separator is None and had_bar and not any("|" in cell for _, cell in cells(kept)):
+    if (
+        options.label_separator is None
+        and had_bar
+        and not any("|" in cell for _, cell in cells(kept))
+    ):
         # The bar that shows how the labels are separated has gone: names with spaces need another.
         for i, cell in cells(kept):
             if len(cell.split()) > 1:
@@ -630,3 +650,6 @@ def _reader(paths: Sequence[str]):
     with tf.device("CPU"):
         table = tf.constant([os.fsencode(path) for path in paths])
     return lambda position: tf.io.read_file(table[position])
+
+
+SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

@@ -20,8 +20,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
+from dbl_tf.settings import REQUIRED, setting
 from pipelines import record_files
 from pipelines.datasets import assembly
+from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import Examples, LabelledData
 
 _BATCH = 1024
@@ -37,55 +39,88 @@ class TfdsError(ValueError):
     """A data set of TensorFlow Datasets that is not there, or cannot be used as asked for."""
 
 
-def load(
-    tfds_name: str,
-    *,
-    label_feature: str,
-    image_feature: str | None = None,
-    data_dir: str | os.PathLike | None = None,
-    download: bool = False,
-    train_split: str = "train",
-    val_split: str | None = None,
-    test_split: str = "test",
-    check_images: str = "all",
-    skip_bad_images: bool = False,
-    only_splits: Sequence[str] | None = None,
-    cache_dir: str | os.PathLike,
-) -> LabelledData:
-    """Reads a data set of TensorFlow Datasets with several labels an image.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedDataOptions(SourceOptions):
+    """Where data of TensorFlow Datasets, or the original folders of a benchmark, are found."""
 
-    Args:
+    data_dir: str | None = setting(
+        None,
+        "Folder of TensorFlow Datasets, or the one that holds VOCdevkit or coco. The default is "
+        "that of TensorFlow Datasets.",
+        is_path=True,
+    )
+    download: bool = setting(
+        False,
+        "Let TensorFlow Datasets download data that are not there.",
+        affects_result=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(PreparedDataOptions):
+    """Options of any data set of TensorFlow Datasets.
+
+    Attributes:
         tfds_name: as `tfds.builder` takes it: "voc/2007", "my_set/config:1.0.0".
         label_feature: a sequence of class labels or of texts, given with slashes where it lies
             within others ("objects/label"), or a tensor of C zeros and ones. Class labels have
             names and an order; texts are sorted; the classes of a tensor are called 0 to C − 1.
-        image_feature: may be left out where the data set has one image.
-        data_dir: where TFDS keeps its data sets; its default, mostly ~/tensorflow_datasets.
-        download: whether TFDS may download and prepare the data set where it is not there.
         train_split: a split, or an expression of TFDS's: "train[:90%]", "train+validation".
-        val_split: likewise; None for none.
-        test_split: likewise.
-        check_images: "all" decodes every image, "header" reads its header, "exists" does nothing.
-        skip_bad_images: leaves out images that fail the check, with a warning.
-        only_splits: of "train", "val" and "test" those that are needed; None for all.
-        cache_dir: where labels and passed checks are remembered.
+    """
+
+    tfds_name: str = setting(
+        REQUIRED,
+        "Name of the data set, such as voc/2007.",
+        required_as="the name of a data set of TensorFlow Datasets",
+    )
+    label_feature: str = setting(
+        REQUIRED,
+        "Feature that holds the labels, such as objects/label.",
+        required_as="the name of its feature that holds the labels",
+    )
+    image_feature: str | None = setting(
+        None, "Feature that holds the image; needed only where there are several."
+    )
+    train_split: str = setting("train", "Split to train on.", for_training=True)
+    val_split: str | None = setting(None, "Split to validate on.", for_training=True)
+    test_split: str = setting("test", "Split to test on.")
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set."""
+        return self.tfds_name
+
+
+def load(
+    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+) -> LabelledData:
+    """Reads a data set of TensorFlow Datasets with several labels an image.
+
+    Args:
+        options: which data set, features and splits.
+        load_options: how images are checked. "exists" checks none, since the records hold them.
+        splits: those needed of "train", "val" and "test"; None for all.
 
     Returns:
         Examples called SPLIT/POSITION.
 
     Raises:
-        TfdsError: the data set, a split or a feature is not there or is of another kind; the
+        TfdsError: the data set, a split or a feature was not found or is of another kind; the
             message lists those that would do.
         image_checks.BadImagesError: images that cannot be used.
     """
-    expressions = {"train": train_split, "val": val_split, "test": test_split}
-    if only_splits:
-        expressions = {name: expressions[name] for name in only_splits}
+    expressions: dict[str, str | None] = {
+        "train": options.train_split,
+        "val": options.val_split,
+        "test": options.test_split,
+    }
+    if splits:
+        expressions = {name: expressions[name] for name in splits}
         if None in expressions.values():
             raise TfdsError("a val split is needed: name one of the data set's, --val_split")
-    builder = open_builder(tfds_name, data_dir=data_dir, download=download)
-    form = _label_form(builder, label_feature)
-    image_feature = _image_feature(builder, image_feature)
+    builder = open_builder(options.tfds_name, data_dir=options.data_dir, download=options.download)
+    form = _label_form(builder, options.label_feature)
+    image_feature = _image_feature(builder, options.image_feature)
     opened = {
         name: open_split(builder, expression)
         for name, expression in expressions.items()
@@ -96,8 +131,8 @@ def load(
             split,
             features=_nested(form.path, True),
             parse=lambda example: (tf.constant(""), form.codes(_at(example, form.path))),
-            key=label_feature,
-            cache_dir=cache_dir,
+            key=options.label_feature,
+            cache_dir=load_options.cache_path,
         )
         for name, split in opened.items()
     }
@@ -107,7 +142,9 @@ def load(
             sorted({text for column in columns.values() for text in column.codes.tolist()})
         )
         if not classes:
-            raise TfdsError(f"{tfds_name}: {label_feature} is empty in every example")
+            raise TfdsError(
+                f"{options.tfds_name}: {options.label_feature} is empty in every example"
+            )
         index = {text: code for code, text in enumerate(classes)}
         columns = {
             name: dataclasses.replace(
@@ -115,29 +152,29 @@ def load(
             )
             for name, column in columns.items()
         }
-    splits = {}
+    loaded = {}
     for name, split in opened.items():
         examples = record_examples(
             split,
             names=[f"{split.expression}/{i}" for i in range(len(split.positions))],
-            labels=columns[name].labels(len(classes), f"{split}, {label_feature}"),
+            labels=columns[name].labels(len(classes), f"{split}, {options.label_feature}"),
             image_feature=image_feature,
         )
-        splits[name] = assembly.without_bad_images(
+        loaded[name] = assembly.without_bad_images(
             examples,
             source=str(split),
             in_records=True,
-            check_images=check_images,
-            skip_bad_images=skip_bad_images,
-            cache_dir=cache_dir,
+            check_images=load_options.check_images,
+            skip_bad_images=load_options.skip_bad_images,
+            cache_dir=load_options.cache_path,
         )
     logging.info(
         "%s: %s images; %d classes",
         builder.info.full_name,
-        ", ".join(f"{len(examples)} {name}" for name, examples in splits.items()),
+        ", ".join(f"{len(examples)} {name}" for name, examples in loaded.items()),
         len(classes),
     )
-    return LabelledData(class_names=tuple(classes), splits=splits)
+    return LabelledData(class_names=tuple(classes), splits=loaded)
 
 
 def open_builder(
@@ -554,3 +591,6 @@ def _array(values: Sequence[int | bytes]) -> np.ndarray:
     if values and isinstance(values[0], bytes):
         return np.array([value.decode() for value in values])
     return np.array(values, np.int64)
+
+
+SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

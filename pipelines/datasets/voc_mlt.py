@@ -1,5 +1,9 @@
 """VOC-MLT: a long-tailed part of VOC 2012 train-val, tested on VOC 2007 test.
 
+An image has the label of a class where any object of it is annotated, also one marked `difficult`.
+The data are the folders `VOCdevkit/VOC2012` and `VOCdevkit/VOC2007`, or `voc/2012` and `voc/2007`
+of TensorFlow Datasets. A train split that is drawn anew has a maximum count of 800.
+
 Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 4.1.
 """
@@ -15,7 +19,6 @@ import numpy as np
 import scipy.sparse
 
 from pipelines.datasets import assembly, benchmark_sets, tfds_source
-from pipelines.examples import LabelledData
 
 CLASSES = (
     "aeroplane",
@@ -45,54 +48,6 @@ _LISTS = {"train": ("VOC2012", "trainval"), "test": ("VOC2007", "test")}
 _THREADS = 16  # on a network drive opening a file waits, it does not compute
 _BLOCK = 64
 _NUM_SHOWN = 5
-
-
-def load(
-    *,
-    data_dir: str | os.PathLike | None = None,
-    image_ids: str | os.PathLike | None = None,
-    download: bool = False,
-    seed: int = 0,
-    check_images: str = "all",
-    skip_bad_images: bool = False,
-    only_splits: Sequence[str] | None = None,
-    cache_dir: str | os.PathLike,
-) -> LabelledData:
-    """Loads VOC-MLT from the original folders, else from TensorFlow Datasets.
-
-    Train is a part of VOC 2012 train-val, test all of VOC 2007 test. An image has the label of a
-    class where any object of it is annotated, also one marked `difficult`. Each split is looked for
-    by itself: in the folders `VOCdevkit/VOC2012` and `VOCdevkit/VOC2007`, then among the prepared
-    data of TFDS (`voc/2012`, `voc/2007`). The examples are in the order of their names, so that all
-    sources give the same data.
-
-    Args:
-        data_dir: the folder that holds VOCdevkit, VOCdevkit itself, or the folder of TFDS; without
-            it TFDS's default, mostly ~/tensorflow_datasets.
-        image_ids: the published list of train images, text with one id a line. Without it a train
-            set is drawn by `longtail.pareto_subset` with a maximum count of 800, which resembles
-            the published one and is not equal to it.
-        download: whether TFDS may download and prepare what is not there.
-        seed: of the draw.
-        check_images: a level of `image_checks.check_images`: "all", "header" or "exists".
-        skip_bad_images: leaves out images that fail the check, with a warning.
-        only_splits: of "train" and "test" those that are needed; None for both.
-        cache_dir: where passed checks and the labels of TFDS are remembered.
-
-    Raises:
-        ValueError: what is not there or cannot be used, with the names of files.
-    """
-    return benchmark_sets.load(
-        BENCHMARK,
-        data_dir=data_dir,
-        image_ids=image_ids,
-        download=download,
-        seed=seed,
-        check_images=check_images,
-        skip_bad_images=skip_bad_images,
-        only_splits=only_splits,
-        cache_dir=cache_dir,
-    )
 
 
 def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
@@ -190,3 +145,4 @@ BENCHMARK = benchmark_sets.Benchmark(
     read_tfds=_read_tfds,
     id_of=_id_of,
 )
+SOURCE = benchmark_sets.source_of(BENCHMARK)

@@ -1,8 +1,11 @@
 """Random crops, mirroring and colours of training images."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
+from dbl_tf.settings import FRACTION, check, setting
 from pipelines.images.decoding import decode, resized_columns
 
 MIN_CROP = 0.8  # of each side
@@ -16,8 +19,36 @@ _RGB_TO_YIQ = np.array(
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Options of the augmentation, passed whole from the flags to `augment`.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    flip_probability: float | None = setting(
+        None,
+        "Probability that a training image is mirrored. The default depends on the data: 0 for "
+        "digits, 0.5 for photographs.",
+        range=FRACTION,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def for_data(self, flip_probability: float) -> "Augmentation":
+        """The same, with what the data set suggests in place of what was left open."""
+        if self.flip_probability is not None:
+            return self
+        return dataclasses.replace(self, flip_probability=flip_probability)
+
+
+PHOTOGRAPHS = Augmentation(flip_probability=0.5)
+
+
 def augment(
-    image: tf.Tensor, image_size: int, seed: tf.Tensor, *, flip_probability: float = 0.5
+    image: tf.Tensor, image_size: int, seed: tf.Tensor, augmentation: Augmentation = PHOTOGRAPHS
 ) -> tf.Tensor:
     """Crops, resizes, mirrors and recolours an image at random; a pure function of image and seed.
 
@@ -30,7 +61,7 @@ def augment(
         image: uint8 (H, W, 3).
         image_size: S, the side of the result.
         seed: integer (2,).
-        flip_probability: how often the image is mirrored left to right.
+        augmentation: its options, none of them left open.
 
     Returns:
         float32 (S, S, 3) in [0, 255].
@@ -44,7 +75,7 @@ def augment(
     # A uniform number is at most 1 − 2^−23, so the product never rounds up to room + 1.
     top, left = tf.unstack(tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32))
     columns = resized_columns(image[top : top + height, left : left + width], image_size)
-    columns = tf.reverse(columns, tf.boolean_mask([0], gate[:1] < flip_probability))
+    columns = tf.reverse(columns, tf.boolean_mask([0], gate[:1] < augmentation.flip_probability))
 
     amount = tf.where(gate[1:] < COLOUR_PROBABILITY, 2.0 * amount - 1.0, 0.0)
     matrix, offset = colour_matrix(
@@ -91,10 +122,10 @@ def colour_matrix(
 
 
 def read_for_training(
-    encoded: tf.Tensor, image_size: int, seed: tf.Tensor, *, flip_probability: float = 0.5
+    encoded: tf.Tensor, image_size: int, seed: tf.Tensor, augmentation: Augmentation = PHOTOGRAPHS
 ) -> tf.Tensor:
     """Decodes and augments: string () → float32 (S, S, 3) in [0, 255]; raises as `decode`."""
-    return augment(decode(encoded), image_size, seed, flip_probability=flip_probability)
+    return augment(decode(encoded), image_size, seed, augmentation)
 
 
 def _crop_size(image_shape: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

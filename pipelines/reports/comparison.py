@@ -16,7 +16,7 @@ from pipelines.reports.svg import Picture, escape
 # Fields of a configuration that do not change what is learned, or number its repetitions.
 _NOT_SETTINGS = {
     "seed", "run_dir", "cache_dir", "export", "checkpoint_every", "strategy", "check_images",
-    "rebalance_in",
+    "rebalance",
 }  # fmt: skip
 _SYMBOLS = {"alpha": "α", "beta": "β", "mu": "μ", "lambda_": "λ", "kappa": "κ"}
 

@@ -13,7 +13,7 @@ from dbl_tf.statistics import LabelStatistics
 from dbl_tf.training import Batches
 from pipelines import inputs, sampling
 from pipelines.examples import Examples, LabelledData
-from pipelines.runs.config import IMAGENET, NO_WEIGHTS, ConfigError, RunConfig
+from pipelines.runs.config import IMAGENET, NO_WEIGHTS, ConfigError, ResolvedConfig
 
 MAX_WARMUP_STEPS = 500
 _LABELS_AT_ONCE = 1024
@@ -29,7 +29,7 @@ class Plan:
     decay_steps: tuple[int, ...]
 
 
-def make_plan(config: RunConfig, statistics: LabelStatistics) -> Plan:
+def make_plan(config: ResolvedConfig, statistics: LabelStatistics) -> Plan:
     """Steps, warm-up and decays of a resolved configuration.
 
     The learning rate falls at the same shares of the training as in the method's own schedule.
@@ -37,7 +37,7 @@ def make_plan(config: RunConfig, statistics: LabelStatistics) -> Plan:
     steps_per_epoch = sampling.steps_per_epoch(
         config.sampler, statistics.class_counts, statistics.num_examples, config.batch_size
     )
-    steps = config.steps or config.epochs * steps_per_epoch
+    steps = config.num_steps(steps_per_epoch)
     schedule = methods.schedule_of(config.sampler)
     warmup = config.warmup_steps
     return Plan(
@@ -48,7 +48,7 @@ def make_plan(config: RunConfig, statistics: LabelStatistics) -> Plan:
     )
 
 
-def check_classes(config: RunConfig, statistics: LabelStatistics) -> None:
+def check_classes(config: ResolvedConfig, statistics: LabelStatistics) -> None:
     """Refuses classes that the method cannot learn from, by name.
 
     Raises:
@@ -56,21 +56,21 @@ def check_classes(config: RunConfig, statistics: LabelStatistics) -> None:
     """
     counts, names = statistics.class_counts, np.array(statistics.class_names, object)
     empty = names[counts == 0]
-    if len(empty) and not config.allow_empty_classes:
+    if len(empty) and not config.clamp_counts:
         raise ValueError(
             f"{len(empty)} classes have no training example: {', '.join(empty[:20])}"
             f"{', …' if len(empty) > 20 else ''}. Add some, leave the classes out, or pass "
-            "--allow_empty_classes"
+            "--clamp_counts"
         )
     full = names[counts == statistics.num_examples]
-    if len(full) and methods.get(config.method).negative_tolerant and config.kappa != 0:
+    if len(full) and methods.get(config.method).negative_tolerant and config.loss.kappa != 0:
         raise ValueError(
             f"{', '.join(full)} is in every training example, so that the margin (Eq. 9) of "
             f"--method={config.method} is not finite. Leave the class out, or pass --kappa=0"
         )
 
 
-def check_sampler(config: RunConfig, train: Examples) -> None:
+def check_sampler(config: ResolvedConfig, train: Examples) -> None:
     """Refuses a sampler that needs images by position where they come as a stream.
 
     Raises:
@@ -84,37 +84,37 @@ def check_sampler(config: RunConfig, train: Examples) -> None:
         )
 
 
-def make_loss(config: RunConfig, statistics: LabelStatistics) -> keras.losses.Loss:
+def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> keras.losses.Loss:
     """The loss of a resolved configuration."""
     return methods.get(config.method).make_loss(
         statistics.class_counts,
         statistics.num_examples,
-        alpha=config.alpha,
-        beta=config.beta,
-        mu=config.mu,
-        lambda_=config.lambda_,
-        kappa=config.kappa,
-        margin=config.margin,
-        rebalance_in=config.rebalance_in,
-        clamp_counts=config.allow_empty_classes,
+        alpha=config.loss.alpha,
+        beta=config.loss.beta,
+        mu=config.loss.mu,
+        lambda_=config.loss.lambda_,
+        kappa=config.loss.kappa,
+        margin=config.loss.margin,
+        rebalance_in={"sample_weight": "pipeline", "labels": "loss"}[config.rebalance],
+        clamp_counts=config.clamp_counts,
     )
 
 
-def make_weighting(config: RunConfig, statistics: LabelStatistics) -> inputs.Weighting | None:
+def make_weighting(config: ResolvedConfig, statistics: LabelStatistics) -> inputs.Weighting | None:
     """The weights that the pipeline makes from labels; None where it makes none."""
-    if config.rebalance_in != "pipeline":
+    if config.rebalance != "sample_weight":
         return None
     return methods.get(config.method).make_weighting(
         statistics.class_counts,
         statistics.num_examples,
-        alpha=config.alpha,
-        beta=config.beta,
-        mu=config.mu,
-        clamp_counts=config.allow_empty_classes,
+        alpha=config.loss.alpha,
+        beta=config.loss.beta,
+        mu=config.loss.mu,
+        clamp_counts=config.clamp_counts,
     )
 
 
-def make_optimizer(config: RunConfig, plan: Plan) -> optimizers.CoupledDecaySGD:
+def make_optimizer(config: ResolvedConfig, plan: Plan) -> optimizers.CoupledDecaySGD:
     """SGD with the schedule of the plan."""
     return optimizers.CoupledDecaySGD(
         optimizers.WarmupStepDecay(config.learning_rate, plan.warmup_steps, plan.decay_steps),
@@ -123,7 +123,7 @@ def make_optimizer(config: RunConfig, plan: Plan) -> optimizers.CoupledDecaySGD:
     )
 
 
-def make_indices(config: RunConfig, examples: Examples, start_step: int) -> tf.data.Dataset:
+def make_indices(config: ResolvedConfig, examples: Examples, start_step: int) -> tf.data.Dataset:
     """Positions of the examples of each batch, from a step on."""
     return sampling.SAMPLERS[config.sampler](
         examples.labels, config.batch_size, seed=config.seed, start_step=start_step
@@ -131,16 +131,16 @@ def make_indices(config: RunConfig, examples: Examples, start_step: int) -> tf.d
 
 
 def make_draws(
-    config: RunConfig, examples: Examples, statistics: LabelStatistics, start_step: int
+    config: ResolvedConfig, examples: Examples, statistics: LabelStatistics, start_step: int
 ) -> tf.data.Dataset:
     """Examples of a stream in the order in which batches take them, from a step on."""
-    where = {
+    kwargs = {
         "seed": config.seed,
         "start_draw": start_step * config.batch_size,
         "records_from": examples.stream,
     }
     if config.sampler == "uniform":
-        return sampling.uniform_stream(examples.stream(0), len(examples), **where)
+        return sampling.uniform_stream(examples.stream(0), len(examples), **kwargs)
     labels_at = inputs.dense_labels(examples.labels)
     labels = tf.data.Dataset.range(len(examples)).batch(_LABELS_AT_ONCE).map(labels_at).unbatch()
     return sampling.class_aware_stream(
@@ -148,12 +148,12 @@ def make_draws(
         statistics.class_counts,
         statistics.num_examples,
         labels_alone=labels,
-        **where,
+        **kwargs,
     )
 
 
 def build_networks(
-    config: RunConfig, statistics: LabelStatistics, *, load_weights: bool = True
+    config: ResolvedConfig, statistics: LabelStatistics, *, load_weights: bool = True
 ) -> tuple[keras.Model, keras.Model]:
     """Backbone and head of a resolved configuration.
 
@@ -205,7 +205,9 @@ def _label_embeddings(path: str, class_names: tuple[str, ...]) -> np.ndarray:
     return label_graphs.read_label_embeddings(path, class_names)
 
 
-def plain_copy(config: RunConfig, model: keras.Model, statistics: LabelStatistics) -> keras.Model:
+def plain_copy(
+    config: ResolvedConfig, model: keras.Model, statistics: LabelStatistics
+) -> keras.Model:
     """The trained network in float32 on one device, as it is evaluated and served."""
     keras.config.set_dtype_policy("float32")
     copy = models.join(*build_networks(config, statistics, load_weights=False))
@@ -214,32 +216,31 @@ def plain_copy(config: RunConfig, model: keras.Model, statistics: LabelStatistic
 
 
 def make_image_batches(
-    config: RunConfig, data: LabelledData, statistics: LabelStatistics
+    config: ResolvedConfig, data: LabelledData, statistics: LabelStatistics
 ) -> Batches:
     """Augmented training images with labels and weights."""
     weigh, train = make_weighting(config, statistics), data.splits["train"]
-    flip = data.flip_probability if config.flip_probability is None else config.flip_probability
-    how = {
+    kwargs = {
         "image_size": config.image_size,
         "seed": config.seed,
-        "flip_probability": flip,
+        "augmentation": config.augmentation.for_data(data.flip_probability),
         "weighting": weigh,
     }
     if train.read is None:
         return lambda step, share: inputs.streamed_batches(
             make_draws(config, train, statistics, step),
             config.batch_size,
-            **how,
+            **kwargs,
             start_step=step,
             share=share,
         )
     return lambda step, share: inputs.training_batches(
-        train, make_indices(config, train, step), **how, start_step=step, share=share
+        train, make_indices(config, train, step), **kwargs, start_step=step, share=share
     )
 
 
 def make_feature_batches(
-    config: RunConfig, train: Examples, statistics: LabelStatistics, features: np.ndarray
+    config: ResolvedConfig, train: Examples, statistics: LabelStatistics, features: np.ndarray
 ) -> Batches:
     """Features (N, F) of the training images with labels and weights."""
     weigh = make_weighting(config, statistics)

@@ -6,15 +6,16 @@ import json
 import os
 import pathlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from dbl_tf import atomic
 from pipelines.reports import comparison
+from pipelines.runs import flags as run_flags
 from pipelines.runs import report
-from pipelines.runs.config import ConfigError, RunConfig, flag_name
+from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.train import check_directory, train_and_evaluate
 
 
@@ -27,25 +28,18 @@ class Sweep:
 
 
 def parse_sweep(text: str) -> Sweep:
-    """Reads `name=value,value,…`, the name of a flag that takes numbers or words.
+    """Reads `name=value,value,…`; each value is parsed as the flag itself parses it.
 
     Raises:
         ConfigError: no such flag, or values that it does not take.
     """
     name, equals, values = text.partition("=")
-    fields = {flag_name(field): field for field in dataclasses.fields(RunConfig)}
-    field = fields.get(name)
-    if not equals or field is None or field.name in ("method", "seed", "run_dir", "export"):
+    if not equals or name in ("method", "seed", "run_dir", "export"):
         raise ConfigError(
-            "what is varied is given as a flag's name and values, such as beta=1,5,10; got "
-            f"{text!r}"
+            "--vary takes the name of a flag and its values, such as beta=1,5,10, but not method, "
+            f"seed, run_dir or export; got {text!r}"
         )
-    kinds = str(field.type)
-    kind = int if "int" in kinds else float if "float" in kinds else str
-    try:
-        return Sweep(field.name, tuple(kind(value) for value in values.split(",")))
-    except ValueError:
-        raise ConfigError(f"--{name} takes numbers ({kind.__name__}); {values!r} are not") from None
+    return Sweep(*run_flags.parse_values(name, values))
 
 
 def configurations(
@@ -68,13 +62,13 @@ def configurations(
     for seed in seeds:
         for method in methods:
             for value in sweep.values if sweep else (None,):
-                changed = {"method": method, "seed": seed, "export": False}
+                changed = {"method": method, "seed": seed}
                 name = method
                 if sweep:
                     changed[sweep.field] = value
-                    name += f"-{sweep.field.rstrip('_')}={value}"
+                    name += f"-{sweep.field.rstrip('_')}={_in_name(value)}"
                 changed["run_dir"] = os.path.join(output_dir, f"{name}-seed={seed}")
-                yield dataclasses.replace(config, **changed)
+                yield config.with_settings(**changed)
 
 
 def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
@@ -94,23 +88,23 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
         ValueError: a run that cannot be started; nothing is trained if it can be known before. Or
             no run came to its end.
     """
-    runs = [config.resolved() for config in runs]
-    twice = [name for name, n in Counter(config.run_dir for config in runs).items() if n > 1]
+    resolved = [config.resolve() for config in runs]
+    twice = [name for name, n in Counter(config.run_dir for config in resolved).items() if n > 1]
     if twice:
         raise ConfigError(f"these runs are asked for more than once: {', '.join(twice)}")
-    if any(config.strategy == "multi_worker" for config in runs):
+    if any(config.strategy == "multi_worker" for config in resolved):
         raise ConfigError("a comparison runs on one machine: --strategy must not be multi_worker")
-    for config in runs:  # before the first is trained
+    for config in resolved:  # before the first is trained
         check_directory(config, pathlib.Path(config.run_dir))
     done, failed = [], []
-    for number, config in enumerate(runs, start=1):
+    for number, (asked, config) in enumerate(zip(runs, resolved, strict=True), start=1):
         print(f"run {number} of {len(runs)}: {config.run_dir}", flush=True)
         try:
-            scores = _scores_of(config)
+            scores = _finished_scores(config) or _train(asked)
         except FloatingPointError as error:
             failed.append(f"{config.run_dir} is left out: {error}")
             continue
-        done.append((dataclasses.asdict(config), scores))
+        done.append((config.flat(), scores))
     if not done:
         raise ValueError("no run has come to its end:\n" + "\n".join(failed))
     output = pathlib.Path(output_dir)
@@ -124,17 +118,33 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
             for config, scores in done
         ],
     )
-    title = f"{runs[0].data_name}: {len(rows)} variants"
+    title = f"{resolved[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
     return "\n".join([comparison.format_table(rows), *failed, f"report: {output / 'report.html'}"])
 
 
-def _scores_of(config: RunConfig) -> dict[str, Any]:
-    finished = pathlib.Path(config.run_dir, "metrics.json")  # the report comes after it
+def _in_name(value: Any) -> str:
+    """A value of a sweep as it appears in the name of a directory."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={_in_name(item)}" for name, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(_in_name, value))
+    return str(value).replace(os.sep, "_")
+
+
+def _finished_scores(config: ResolvedConfig) -> dict[str, Any] | None:
+    """The scores of a run that is finished; None where it has to be trained."""
+    finished = pathlib.Path(config.run_dir, "metrics.json")  # the report is written after it
     if finished.exists() and finished.with_name(report.REPORT).exists():
         return json.loads(finished.read_text(encoding="utf-8"))
+    return None
+
+
+def _train(config: RunConfig) -> dict[str, Any]:
     keras.utils.clear_session()  # or every run would add its graphs to those before it
-    return train_and_evaluate(config)
+    scores = train_and_evaluate(config)
+    assert scores is not None  # of a run on one machine, which is its own chief
+    return scores
 
 
 def _write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from dbl_tf import metrics, prediction, serving
 from dbl_tf.statistics import LabelStatistics
-from pipelines import datasets, inputs
+from pipelines import inputs
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import report
 from pipelines.runs import scores as run_scores
-from pipelines.runs.config import DataConfig, RunConfig
+from pipelines.runs.config import DataConfig, ResolvedConfig
 from pipelines.runs.lock import Lock
 from pipelines.runs.scores import Scored, Thresholds
 
@@ -59,9 +59,9 @@ def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
 
 
 def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str, Any]:
-    config = RunConfig.load(directory / "config.json")
+    config = ResolvedConfig.load(directory / "config.json")
     statistics = LabelStatistics.load(directory / "statistics.json")
-    data = datasets.load(config)
+    data = config.load_data()
     if data.class_names != statistics.class_names:
         raise ValueError(
             f"the classes of {config.dataset} are not those that {directory} has learned"
@@ -96,7 +96,7 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
         ValueError: no such model, or labels that it does not know.
     """
     model = SavedModel(path)
-    data = datasets.load(config, splits=("test",)).with_classes(model.class_names)
+    data = config.load_data(splits=("test",)).with_classes(model.class_names)
     scored = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
     report.write(scored, output_dir, title=f"{path} on {config.data_name}")
     return scored.scores

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dbl_tf import prediction
 from pipelines.examples import Examples
 from pipelines.runs import evaluate
-from pipelines.runs.config import RunConfig
+from pipelines.runs.config import ResolvedConfig
 
 
 class Features:
@@ -23,13 +23,13 @@ class Features:
         backbone: from images to features.
     """
 
-    def __init__(self, config: RunConfig, backbone: keras.Model):
+    def __init__(self, config: ResolvedConfig, backbone: keras.Model):
         self.config, self.backbone = config, backbone
         network = (config.backbone, dict(config.backbone_options), config.image_size)
         digest = hashlib.sha256(repr(network).encode())
         for weight in backbone.get_weights():
             digest.update(np.ascontiguousarray(weight).tobytes())
-        data = (config.dataset, config.data_seed, config.tfds_name, config.image_feature)
+        data = (config.dataset, config.loading.data_seed, config.source)
         digest.update(repr(data).encode())
         self._digest = digest
 
@@ -40,7 +40,7 @@ class Features:
         for path in dict.fromkeys(examples.files or ()):  # a file may hold many images
             status = os.stat(path)
             digest.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
-        path = self.config.cache_path / "features" / f"{digest.hexdigest()[:32]}.npy"
+        path = self.config.loading.cache_path / "features" / f"{digest.hexdigest()[:32]}.npy"
         if path.exists():
             return np.load(path)
         print(f"computing features of {len(examples)} images")

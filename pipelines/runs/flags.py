@@ -1,55 +1,92 @@
-"""Absl flags from the fields of a configuration, and a configuration from the flags given."""
+"""Absl flags from records of settings, and configurations from the flags given."""
 
 import dataclasses
+import sys
+import textwrap
+import types
 import typing
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from absl import flags
+from absl import app, flags, logging
 
-from pipelines.runs import config
+from dbl_tf import settings
+from dbl_tf.parameters import LossParameters
+from dbl_tf.settings import Setting, flag_name
+from pipelines import datasets
+from pipelines.datasets import LoadOptions
+from pipelines.images import Augmentation
+from pipelines.runs import config as run_config
+from pipelines.runs.config import ConfigError, DataConfig, RunConfig
 
-_Config = TypeVar("_Config", bound=config.DataConfig)
+_Config = TypeVar("_Config", bound=DataConfig)
+
+# What most people need, shown first by --help.
+_FIRST = (
+    "dataset",
+    "examples",
+    "method",
+    "run_dir",
+    "backbone",
+    "backbone_weights",
+    "freeze_backbone",
+    "image_size",
+    "epochs",
+    "learning_rate",
+)
+_GROUPS: dict[type, str] = {
+    RunConfig: "Training",
+    DataConfig: "Data",
+    LoadOptions: "Data",
+    LossParameters: "Parameters of the loss",
+    Augmentation: "Augmentation",
+}
+_SOURCE_GROUP = "Data source"
+# More choices than these are left to the description.
+_MAX_CHOICES = 8
+_HELP_FLAGS = ("-?", "-h", "-help", "--help", "-helpshort", "--helpshort")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    """A setting that is a flag: its field, type, and heading in the help."""
+
+    field: dataclasses.Field
+    details: Setting
+    kind: Any
+    group: str
+    sources: tuple[str, ...] = ()
 
 
 def define(
-    config_class: type[config.DataConfig],
+    records: type | Sequence[type],
     values: flags.FlagValues = flags.FLAGS,
     *,
-    without: Container[str] = (),
+    without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    for_evaluation: bool = False,
 ) -> None:
-    """Defines a flag for each field, with its name, default, choices and description.
+    """Defines a flag for each setting, with its name, default, choices and description.
 
     Args:
-        config_class: `DataConfig` or `RunConfig`.
-        values: where the flags are.
-        without: fields that get none.
+        records: `DataConfig`, `RunConfig`, or records of settings.
+        values: where the flags are defined.
+        without: names of settings that get no flag.
+        defaults: by name, in place of those of the settings.
+        for_evaluation: whether settings that concern training alone are left out.
     """
-    types = typing.get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):
-        if field.name in without:
-            continue
-        name, default = config.flag_name(field), field.default
-        description = field.metadata["description"]
-        if only := field.metadata["only"]:
-            description = f"{', '.join(only)}: {description}"
-        kinds = {typing.get_origin(t) or t for t in typing.get_args(types[field.name])} or {
-            types[field.name]
-        }
-        if choices := field.metadata["choices"]:
-            flags.DEFINE_enum(name, default, choices, description, flag_values=values)
-        elif bool in kinds:
-            flags.DEFINE_bool(name, default, description, flag_values=values)
-        elif int in kinds:
-            flags.DEFINE_integer(name, default, description, flag_values=values)
-        elif float in kinds:
-            flags.DEFINE_float(name, default, description, flag_values=values)
-        elif Sequence in kinds:
-            flags.DEFINE_list(name, default, description, flag_values=values)
-        elif Mapping in (typing.get_origin(types[field.name]), *kinds):
-            flags.DEFINE_string(name, "", description, flag_values=values)
-        else:
-            flags.DEFINE_string(name, default, description, flag_values=values)
+    for name, described in _described(records).items():
+        if name not in without and not (for_evaluation and described.details.for_training):
+            default = settings.default_of(described.field)
+            default = None if default is settings.REQUIRED else default
+            _define_flag(described, (defaults or {}).get(name, default), values)
+    for old, (new, value_names) in run_config.RENAMED.items():
+        if flag_name_of(new) in values:
+            words = f"Old name of --{new}."
+            if set(value_names) == {False, True}:
+                flags.DEFINE_bool(old, None, words, flag_values=values)
+            else:
+                flags.DEFINE_enum(old, None, list(value_names), words, flag_values=values)
 
 
 def read(config_class: type[_Config], values: flags.FlagValues = flags.FLAGS) -> _Config:
@@ -58,21 +95,176 @@ def read(config_class: type[_Config], values: flags.FlagValues = flags.FLAGS) ->
     Raises:
         ConfigError: a value that a run cannot be started with.
     """
-    arguments: dict[str, Any] = {}
-    for field in dataclasses.fields(config_class):
-        name = config.flag_name(field)
-        if name not in values:
-            continue
-        value = values[name].value
-        arguments[field.name] = (
-            config.parse_options(value) if field.name == "backbone_options" else value
-        )
-    return config_class(**arguments)
+    return config_class.of(**read_settings(config_class, values))
 
 
-def given(
-    config_class: type[config.DataConfig], values: flags.FlagValues = flags.FLAGS
-) -> list[str]:
-    """Names of the flags of a configuration that stand on the command line."""
-    names = (config.flag_name(field) for field in dataclasses.fields(config_class))
+def read_settings(
+    records: type | Sequence[type], values: flags.FlagValues = flags.FLAGS
+) -> dict[str, Any]:
+    """The values of the flags of settings, by the settings' names.
+
+    Raises:
+        ConfigError: a flag is given by its old and its new name.
+    """
+    found: dict[str, Any] = {}
+    for name, described in _described(records).items():
+        if (flag := flag_name(described.field)) in values:
+            found[name] = _from_flag(described, values[flag].value)
+    for old, (new, value_names) in run_config.RENAMED.items():
+        if old in values and values[old].present:
+            value = value_names[values[old].value]
+            if values[new].present:
+                raise ConfigError(f"--{old} is the old name of --{new}; give one of them")
+            logging.warning("--%s is the old name of --%s=%s", old, new, value)
+            found[new] = value
+    return found
+
+
+def given(records: type | Sequence[type], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Names of the flags of settings that are on the command line."""
+    names = (flag_name(described.field) for described in _described(records).values())
     return [name for name in names if name in values and values[name].present]
+
+
+def parse_values(name: str, text: str) -> tuple[str, tuple[Any, ...]]:
+    """Values of one setting of `RunConfig`, read by the parser of its flag.
+
+    Args:
+        name: of the flag.
+        text: values separated by commas; by semicolons where a value itself is a list.
+
+    Returns:
+        The name of the setting and the values.
+
+    Raises:
+        ConfigError: no such flag, or a value that it does not take.
+    """
+    own = flags.FlagValues()
+    define(RunConfig, own)
+    described = {flag_name(each.field): each for each in _described(RunConfig).values()}.get(name)
+    if described is None:
+        raise ConfigError(f"there is no flag --{name}")
+    has_lists = _is_any(described.kind, Sequence, Mapping)
+    found = []
+    for part in text.split(";" if has_lists else ","):
+        try:
+            found.append(_from_flag(described, own[name].parser.parse(part)))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"--{name} does not take {part!r}: {error}") from None
+    return described.field.name, tuple(found)
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses the command line, for `app.run`; `--help` shows the flags in groups."""
+    if any(argument in _HELP_FLAGS for argument in argv[1:]):
+        print(help_text(sys.modules["__main__"].__doc__ or ""))
+        sys.exit(0)
+    return app.parse_flags_with_usage(list(argv))
+
+
+def help_text(summary: str, values: flags.FlagValues = flags.FLAGS) -> str:
+    """What `--help` shows: the summary, then the flags in groups, those needed most at first.
+
+    Args:
+        summary: the docstring of the program.
+        values: the flags; those of the program itself are shown first.
+    """
+    main = [flag for flag in values.get_key_flags_for_module(sys.argv[0]) if flag.name != "help"]
+    described = {
+        flag_name(each.field): each
+        for each in _described(RunConfig).values()
+        if flag_name(each.field) in values
+    }
+    groups: dict[str, list[str]] = {}
+    own = [
+        flag for flag in main if flag.name not in described and flag.name not in run_config.RENAMED
+    ]
+    if own:
+        groups["This program"] = [_flag_help(flag) for flag in own]
+    first = [name for name in _FIRST if name in described]
+    groups["Most used"] = [_flag_help(values[name], described[name]) for name in first]
+    for name, each in described.items():
+        if name not in first:
+            groups.setdefault(each.group, []).append(_flag_help(values[name], each))
+    text = "\n".join(
+        f"\n{heading}:\n" + "\n".join(lines) for heading, lines in groups.items() if lines
+    )
+    return f"{summary.strip()}\n{text}\n\n--helpfull also lists the flags of the libraries."
+
+
+def flag_name_of(setting_name: str) -> str:
+    """The name of the flag of a setting."""
+    return setting_name.rstrip("_")
+
+
+def _flag_help(flag: flags.Flag, described: _Described | None = None) -> str:
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    notes = []
+    if described is not None and described.sources:
+        notes.append(f"for --dataset={', '.join(described.sources)}")
+    choices = getattr(flag.parser, "enum_values", ())
+    if 0 < len(choices) <= _MAX_CHOICES:
+        notes.append("one of " + ", ".join(choices))
+    if flag.default not in (None, "", []):
+        notes.append(f"default {flag.default_as_str}".replace("'", ""))
+    description = flag.help if described is None else described.details.description
+    text = f"{description}{' (' + '; '.join(notes) + ')' if notes else ''}"
+    return "\n".join(
+        [f"  {name}", *textwrap.wrap(text, 92, initial_indent="    ", subsequent_indent="    ")]
+    )
+
+
+def _described(records: type | Sequence[type]) -> dict[str, _Described]:
+    """All settings of records by name, those of the records that a configuration holds included."""
+    found: dict[str, _Described] = {}
+    for record in [records] if isinstance(records, type) else records:
+        for held, group in _all_records(record):
+            hints = typing.get_type_hints(held)
+            for field, details in settings.settings_of(held):
+                sources = datasets.sources_with(field.name) if group == _SOURCE_GROUP else ()
+                found[field.name] = _Described(
+                    field, details, hints[field.name], group, tuple(sources)
+                )
+    return found
+
+
+def _all_records(record: type) -> Iterator[tuple[type, str]]:
+    if issubclass(record, DataConfig):
+        yield DataConfig, _GROUPS[DataConfig]
+        for source in datasets.SOURCES.values():
+            yield source.options, _SOURCE_GROUP
+        for held in run_config.records_of(record).values():
+            yield held, _GROUPS[held]
+    if record is not DataConfig:
+        yield record, _GROUPS.get(record, _SOURCE_GROUP)
+
+
+def _define_flag(described: _Described, default: Any, values: flags.FlagValues) -> None:
+    name, help_, kind = flag_name(described.field), described.details.description, described.kind
+    if name in values:  # sources share an option
+        return
+    if described.details.choices:
+        flags.DEFINE_enum(name, default, described.details.choices, help_, flag_values=values)
+    elif _is_any(kind, bool):
+        flags.DEFINE_bool(name, default, help_, flag_values=values)
+    elif _is_any(kind, int):
+        flags.DEFINE_integer(name, default, help_, flag_values=values)
+    elif _is_any(kind, float):
+        flags.DEFINE_float(name, default, help_, flag_values=values)
+    elif _is_any(kind, Sequence):
+        flags.DEFINE_list(name, default, help_, flag_values=values)
+    elif _is_any(kind, Mapping):
+        flags.DEFINE_string(name, "", help_, flag_values=values)
+    else:
+        flags.DEFINE_string(name, default, help_, flag_values=values)
+
+
+def _from_flag(described: _Described, value: Any) -> Any:
+    return run_config.parse_options(value) if _is_any(described.kind, Mapping) else value
+
+
+def _is_any(kind: Any, *candidates: type) -> bool:
+    """Whether a type, or a member of a union, is one of the candidates or of their generics."""
+    union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    members = typing.get_args(kind) if union else (kind,)
+    return any((typing.get_origin(member) or member) in candidates for member in members)

@@ -14,7 +14,7 @@ from pipelines import images
 from pipelines.examples import Examples
 from pipelines.reports import run as run_page
 from pipelines.runs import build
-from pipelines.runs.config import RunConfig
+from pipelines.runs.config import ResolvedConfig
 from pipelines.runs.scores import Scored
 
 REPORT = "report.html"
@@ -31,7 +31,7 @@ def write_of_run(
     scored: Scored,
     output_dir: str | os.PathLike,
     *,
-    config: RunConfig,
+    config: ResolvedConfig,
     train: Examples,
     history_path: str | os.PathLike,
 ) -> None:
@@ -50,10 +50,12 @@ def write_of_run(
         scored,
         output_dir,
         title=f"{config.data_name}, {config.method}",
-        config=dataclasses.asdict(config),
+        config=config.flat(),
         history=_read_history(history_path),
         # Of the loss without its weights, which `call` holds where the pipeline makes none.
-        loss=build.make_loss(dataclasses.replace(config, rebalance_in="pipeline"), statistics).call,
+        loss=build.make_loss(
+            dataclasses.replace(config, rebalance="sample_weight"), statistics
+        ).call,
         train_labels=train.labels,
         observed_counts=counts,
         num_draws=num_draws,
@@ -61,7 +63,7 @@ def write_of_run(
 
 
 def observed_counts(
-    config: RunConfig, train: Examples, statistics: LabelStatistics
+    config: ResolvedConfig, train: Examples, statistics: LabelStatistics
 ) -> tuple[np.ndarray | None, int | None]:
     """How many of the examples drawn in a run hold each class, (C,), and how many were drawn.
 

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from dbl_tf import atomic, methods, models, prediction, serving, training
 from dbl_tf.statistics import LabelStatistics
-from pipelines import datasets, images
+from pipelines import images
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import build, evaluate, report
-from pipelines.runs.config import ConfigError, RunConfig
+from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
 from pipelines.runs.lock import Lock
 
@@ -29,8 +29,8 @@ _WRITTEN_FIRST = {
 }
 
 
-def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
-    """Trains, evaluates and exports into `config.run_dir`; continues what is there.
+def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
+    """Trains, evaluates and exports into the run directory; continues a run that was stopped.
 
     The directory receives `config.json`, `statistics.json`, `history.csv`, `tensorboard/`,
     `checkpoints/`, `model.keras`, `thresholds.json`, `predictions.csv`, `metrics.json`,
@@ -45,7 +45,7 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
         OSError: the directory is in use by another process, or cannot be written.
         LostWorkerError: another machine of the cluster was lost.
     """
-    config = config.resolved()
+    config = asked.resolve()
     run_dir = pathlib.Path(config.run_dir)
     check_directory(config, run_dir)
     strategy = training.make_strategy(config.strategy)
@@ -71,10 +71,10 @@ def train_and_evaluate(config: RunConfig) -> dict[str, Any] | None:
 
 
 def _train_and_evaluate(
-    config: RunConfig, strategy: tf.distribute.Strategy, lock: Lock
+    config: ResolvedConfig, strategy: tf.distribute.Strategy, lock: Lock
 ) -> dict[str, Any] | None:
     run_dir = pathlib.Path(config.run_dir)
-    data = datasets.load(config)
+    data = config.load_data()
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     build.check_classes(config, statistics)
@@ -175,7 +175,7 @@ def _fingerprint(examples: Examples) -> int:
 
 
 def _evaluate_and_export(
-    config: RunConfig,
+    config: ResolvedConfig,
     data: LabelledData,
     statistics: LabelStatistics,
     model: keras.Model,
@@ -209,7 +209,7 @@ def _evaluate_and_export(
     return scored.scores
 
 
-def check_directory(config: RunConfig, run_dir: pathlib.Path) -> None:
+def check_directory(config: ResolvedConfig, run_dir: pathlib.Path) -> None:
     """Refuses a directory that holds a run of another configuration, or other files.
 
     Raises:
@@ -217,7 +217,7 @@ def check_directory(config: RunConfig, run_dir: pathlib.Path) -> None:
     """
     saved = run_dir / "config.json"
     if saved.exists():
-        differences = RunConfig.load(saved).differences(config)
+        differences = ResolvedConfig.load(saved).differences(config)
         if differences:
             raise ConfigError(
                 f"{run_dir} holds a run of another configuration: continue it with its own, or "
@@ -227,7 +227,9 @@ def check_directory(config: RunConfig, run_dir: pathlib.Path) -> None:
         raise ConfigError(f"{run_dir} is not empty and holds no run; choose another --run_dir")
 
 
-def open_directory(config: RunConfig, statistics: LabelStatistics, run_dir: pathlib.Path) -> None:
+def open_directory(
+    config: ResolvedConfig, statistics: LabelStatistics, run_dir: pathlib.Path
+) -> None:
     """Writes what a run is, or checks that the data of a run that goes on are the same.
 
     What a killed process has left half-written is removed.
@@ -257,7 +259,7 @@ def open_directory(config: RunConfig, statistics: LabelStatistics, run_dir: path
 
 
 def describe(
-    config: RunConfig, data: LabelledData, statistics: LabelStatistics, plan: build.Plan
+    config: ResolvedConfig, data: LabelledData, statistics: LabelStatistics, plan: build.Plan
 ) -> str:
     """What is going to be trained, for a person."""
     groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())

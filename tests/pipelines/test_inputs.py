@@ -14,7 +14,7 @@ COUNTS = np.arange(1, 11)
 
 @pytest.fixture(scope="module")
 def examples():
-    return digits_mlt.load().splits["train"].take(np.arange(200))
+    return digits_mlt.compose().splits["train"].take(np.arange(200))
 
 
 def batches(examples, start_step=0, weighting=None, batch_size=16):

@@ -14,7 +14,7 @@ import pytest
 
 from dbl_tf.statistics import LabelStatistics
 from pipelines import longtail, longtail_table
-from pipelines.datasets import table
+from pipelines.runs.config import DataConfig
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 NAMES = ("dog", "ox", "traffic light")
@@ -50,14 +50,28 @@ def write(tmp_path):
     """`longtail_table.write` with a cache of its own and, unless told otherwise, no picture."""
 
     def write(examples, output_dir, **arguments):
-        arguments = {"max_count": 40, "picture": False, "cache_dir": tmp_path / "cache"} | arguments
-        return longtail_table.write(examples, output_dir, **arguments)
+        construction = {"max_count": 40, "picture": False}
+        construction |= {
+            name: arguments.pop(name)
+            for name in ("max_count", "min_count", "power", "seed", "picture")
+            if name in arguments
+        }
+        config = config_of(examples, tmp_path, **arguments)
+        return longtail_table.write(config.source, config.loading, output_dir, **construction)
 
     return write
 
 
+def config_of(path, tmp_path, **arguments):
+    paths = {
+        name: str(value) if isinstance(value, os.PathLike) else value
+        for name, value in {"examples": path, "cache_dir": tmp_path / "cache", **arguments}.items()
+    }
+    return DataConfig.of(**{"dataset": "table", "check_images": "exists"} | paths)
+
+
 def load(path, tmp_path, **arguments):
-    return table.load(path, check_images="exists", cache_dir=tmp_path / "cache", **arguments)
+    return config_of(path, tmp_path, **arguments).load_data()
 
 
 def rows_of(path) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.object_detection import coco
 
 from pipelines.datasets import coco_mlt, image_checks
+from pipelines.runs.config import DataConfig
 
 # The category ids run from 1 to 90 and leave these out.
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -105,8 +106,15 @@ def damaged(originals, tmp_path) -> pathlib.Path:
     return shutil.copytree(originals, tmp_path / "damaged")
 
 
-def _load(data_dir, cache_dir, **options):
-    return coco_mlt.load(data_dir=data_dir, cache_dir=cache_dir, **options)
+def _load(data_dir, cache_dir, seed=0, only_splits=None, **options):
+    config = DataConfig.of(
+        dataset="coco_mlt",
+        data_dir=str(data_dir),
+        cache_dir=str(cache_dir),
+        data_seed=seed,
+        **options,
+    )
+    return config.load_data(only_splits)
 
 
 def _labels(examples):

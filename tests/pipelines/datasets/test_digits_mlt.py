@@ -6,7 +6,7 @@ from pipelines.datasets import digits_mlt
 
 
 def test_long_tailed_and_the_same_every_time():
-    data, again = digits_mlt.load(), digits_mlt.load()
+    data, again = digits_mlt.compose(), digits_mlt.compose()
     train, test = data.splits["train"], data.splits["test"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     counts = np.sort(statistics.class_counts)
@@ -24,7 +24,7 @@ def test_long_tailed_and_the_same_every_time():
 
 
 def test_images_are_small_pictures_that_differ():
-    train = digits_mlt.load().splits["train"]
+    train = digits_mlt.compose().splits["train"]
     encoded = {train.read(tf.constant(i)).numpy() for i in range(50)}
     assert len(encoded) == 50
     assert {tuple(tf.io.decode_png(e).shape) for e in encoded} == {(32, 32, 3)}
@@ -39,5 +39,5 @@ def test_no_digit_is_in_both_train_and_test(monkeypatch):
         return compose(split, labels[:1], images, targets, random)
 
     monkeypatch.setattr(digits_mlt, "_examples", watched)
-    digits_mlt.load()
+    digits_mlt.compose()
     assert used["train"] and used["test"] and not used["train"] & used["test"]

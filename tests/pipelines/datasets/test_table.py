@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import logging
+import os
 import pathlib
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from dbl_tf.statistics import LabelStatistics
 from pipelines.datasets import image_checks, table
 from pipelines.examples import LabelledData
+from pipelines.runs.config import DataConfig
 
 ROWS = [
     ("a.jpg", "train", ["dog", "traffic light"]),
@@ -36,13 +38,21 @@ def folder(tmp_path) -> pathlib.Path:
     return tmp_path
 
 
+def load_table(path, only_splits=None, **arguments):
+    paths = {
+        name: str(value) if isinstance(value, os.PathLike) else value
+        for name, value in {"examples": path, **arguments}.items()
+    }
+    return DataConfig.of(dataset="table", **paths).load_data(only_splits)
+
+
 @pytest.fixture
 def load(tmp_path):
     """`table.load` with a cache of its own and, unless told otherwise, the quickest check."""
 
     def load(path, **arguments):
         arguments = {"check_images": "exists", "cache_dir": tmp_path / "cache"} | arguments
-        return table.load(path, **arguments)
+        return load_table(path, **arguments)
 
     return load
 
@@ -412,7 +422,7 @@ def test_fields_of_json_lines_that_are_not_used_are_named_once(folder, load, cap
 
 def test_real_table(shared_data, tmp_path):
     path = shared_data / "voc_subset" / "examples.csv"
-    data = table.load(path, cache_dir=tmp_path)
+    data = load_table(path, cache_dir=tmp_path)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 894, "test": 1200}
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
     counts = statistics.class_counts
@@ -445,7 +455,7 @@ def test_copied_rows_read_as_before_though_their_separator_has_gone(folder, load
     path = write(folder / "t.csv", csv_text(ROWS))
     (folder / "copy").mkdir()
     files = {str(folder / f"{name}.jpg") for name in "bde"}
-    copy = table.copy_rows(path, folder / "copy", files)
+    copy = table.copy_rows(table.Options(examples=str(path)), folder / "copy", files)
     assert copy == str(folder / "copy" / "examples.csv")
     data = load(copy)
     assert data.class_names == ("cat", "traffic light")
@@ -455,12 +465,8 @@ def test_copied_rows_read_as_before_though_their_separator_has_gone(folder, load
 
 def test_copied_rows_keep_a_separator_that_was_given(folder, load):
     path = write(folder / "t.csv", csv_text([*ROWS, ("f.jpg", "test", ["x|y"])], ";"))
-    copy = table.copy_rows(
-        path,
-        folder,
-        {str(folder / f"{name}.jpg") for name in "bdef"},
-        label_separator=";",
-    )
+    options = table.Options(examples=str(path), label_separator=";")
+    copy = table.copy_rows(options, folder, {str(folder / f"{name}.jpg") for name in "bdef"})
     data = load(copy, label_separator=";")
     assert data.class_names == ("cat", "traffic light", "x|y")
     assert data.splits["test"].names == ["d.jpg", "e.jpg", "f.jpg"]
@@ -476,7 +482,7 @@ def test_all_rows_copied_give_the_same_data(folder, load, name):
     data = load(path)
     files = {file for split in data.splits.values() for file in split.files}
     (folder / "deep" / "er").mkdir(parents=True)
-    copy = load(table.copy_rows(path, folder / "deep" / "er", files))
+    copy = load(table.copy_rows(table.Options(examples=str(path)), folder / "deep" / "er", files))
     assert copy.class_names == data.class_names and dense(copy) == DENSE
     for split in data.splits:
         assert copy.splits[split].files == data.splits[split].files

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from pipelines import images
 from pipelines.datasets import image_checks, tfds_source
+from pipelines.runs.config import DataConfig
 
 CLASSES = ("person", "dog", "chair", "cat", "train")  # not sorted: TFDS has an order of its own
 NUM_TRAIN, NUM_TEST = 24, 8
@@ -124,16 +125,17 @@ def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def _load(data_dir, cache_dir, label_feature="labels", **options):
-    defaults = {"image_feature": "photograph", "test_split": "held_out", "check_images": "exists"}
-    options = defaults | options
-    return tfds_source.load(
-        "labelled_photographs",
-        label_feature=label_feature,
-        data_dir=data_dir,
-        cache_dir=cache_dir,
-        **options,
-    )
+def _load(data_dir, cache_dir, only_splits=None, **options):
+    defaults = {
+        "tfds_name": "labelled_photographs",
+        "label_feature": "labels",
+        "image_feature": "photograph",
+        "test_split": "held_out",
+        "check_images": "exists",
+        "data_dir": str(data_dir),
+        "cache_dir": str(cache_dir),
+    }
+    return DataConfig.of(dataset="tfds", **defaults | options).load_data(only_splits)
 
 
 def _by_image(data, split):
@@ -164,7 +166,7 @@ def test_labels_and_image_bytes_are_those_that_went_in(data_dir, cache_dir, rows
 
 @pytest.mark.parametrize("label_feature", ["things/kind", "tags", "meta/labels"])
 def test_other_sequences_of_labels(array_records, cache_dir, rows, label_feature):
-    data = _load(array_records, cache_dir, label_feature, only_splits=["train"])
+    data = _load(array_records, cache_dir, label_feature=label_feature, only_splits=["train"])
     found = sorted({name for _, labels in rows[:NUM_TRAIN] for name in labels})
     assert data.class_names == (tuple(found) if label_feature == "tags" else CLASSES)
     assert _by_image(data, "train") == _expected(rows[:NUM_TRAIN])
@@ -172,7 +174,7 @@ def test_other_sequences_of_labels(array_records, cache_dir, rows, label_feature
 
 @pytest.mark.parametrize("label_feature", ["holds", "flags"])
 def test_multi_hot_tensors(array_records, cache_dir, rows, label_feature):
-    data = _load(array_records, cache_dir, label_feature)
+    data = _load(array_records, cache_dir, label_feature=label_feature)
     assert data.class_names == ("0", "1", "2", "3", "4")
     expected = {
         content: {str(CLASSES.index(name)) for name in labels}
@@ -183,7 +185,7 @@ def test_multi_hot_tensors(array_records, cache_dir, rows, label_feature):
 
 def test_shares_are_not_taken_for_zeros_and_ones(array_records, cache_dir):
     with pytest.raises(tfds_source.TfdsError, match=r"shares: .* zeros and ones; the first"):
-        _load(array_records, cache_dir, "shares")
+        _load(array_records, cache_dir, label_feature="shares")
 
 
 def test_split_expressions(data_dir, cache_dir, rows):
@@ -218,7 +220,7 @@ def test_labels_are_remembered_until_the_files_change(array_records, tmp_path, r
 
 def test_a_wrong_name_lists_what_there_is(array_records, cache_dir):
     with pytest.raises(tfds_source.TfdsError) as raised:
-        _load(array_records, cache_dir, "main")
+        _load(array_records, cache_dir, label_feature="main")
     message = str(raised.value)
     assert "no feature 'main' with several labels an image" in message
     useful = "labels, things/kind, tags, holds, flags, shares, meta/labels"
@@ -229,9 +231,7 @@ def test_a_wrong_name_lists_what_there_is(array_records, cache_dir):
     with pytest.raises(tfds_source.TfdsError, match=r"no split 'test'; .* train, held_out"):
         _load(array_records, cache_dir, test_split="test")
     with pytest.raises(tfds_source.TfdsError, match="no 'labelled_photo'"):
-        tfds_source.load(
-            "labelled_photo", label_feature="labels", data_dir=array_records, cache_dir=cache_dir
-        )
+        _load(array_records, cache_dir, tfds_name="labelled_photo")
 
 
 def test_damaged_record_files_are_named(data_dir, tmp_path):
@@ -277,11 +277,5 @@ def test_download(rows, tmp_path):
     data = _load(tmp_path, tmp_path, download=True)
     assert _by_image(data, "test") == _expected(rows[NUM_TRAIN:])
     with pytest.raises(tfds_source.TfdsError, match="the server does not answer") as raised:
-        tfds_source.load(
-            "unreachable",
-            label_feature="labels",
-            data_dir=tmp_path,
-            download=True,
-            cache_dir=tmp_path,
-        )
+        _load(tmp_path, tmp_path, tfds_name="unreachable", image_feature=None, download=True)
     assert f"{tmp_path}/downloads/manual" in str(raised.value)

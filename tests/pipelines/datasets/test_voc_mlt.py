@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.object_detection import voc
 
 from pipelines.datasets import image_checks, voc_mlt
+from pipelines.runs.config import DataConfig
 
 # Image: its objects, of which "!" marks a difficult one.
 TRAINVAL = {
@@ -107,8 +108,15 @@ def damaged(originals, tmp_path) -> pathlib.Path:
     return shutil.copytree(originals, tmp_path / "damaged")
 
 
-def _load(data_dir, cache_dir, **options):
-    return voc_mlt.load(data_dir=data_dir, cache_dir=cache_dir, **options)
+def _load(data_dir, cache_dir, seed=0, only_splits=None, **options):
+    config = DataConfig.of(
+        dataset="voc_mlt",
+        data_dir=str(data_dir),
+        cache_dir=str(cache_dir),
+        data_seed=seed,
+        **options,
+    )
+    return config.load_data(only_splits)
 
 
 def _labels(examples):

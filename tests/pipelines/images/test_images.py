@@ -455,11 +455,12 @@ def test_colour_matrix_equals_the_steps_one_by_one():
     np.testing.assert_array_equal(offset, np.zeros(3))
 
 
-def augmented(image, image_size, num, **options) -> np.ndarray:
+def augmented(image, image_size, num, flip_probability=0.5) -> np.ndarray:
     """The image under `num` seeds."""
+    augmentation = images.Augmentation(flip_probability=flip_probability)
     augment = tf.function(
         lambda seeds: tf.map_fn(
-            lambda seed: images.augment(image, image_size, seed, **options),
+            lambda seed: images.augment(image, image_size, seed, augmentation),
             seeds,
             fn_output_signature=tf.float32,
         )

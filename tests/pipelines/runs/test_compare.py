@@ -11,7 +11,7 @@ from pipelines.runs.config import ConfigError, RunConfig
 
 
 def runs_of(directory, **arguments):
-    config = RunConfig(
+    config = RunConfig.of(
         freeze_backbone=True,
         backbone_options={"width": 4},
         steps=3,
@@ -59,9 +59,9 @@ def test_a_sweep_takes_the_values_of_a_flag():
         with pytest.raises(ConfigError, match=r"beta|gamma|seed"):
             compare.parse_sweep(wrong)
     runs = compare.configurations(
-        RunConfig(), "out", methods=["db"], seeds=[3], sweep=compare.parse_sweep("beta=1,5")
+        RunConfig.of(), "out", methods=["db"], seeds=[3], sweep=compare.parse_sweep("beta=1,5")
     )
-    assert [(run.beta, run.seed, run.run_dir) for run in runs] == [
+    assert [(run.loss.beta, run.seed, run.run_dir) for run in runs] == [
         (1.0, 3, "out/db-beta=1.0-seed=3"),
         (5.0, 3, "out/db-beta=5.0-seed=3"),
     ]

@@ -20,7 +20,7 @@ from pipelines.runs.config import RunConfig
 from pipelines.runs.lock import Lock
 from pipelines.runs.train import train_and_evaluate
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 STEPS = 12
 SECONDS = 300  # after which something hangs
 KILLS = 20
@@ -138,7 +138,7 @@ def read_only(tmp_path):
 
 def test_a_directory_that_cannot_be_written_is_named(read_only, tmp_path):
     for run_dir in (read_only, read_only / "new"):
-        config = RunConfig(
+        config = RunConfig.of(
             freeze_backbone=True,
             backbone_options={"width": 4},
             run_dir=str(run_dir),

@@ -12,7 +12,7 @@ from pipelines.runs.train import train_and_evaluate
 
 @pytest.mark.parametrize("method", ["ldam", "ml_gcn"])
 def test_methods_with_a_classifier_of_their_own_train_export_and_serve(method, tmp_path):
-    config = RunConfig(
+    config = RunConfig.of(
         method=method,
         backbone_options={"width": 4},
         image_size=16,

@@ -36,7 +36,7 @@ def table(tmp_path_factory):
 
 
 def make_config(table, run_dir, **arguments):
-    return RunConfig(
+    return RunConfig.of(
         **{
             "dataset": "table",
             "examples": str(table),
@@ -90,7 +90,7 @@ def test_run_and_exported_model_give_the_same_figures(finished, table, tmp_path)
     run_dir, scores = finished
     evaluated = evaluate.evaluate_run(str(run_dir), str(tmp_path / "run"))
     assert evaluated["mAP"] == pytest.approx(scores["mAP"], abs=1e-6, nan_ok=True)
-    data = DataConfig(dataset="table", examples=str(table), cache_dir=str(tmp_path))
+    data = DataConfig.of(dataset="table", examples=str(table), cache_dir=str(tmp_path))
     exported = evaluate.evaluate_saved_model(
         str(run_dir / "saved_model" / "1"), data, str(tmp_path / "exported")
     )
@@ -195,8 +195,8 @@ def test_a_step_is_the_same_wherever_r_is_computed(table, tmp_path):
     # One step: the next ones would enlarge what rounding differs by, a thousandfold each.
     weights = {}
     for name, arguments in {
-        "pipeline": {"rebalance_in": "pipeline"},
-        "loss": {"rebalance_in": "loss"},
+        "pipeline": {"rebalance": "sample_weight"},
+        "loss": {"rebalance": "labels"},
         "without": {"method": "nt_bce_focal"},
     }.items():
         config = make_config(table, tmp_path / name, steps=1, export=False, **arguments)
@@ -256,7 +256,7 @@ def test_a_class_without_training_examples_is_named(table, tmp_path):
     with pytest.raises(ValueError, match="1 classes have no training example: gold"):
         train_and_evaluate(config)
     assert not (tmp_path / "refused").exists()
-    allowed = make_config(other, tmp_path / "allowed", allow_empty_classes=True, export=False)
+    allowed = make_config(other, tmp_path / "allowed", clamp_counts=True, export=False)
     scores = train_and_evaluate(allowed)
     assert scores["per_class"]["gold"]["train_count"] == 0
 

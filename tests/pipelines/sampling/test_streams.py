@@ -34,7 +34,7 @@ def streamed(folders):
 
 
 def make_config(directory, **arguments):
-    return RunConfig(
+    return RunConfig.of(
         **{
             "method": "rs_focal",
             "backbone": "small_resnet",
@@ -49,7 +49,7 @@ def make_config(directory, **arguments):
             "export": False,
             **arguments,
         }
-    ).resolved()
+    ).resolve()
 
 
 def batches(data, config, step):
@@ -60,7 +60,7 @@ def batches(data, config, step):
 @pytest.mark.parametrize("sampler", sampling.STREAM_SAMPLERS)
 def test_a_stream_goes_on_at_any_step_as_if_it_had_run_from_the_first(streamed, tmp_path, sampler):
     train = streamed.splits["train"]
-    config = make_config(tmp_path, sampler=sampler)
+    config = make_config(tmp_path, sampler=sampler).resolve()
     statistics = LabelStatistics.from_labels(train.labels)
     whole = list(
         build.make_draws(config, train, statistics, 0).take(40 * BATCH_SIZE).as_numpy_iterator()
@@ -131,20 +131,22 @@ def test_going_on_reads_no_record_of_the_groups_before(streamed):
 
 def test_images_labels_and_seeds_belong_together(streamed, tmp_path):
     train = streamed.splits["train"]
-    config = make_config(tmp_path, sampler="uniform")
+    config = make_config(tmp_path, sampler="uniform").resolve()
     draws = build.make_draws(config, train, LabelStatistics.from_labels(train.labels), 2)
     draw = next(draws.skip(5).as_numpy_iterator())
     pixels, labels = next(batches(streamed, config, 2).as_numpy_iterator())
     np.testing.assert_array_equal(labels[5], draw["labels"])
     seed = tf.constant([config.seed, 2 * BATCH_SIZE + 5], tf.int64)
-    expected = images.read_for_training(draw["image"], 8, seed, flip_probability=0.25)
+    expected = images.read_for_training(
+        draw["image"], 8, seed, augmentation=images.Augmentation(flip_probability=0.25)
+    )
     np.testing.assert_allclose(pixels[5], expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("record_format", layout.FORMATS)
 def test_the_shares_of_two_machines_make_up_the_batch(folders, tmp_path, record_format):
     data = reading.load(folders[record_format])
-    config = make_config(tmp_path)
+    config = make_config(tmp_path).resolve()
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
     made = build.make_image_batches(config, data, statistics)
 
@@ -157,7 +159,7 @@ def test_the_shares_of_two_machines_make_up_the_batch(folders, tmp_path, record_
 
 def test_batches_by_position_are_those_of_the_original_images(small_data, folders, tmp_path):
     data = reading.load(folders["array_record"])
-    config = make_config(tmp_path, sampler="class_cycle")
+    config = make_config(tmp_path, sampler="class_cycle").resolve()
     names = small_data.splits["train"].names
     order = [names.index(name) for name in data.splits["train"].names]
     original = dataclasses.replace(
@@ -185,7 +187,7 @@ def test_a_run_on_a_stream_continues_and_equals_one_that_was_not_stopped(folders
     assert sorted(names) == sorted(f"test/ä {i}.png" for i in range(41))
     newest = sorted((run / "checkpoints").glob("step-*.npz"))[-1]
     newest.unlink()  # as if it had been killed before the last checkpoint
-    again = train_and_evaluate(dataclasses.replace(config, export=False))
+    again = train_and_evaluate(config.with_settings(export=False))
     assert again["mAP"] == scores["mAP"]
 
 
@@ -195,5 +197,5 @@ def test_a_frozen_backbone_takes_a_stream_with_any_sampler(folders, tmp_path):
     )
     with pytest.raises(ConfigError, match="class_cycle reads images by position"):
         train_and_evaluate(config)
-    config = dataclasses.replace(config, freeze_backbone=True)
+    config = config.with_settings(freeze_backbone=True)
     assert train_and_evaluate(config)["mAP"]

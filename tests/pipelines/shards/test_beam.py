@@ -11,10 +11,10 @@ from pipelines.shards import beam, layout, writing
 
 @pytest.mark.parametrize("record_format", layout.FORMATS)
 def test_a_beam_pipeline_writes_the_bytes_of_the_local_writer(tmp_path, record_format):
-    data = digits_mlt.load()
+    data = digits_mlt.compose()
     plan = layout.make_plan(data, record_format=record_format, examples_per_shard=400)
     writing.write(data, tmp_path / "local", plan)
-    load = functools.partial(digits_mlt.load, 0)
+    load = functools.partial(digits_mlt.compose, 0)
     beam.write(load, tmp_path / "beam", plan)
     local, distributed = (
         {path.name: path.read_bytes() for path in pathlib.Path(tmp_path, name).iterdir()}

@@ -59,7 +59,7 @@ import os, signal, sys
 import tensorflow as tf
 from pipelines.datasets import digits_mlt
 from pipelines.shards import layout, writing
-data = digits_mlt.load()
+data = digits_mlt.compose()
 train, left = data.splits["train"], [300]
 def read(position):
     def count(position):
@@ -77,7 +77,7 @@ writing.write(data, sys.argv[1], layout.make_plan(data, examples_per_shard=100))
 
 
 def test_a_writer_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
-    data = digits_mlt.load()
+    data = digits_mlt.compose()
     plan = layout.make_plan(data, examples_per_shard=100)
     writing.write(data, tmp_path / "whole", plan)
     killed = tmp_path / "killed"

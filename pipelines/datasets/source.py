@@ -1,0 +1,99 @@
+"""What a data source consists of: its options, its defaults of network and size, and its reader."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dbl_tf.settings import FRACTION_BELOW_ONE, SEED, check, setting
+from pipelines.datasets import image_checks
+from pipelines.examples import LabelledData
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Options of one data source, which become flags; the base of the options of all sources."""
+
+    @property
+    def data_name(self) -> str | None:
+        """What a person calls the data; None where that is the name of the source."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Options of loading any data source.
+
+    Attributes:
+        cache_path: `cache_dir`, or the user's cache folder.
+    """
+
+    check_images: str = setting(
+        "all",
+        "How images are checked before training: by decoding each one, by its header, or only by "
+        "whether the file exists.",
+        choices=image_checks.LEVELS,
+        affects_result=False,
+    )
+    skip_bad_images: bool = setting(
+        False, "Leave out images that fail the check, and count them, instead of refusing them."
+    )
+    val_fraction: float = setting(
+        0.0,
+        "Fraction of the training images to set aside as the val split.",
+        range=FRACTION_BELOW_ONE,
+        for_training=True,
+    )
+    data_seed: int = setting(0, "Seed for composing, drawing or splitting the data.", range=SEED)
+    cache_dir: str | None = setting(
+        None,
+        "Cache shared between runs: image checks and features of frozen backbones. The default is "
+        "~/.cache/dbl_tf.",
+        affects_result=False,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def cache_path(self) -> pathlib.Path:
+        """`cache_dir`, or the user's cache folder."""
+        default = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dbl_tf")
+        return pathlib.Path(self.cache_dir or default).expanduser()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """The network of a run on a data source where no flag says otherwise.
+
+    Attributes:
+        backbone: name of the network.
+        backbone_weights: "imagenet", "none" or a file.
+        image_size: side of the images that the network sees.
+        steps: training steps; None for the epochs of the method.
+    """
+
+    backbone: str
+    backbone_weights: str
+    image_size: int
+    steps: int | None = None
+
+
+PHOTOGRAPHS = Defaults(backbone="ResNet50", backbone_weights="imagenet", image_size=224)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data source, as the registry of `pipelines.datasets` holds it.
+
+    Attributes:
+        options: the class of its options.
+        defaults: its network where no flag says otherwise.
+        load: reads the data: (options, load options, the splits needed or None for all) → data.
+            Without `splits`, "train" and "test" must be there.
+    """
+
+    options: type[SourceOptions]
+    defaults: Defaults
+    load: Callable[[Any, LoadOptions, Sequence[str] | None], LabelledData]
