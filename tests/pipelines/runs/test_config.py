@@ -1,6 +1,13 @@
+import json
+import re
+
 import pytest
 from absl import flags
 
+from dbl_tf import settings
+from dbl_tf.parameters import LossParameters
+from pipelines import datasets
+from pipelines.datasets import table
 from pipelines.runs import config
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
@@ -22,22 +29,22 @@ def test_imagenet_weights_bring_resnet50_and_its_frozen_stage():
 
 
 def test_a_method_s_own_values_hold_unless_said_otherwise():
-    table = {"dataset": "table", "examples": "x.csv"}
-    assert RunConfig.of(method="erm", **table).resolve().epochs == 80
-    assert RunConfig.of(method="erm", **table).resolve().sampler == "uniform"
-    assert RunConfig.of(method="db", **table).resolve().epochs == 8
-    changed = RunConfig.of(method="db", sampler="class_cycle", epochs=3, **table).resolve()
+    of_table = {"dataset": "table", "examples": "x.csv"}
+    assert RunConfig.of(method="erm", **of_table).resolve().epochs == 80
+    assert RunConfig.of(method="erm", **of_table).resolve().sampler == "uniform"
+    assert RunConfig.of(method="db", **of_table).resolve().epochs == 8
+    changed = RunConfig.of(method="db", sampler="class_cycle", epochs=3, **of_table).resolve()
     assert (changed.sampler, changed.epochs) == ("class_cycle", 3)
 
 
 def test_the_learning_rate_is_what_the_backbone_bears():
     assert RunConfig.of().resolve().learning_rate == 0.05
-    table = {"dataset": "table", "examples": "x.csv"}
-    assert RunConfig.of(**table).resolve().learning_rate == 0.02
-    assert RunConfig.of(backbone="MobileNet", **table).resolve().learning_rate == 0.005
-    frozen = RunConfig.of(backbone="MobileNet", freeze_backbone=True, **table).resolve()
+    of_table = {"dataset": "table", "examples": "x.csv"}
+    assert RunConfig.of(**of_table).resolve().learning_rate == 0.02
+    assert RunConfig.of(backbone="MobileNet", **of_table).resolve().learning_rate == 0.005
+    frozen = RunConfig.of(backbone="MobileNet", freeze_backbone=True, **of_table).resolve()
     assert frozen.learning_rate == 0.02
-    asked = RunConfig.of(backbone="MobileNet", learning_rate=0.01, **table).resolve()
+    asked = RunConfig.of(backbone="MobileNet", learning_rate=0.01, **of_table).resolve()
     assert asked.learning_rate == 0.01
 
 
@@ -95,9 +102,9 @@ def test_files_to_start_from_must_exist_when_a_run_starts():
 
 
 def test_the_schedule_is_that_of_the_sampler():
-    table = {"dataset": "table", "examples": "x.csv"}
-    assert RunConfig.of(method="db", sampler="uniform", **table).resolve().epochs == 80
-    assert RunConfig.of(method="erm", sampler="class_aware", **table).resolve().epochs == 8
+    of_table = {"dataset": "table", "examples": "x.csv"}
+    assert RunConfig.of(method="db", sampler="uniform", **of_table).resolve().epochs == 80
+    assert RunConfig.of(method="erm", sampler="class_aware", **of_table).resolve().epochs == 8
 
 
 def test_backbone_options():
@@ -160,3 +167,137 @@ def test_every_field_is_a_flag_and_the_flags_make_the_configuration():
     assert run_flags.read(RunConfig, values) == expected
     assert "lambda" in run_flags.given(RunConfig, values)
     assert "beta" not in run_flags.given(RunConfig, values)
+
+
+def test_configurations_of_earlier_versions_load(tmp_path):
+    content = {
+        **{"dataset": "table", "examples": "/data/examples.csv", "images_dir": None},
+        **{"class_names": None, "label_separator": ";", "data_dir": None, "image_ids": None},
+        **{"download": False, "tfds_name": None, "label_feature": None, "image_feature": None},
+        **{"train_split": "train", "val_split": None, "test_split": "test", "shards_dir": None},
+        **{"check_images": "header", "skip_bad_images": False, "val_fraction": 0.1},
+        **{"data_seed": 3, "cache_dir": None, "method": "db", "sampler": "class_aware"},
+        **{"alpha": 0.1, "beta": 10.0, "mu": 0.3, "lambda_": 5.0, "kappa": 0.05},
+        **{"margin": "released", "word_vectors": None, "rebalance_in": "loss"},
+        **{"allow_empty_classes": True, "backbone": "MobileNet"},
+        **{"backbone_options": {"alpha": 0.75}, "backbone_weights": "none", "frozen_layers": []},
+        **{"freeze_backbone": False, "init_from": None, "image_size": 128},
+        **{"flip_probability": None, "batch_size": 32, "epochs": None, "steps": 200},
+        **{"learning_rate": 0.005, "warmup_steps": None, "momentum": 0.9, "weight_decay": 1e-4},
+        **{"seed": 1, "precision": "float32", "xla": False, "strategy": "auto"},
+        **{"checkpoint_every": 50, "run_dir": "runs/mine", "export": True},
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    loaded = ResolvedConfig.load(path)
+    assert (loaded.rebalance, loaded.clamp_counts) == ("labels", True)
+    assert loaded.source == table.Options(examples="/data/examples.csv", label_separator=";")
+    assert (loaded.loss.lambda_, loaded.loss.focal_gamma) == (5.0, 2.0)
+    asked = RunConfig.of(
+        dataset="table",
+        examples="/data/examples.csv",
+        label_separator=";",
+        val_fraction=0.1,
+        data_seed=3,
+        method="db",
+        mu=0.3,
+        lambda_=5.0,
+        margin="released",
+        rebalance="labels",
+        clamp_counts=True,
+        backbone="MobileNet",
+        backbone_options={"alpha": 0.75},
+        backbone_weights="none",
+        image_size=128,
+        steps=200,
+        seed=1,
+    )
+    assert asked.resolve().differences(loaded) == []
+
+    path.write_text(json.dumps({**content, "tfds_name": "voc"}))
+    with pytest.raises(ConfigError, match=r"config\.json cannot be used: --tfds_name goes with"):
+        ResolvedConfig.load(path)
+    path.write_text(json.dumps({**content, "rebalance_in": "nowhere"}))
+    with pytest.raises(ConfigError, match=r"config\.json cannot be used: rebalance_in must be one"):
+        ResolvedConfig.load(path)
+    path.write_text(json.dumps({**content, "colour": "red"}))
+    with pytest.raises(ConfigError, match="there is no setting colour"):
+        ResolvedConfig.load(path)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"config\.json cannot be used: it holds no settings"):
+        ResolvedConfig.load(path)
+
+
+def read_flags(*arguments):
+    values = flags.FlagValues()
+    run_flags.define(RunConfig, values)
+    values(["program", *arguments])
+    return run_flags.read(RunConfig, values)
+
+
+def test_flags_of_earlier_versions_are_accepted_and_said_to_be_old(caplog):
+    config = read_flags("--rebalance_in=loss", "--allow_empty_classes")
+    assert (config.rebalance, config.clamp_counts) == ("labels", True)
+    messages = [record.getMessage() for record in caplog.records]
+    assert "--rebalance_in is the old name of --rebalance=labels" in messages
+    assert "--allow_empty_classes is the old name of --clamp_counts=True" in messages
+    with pytest.raises(ConfigError, match="--rebalance_in is the old name of --rebalance; give"):
+        read_flags("--rebalance_in=loss", "--rebalance=labels")
+
+
+def test_every_parameter_of_a_loss_is_a_flag():
+    config = read_flags(
+        *("--focal_gamma=1.5", "--gamma_negative=2", "--clip=0.1", "--effective_number_beta=0.99")
+    )
+    assert config.loss == LossParameters(
+        focal_gamma=1.5, gamma_negative=2.0, clip=0.1, effective_number_beta=0.99
+    )
+    with pytest.raises(ConfigError, match=r"--clip must be in \[0, 1\); got 1.5"):
+        read_flags("--clip=1.5")
+
+
+def test_help_shows_the_flags_in_groups_and_each_once():
+    values = flags.FlagValues()
+    run_flags.define(RunConfig, values)
+    text = run_flags.help_text("Trains.", values)
+    shown = re.findall(r"^  --(?:\[no\])?(\w+)$", text, flags=re.MULTILINE)
+    assert sorted(shown) == sorted(set(values) - set(config.RENAMED))
+    assert shown[:3] == ["dataset", "examples", "method"]
+    headings = re.findall(r"^(\S[^\n]*):$", text, flags=re.MULTILINE)
+    assert headings[0] == "Most used" and {"Training", "Data source"} <= set(headings)
+    assert "for --dataset=voc_mlt, coco_mlt, tfds" in text
+
+
+def test_an_evaluation_takes_no_flags_that_concern_training_alone():
+    values = flags.FlagValues()
+    run_flags.define(config.DataConfig, values, for_evaluation=True)
+    assert not {"train_split", "val_split", "val_fraction", "image_ids"} & set(values)
+    assert {"dataset", "examples", "test_split", "check_images"} <= set(values)
+
+
+def test_options_of_sources_with_one_name_are_one_option():
+    by_name = {}
+    for source in datasets.SOURCES.values():
+        for field, details in settings.settings_of(source.options):
+            default, first = by_name.setdefault(field.name, (field.default, details))
+            assert (field.default, details) == (default, first), field.name
+    others = {name for name in RunConfig.of().flat() if name not in by_name}
+    assert not set(by_name) & (others - {"dataset"})
+
+
+def test_values_of_a_sweep_are_parsed_as_the_flag_parses_them():
+    assert run_flags.parse_values("xla", "false,true") == ("xla", (False, True))
+    assert run_flags.parse_values("frozen_layers", "conv1_,conv2_;conv1_") == (
+        "frozen_layers",
+        (["conv1_", "conv2_"], ["conv1_"]),
+    )
+    assert run_flags.parse_values("backbone_options", "alpha=0.5;alpha=1.0")[1] == (
+        {"alpha": 0.5},
+        {"alpha": 1.0},
+    )
+    assert run_flags.parse_values("lambda", "1,2.5") == ("lambda_", (1.0, 2.5))
+    for name, text in (("xla", "maybe"), ("beta", "low"), ("margin", "wide"), ("steps", "1.5")):
+        with pytest.raises(ConfigError, match=f"--{name} does not take '{text}'"):
+            run_flags.parse_values(name, text)
+    with pytest.raises(ConfigError, match="there is no flag --gamma"):
+        run_flags.parse_values("gamma", "1")

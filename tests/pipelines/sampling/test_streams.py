@@ -49,7 +49,7 @@ def make_config(directory, **arguments):
             "export": False,
             **arguments,
         }
-    ).resolve()
+    )
 
 
 def batches(data, config, step):
