@@ -142,7 +142,7 @@ def _batches(
     train: Examples, sampler: str, num_batches: int, batch_size: int, image_size: int
 ) -> tf.data.Dataset:
     how = {"image_size": image_size, "seed": 0}
-    if train.read is not None:
+    if not train.is_stream:
         indices = sampling.SAMPLERS[sampler](train.labels, batch_size, seed=0)
         return inputs.training_batches(train, indices.take(num_batches), **how)
     if sampler == "uniform":
@@ -155,7 +155,7 @@ def _batches(
 
 
 def _counting_reads(examples: Examples, counter: tf.Variable) -> Examples:
-    if examples.read is not None:
+    if not examples.is_stream:
         return dataclasses.replace(examples, read=_counted(examples.read, counter, by_size=True))
     passed = _counted(lambda example: example, counter)
     return dataclasses.replace(examples, stream=lambda start: examples.stream(start).map(passed))

@@ -12,12 +12,24 @@ from absl import logging
 _BLOCK = 32
 
 
+Read = Callable[[tf.Tensor], tf.Tensor]
+Stream = Callable[[int], tf.data.Dataset]
+
+
+def _not_by_position(position: tf.Tensor) -> tf.Tensor:
+    raise TypeError("these examples are a stream and cannot be read by position")
+
+
+def _not_a_stream(start: int) -> tf.data.Dataset:
+    raise TypeError("these examples are read by position and are no stream")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Labelled images of one split, in a fixed order.
+    """Labeled images of one split, in a fixed order.
 
-    They are read by position (`read`), or, where that is not possible, as a stream (`stream`); one
-    of the two is None.
+    They are read by position (`read`), or, where that is not possible, as a stream (`stream`); the
+    other of the two raises a TypeError.
 
     Attributes:
         names: N strings; what messages and prediction files call each image (its path, mostly).
@@ -35,17 +47,22 @@ class Examples:
 
     names: Sequence[str]
     labels: scipy.sparse.csr_array
-    read: Callable[[tf.Tensor], tf.Tensor] | None
+    read: Read = _not_by_position
     files: Sequence[str] | None = None
     reads_blocks: bool = False
-    stream: Callable[[int], tf.data.Dataset] | None = None
+    stream: Stream = _not_a_stream
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether the examples cannot be read by position."""
+        return self.read is _not_by_position
+
     def encoded(self) -> tf.data.Dataset:
         """The encoded bytes of all images in their order, string ()."""
-        if self.read is None:
+        if self.is_stream:
             return self.stream(0).map(lambda example: example["image"])
         positions = tf.data.Dataset.range(len(self))
         if self.reads_blocks:
@@ -68,7 +85,7 @@ class Examples:
             labels=self.labels[positions],
             files=None if self.files is None else [self.files[i] for i in positions],
         )
-        if self.read is not None:
+        if not self.is_stream:
             table = tf.constant(positions)
             return dataclasses.replace(
                 part, read=lambda position: self.read(tf.gather(table, position))
@@ -137,7 +154,7 @@ class LabelledData:
             cells = examples.labels[:, known].tocoo()
             shape = (len(examples), len(column))
             labels = scipy.sparse.csr_array((cells.data, (cells.row, target[cells.col])), shape)
-            if examples.stream is None:
+            if not examples.is_stream:
                 return dataclasses.replace(examples, labels=labels)
             return dataclasses.replace(
                 examples,
@@ -195,7 +212,7 @@ def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> Labelled
             holders = columns.indices[columns.indptr[c] : columns.indptr[c + 1]]
             if in_val[holders].all():  # an earlier class may have brought one back
                 in_val[random.choice(holders)] = False
-        num_val = np.count_nonzero(in_val)
+        num_val = int(np.count_nonzero(in_val))
     if not num_val:
         raise ValueError(
             f"val_fraction = {fraction} sets nothing aside: there are {len(train)} train images, "

@@ -199,7 +199,7 @@ def find_unreadable(
         indices: the positions in question, int64 (B,) each.
         image_size: S.
     """
-    if examples.read is None:
+    if examples.is_stream:
         images_read = iter(evaluation_batches(examples, image_size=image_size, batch_size=1))
         for name in examples.names:
             try:

@@ -43,6 +43,7 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
         settings = run_flags.read_settings((table.Options, LoadOptions))
         config = DataConfig.of(dataset="table", **settings)
+        assert isinstance(config.source, table.Options)
         thinned = longtail_table.write(
             config.source,
             config.loading,

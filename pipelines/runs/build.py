@@ -76,7 +76,7 @@ def check_sampler(config: ResolvedConfig, train: Examples) -> None:
     Raises:
         ConfigError: naming those that do not.
     """
-    streamed = train.read is None and not config.freeze_backbone
+    streamed = train.is_stream and not config.freeze_backbone
     if streamed and config.sampler not in sampling.STREAM_SAMPLERS:
         raise ConfigError(
             f"--sampler={config.sampler} reads images by position, and the train split is a "
@@ -134,21 +134,25 @@ def make_draws(
     config: ResolvedConfig, examples: Examples, statistics: LabelStatistics, start_step: int
 ) -> tf.data.Dataset:
     """Examples of a stream in the order in which batches take them, from a step on."""
-    kwargs = {
-        "seed": config.seed,
-        "start_draw": start_step * config.batch_size,
-        "records_from": examples.stream,
-    }
+    records, start_draw = examples.stream(0), start_step * config.batch_size
     if config.sampler == "uniform":
-        return sampling.uniform_stream(examples.stream(0), len(examples), **kwargs)
+        return sampling.uniform_stream(
+            records,
+            len(examples),
+            seed=config.seed,
+            start_draw=start_draw,
+            records_from=examples.stream,
+        )
     labels_at = inputs.dense_labels(examples.labels)
     labels = tf.data.Dataset.range(len(examples)).batch(_LABELS_AT_ONCE).map(labels_at).unbatch()
     return sampling.class_aware_stream(
-        examples.stream(0),
+        records,
         statistics.class_counts,
         statistics.num_examples,
+        seed=config.seed,
+        start_draw=start_draw,
         labels_alone=labels,
-        **kwargs,
+        records_from=examples.stream,
     )
 
 
@@ -220,22 +224,27 @@ def make_image_batches(
 ) -> Batches:
     """Augmented training images with labels and weights."""
     weigh, train = make_weighting(config, statistics), data.splits["train"]
-    kwargs = {
-        "image_size": config.image_size,
-        "seed": config.seed,
-        "augmentation": config.augmentation.for_data(data.flip_probability),
-        "weighting": weigh,
-    }
-    if train.read is None:
+    augmentation = config.augmentation.for_data(data.flip_probability)
+    if train.is_stream:
         return lambda step, share: inputs.streamed_batches(
             make_draws(config, train, statistics, step),
             config.batch_size,
-            **kwargs,
+            image_size=config.image_size,
+            seed=config.seed,
+            augmentation=augmentation,
+            weighting=weigh,
             start_step=step,
             share=share,
         )
     return lambda step, share: inputs.training_batches(
-        train, make_indices(config, train, step), **kwargs, start_step=step, share=share
+        train,
+        make_indices(config, train, step),
+        image_size=config.image_size,
+        seed=config.seed,
+        augmentation=augmentation,
+        weighting=weigh,
+        start_step=step,
+        share=share,
     )
 
 

@@ -13,6 +13,7 @@ from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import FRACTION_BELOW_ONE, NON_NEGATIVE, POSITIVE, SEED, flag_name, setting
 from pipelines import datasets, sampling
 from pipelines.datasets import LoadOptions, SourceOptions
+from pipelines.examples import LabelledData
 from pipelines.images import Augmentation
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -87,7 +88,7 @@ class DataConfig:
             for field, _ in settings.settings_of(record):
                 yield field, field.name, getattr(record, field.name)
 
-    def load_data(self, splits: Sequence[str] | None = None) -> datasets.LabelledData:
+    def load_data(self, splits: Sequence[str] | None = None) -> LabelledData:
         """Loads and checks the data; see `pipelines.datasets.load`."""
         return datasets.load(self.dataset, self.source, self.loading, splits)
 

@@ -168,7 +168,8 @@ class SavedModel:
         self, batches: tf.data.Dataset, num_examples: int
     ) -> tuple[np.ndarray, list[str]]:
         """Probabilities (N, C) and errors of batches of encoded images."""
-        probabilities, errors = [], []
+        probabilities: list[np.ndarray] = []
+        errors: list[str] = []
         progress = keras.utils.Progbar(num_examples, unit_name="image")
         for batch in batches:
             answer = self._serve(image_bytes=batch)

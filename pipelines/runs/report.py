@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def observed_counts(
 
     None where images come as a stream, whose draws cannot be had without reading it.
     """
-    if train.read is None:
+    if train.is_stream:
         return None, None
     steps = min(build.make_plan(config, statistics).steps, _MAX_STEPS)
     times = np.zeros(len(train), np.int64)
@@ -78,7 +79,7 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def _write(scored: Scored, output_dir: str | os.PathLike, **known: object) -> None:
+def _write(scored: Scored, output_dir: str | os.PathLike, **known: Any) -> None:
     path = pathlib.Path(output_dir, REPORT)
     run_page.write_run_report(
         path,

@@ -154,12 +154,12 @@ def _train_and_evaluate(
     model = build.plain_copy(config, models.join(backbone, head), statistics)
     with atomic.replacing(run_dir / "model.keras") as beside:
         model.save(beside)
+    predict = evaluate.network_predictor(model, config.image_size)
     if config.freeze_backbone:
 
         def predict(examples: Examples) -> np.ndarray:
             return prediction.predict(head, features.batches(examples))
-    else:
-        predict = evaluate.network_predictor(model, config.image_size)
+
     with atomic.reraise_full_disk(run_dir):
         scores = _evaluate_and_export(config, data, statistics, model, predict)
     training.wait_for_all(strategy)

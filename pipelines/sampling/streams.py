@@ -259,7 +259,8 @@ def _find_draw(
             tf.TensorSpec((None,), tf.float64),
         ],
     )
-    left, windows = start_draw, []
+    left = start_draw
+    windows: list[tf.Tensor] = []
     for pass_ in itertools.count():
         for window, weight in enumerate(windows if pass_ else weights):
             with tf.device("CPU"):  # where tf.data counts them too
@@ -270,9 +271,8 @@ def _find_draw(
             if pass_ == 0:
                 windows.append(weight)
         if not any(tf.reduce_any(weight > 0) for weight in windows):
-            raise ValueError(
-                f"none of the records of a pass holds a label ({len(windows)} windows)"
-            )
+            break
+    raise ValueError(f"none of the records of a pass holds a label ({len(windows)} windows)")
 
 
 def _spread_copies(

@@ -124,7 +124,7 @@ def make_plan(
     for split, examples in data.splits.items():
         if not len(examples):
             raise ShardsError(f"the split {split} has no examples, so there is nothing to write")
-        if examples.read is None:
+        if examples.is_stream:
             raise ShardsError(
                 f"the split {split} is a stream, and shards are cut by position: write them from "
                 "the data that the stream was made of"

@@ -80,7 +80,6 @@ def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
         return Examples(
             names=[names[i] for i in order],
             labels=labels[order],
-            read=None,
             files=files[order].tolist(),
             stream=lambda start: _stream(paths, counts, labels.shape[1], start),
         )
