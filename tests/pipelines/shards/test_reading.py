@@ -59,7 +59,7 @@ def test_array_records_are_read_by_position(folders):
 @pytest.mark.parametrize("start", [0, 1, 79, 80, 130, 236, 237])
 def test_a_stream_starts_anywhere_with_labels_beside_images(folders, start):
     train = reading.load(folders["tfrecord"]).splits["train"]
-    assert train.read is None
+    assert train.is_stream
     images = list(train.encoded().as_numpy_iterator())
     examples = list(train.stream(start).as_numpy_iterator())
     assert [example["image"] for example in examples] == images[start:]
