@@ -19,8 +19,8 @@ def label_graph(
 
     * A_ij = 1 where P_ij ≥ τ, else 0 (Eq. 7 of the publication).
     * A'_ij = p A_ij / Σ_(k≠i) A_ik for i ≠ j, and A'_ii = 1 − p (Eq. 8, whose printed numerator
-      omits A_ij). If a label has no neighbors, A'_ii = 1 − p is the only entry of its row. This is
-      the diagonal of the publication; the released code normalizes I + A' instead.
+      omits A_ij). If a label has no neighbors, A'_ii = 1 − p is the only non-zero entry of its row.
+      This is the diagonal of the publication; the released code normalizes I + A' instead.
     * Â = D^(−1/2) A' D^(−1/2), where D holds the row sums of A'. If a label has no neighbors,
       Â_ii is 1.
 

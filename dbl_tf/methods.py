@@ -93,7 +93,8 @@ class Classifier(Part):
         make: a function that creates the layer from `LabelStatistics` and the arguments of the
             part, and from `label_embeddings` if it takes them. It returns None for the linear layer
             of `models.build_head`.
-        has_neck: whether the layer stands on the neck of the paper instead of on the features.
+        has_neck: whether the neck of the paper (FC 256, BatchNorm, dropout) is below the layer;
+            otherwise the layer receives the features.
         takes_label_embeddings: whether the layer uses embeddings of the labels.
     """
 
@@ -171,7 +172,8 @@ NEGATIVE_TOLERANT = Loss(
 NEGATIVE_TOLERANT_FOCAL = Loss(
     make=_distribution_balanced, arguments={**_NEGATIVE_TOLERANT, **_FOCAL}
 )
-# These two compute the weights INVERSE_ROOT and CLASS_BALANCED, the ones above REBALANCED.
+# With rebalance="labels", the losses above compute only the weights of REBALANCED, and these two
+# only those of INVERSE_ROOT and CLASS_BALANCED.
 REWEIGHTED_CROSSENTROPY = Loss(make=functools.partial(_reweighted, focal_gamma=0.0))
 REWEIGHTED_FOCAL = Loss(make=_reweighted, arguments=_FOCAL)
 LDAM = Loss(make=_ldam, arguments={"max_margin": "max_margin", "scale": "cosine_scale"})

@@ -256,7 +256,7 @@ def test_head_gives_a_logit_for_each_class_and_its_loss_trains_it(name):
 NECK = ["features", "neck", "neck_norm", "neck_dropout", "classifier"]
 
 
-def test_linear_heads_stand_on_the_neck():
+def test_linear_heads_have_the_neck():
     names = set(TABLE) - {"ldam", "ml_gcn"}
     for name in names:
         head = head_of(name)
@@ -266,7 +266,7 @@ def test_linear_heads_stand_on_the_neck():
         assert classifier.kernel.numpy().std() == pytest.approx(0.01, rel=0.1)
 
 
-def test_cosine_head_stands_on_the_neck_and_scales_the_cosine():
+def test_cosine_head_has_the_neck_and_scales_the_cosine():
     features = np.random.default_rng(2).standard_normal((60, 8)).astype(np.float32)
     for parameters in (DEFAULTS, OTHER):
         head = head_of("ldam", parameters)
@@ -280,7 +280,7 @@ def test_cosine_head_stands_on_the_neck_and_scales_the_cosine():
         )
 
 
-def test_graph_head_stands_on_the_features_and_takes_label_embeddings():
+def test_graph_head_has_no_neck_and_takes_label_embeddings():
     embeddings = np.random.default_rng(3).standard_normal((6, 11)).astype(np.float32)
     head = head_of("ml_gcn", label_embeddings=embeddings)
     assert [layer.name for layer in head.layers] == ["features", "classifier"]
