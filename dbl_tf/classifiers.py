@@ -1,35 +1,39 @@
-"""Classifier layers of the compared methods: features (B, F) → logits (B, C).
+"""Classifier layers of the compared methods, from features (B, F) to logits (B, C).
 
-A cosine classifier for LDAM, and ML-GCN's classifier over a graph of labels.
+LDAM uses a cosine classifier; ML-GCN uses a classifier over a graph of labels.
 """
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import initializers, layers, ops
 
+from dbl_tf.parameters import DEFAULTS, check_parameters
+
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
 class CosineClassifier(layers.Layer):
-    """Logits `s cos θ` of the angle between features and class vectors, without a bias.
+    """Computes logits `s cos θ` from the angles between features and class vectors, without bias.
 
-    Both are divided by their L2 norm. `dbl_tf.LDAMLoss` is made for it.
+    Features and class vectors are divided by their L2 norms. `dbl_tf.LDAMLoss` expects these
+    logits.
 
     Args:
-        num_classes: C.
-        scale: s > 0.
-        kernel_initializer: of the class vectors, (F, C). By default normal with variance 1/F, so
-            that they are about of unit length: the longer, the less a step turns them.
-        dtype: float32 also where the network computes in half precision.
-        **kwargs: of `keras.layers.Layer`.
+        num_classes: the number C of classes.
+        scale: the scale s > 0 of the logits.
+        kernel_initializer: the initializer of the class vectors, (F, C). The default is normal with
+            variance 1/F, which gives vectors of about unit length. A training step turns longer
+            vectors by smaller angles.
+        dtype: the type of the layer; float32 even if the network computes in half precision.
+        **kwargs: further arguments of `keras.layers.Layer`.
 
     Call arguments:
-        features: (B, F). Features that are all zero have logits of zero.
+        features: the features, shape (B, F). If all features of an example are zero, its logits
+            are zero.
 
     Raises:
-        ValueError: a scale that is not positive, or no class.
+        ValueError: if `scale` is not positive, or `num_classes` is less than 1.
 
     References: Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss,
     NeurIPS 2019; Wang et al., NormFace, ACM Multimedia 2017.
@@ -37,14 +41,15 @@ class CosineClassifier(layers.Layer):
     Example:
 
     >>> layer = CosineClassifier(2, kernel_initializer="ones")
-    >>> layer(np.array([[3.0, 3.0], [0.0, -5.0]])).numpy().round().tolist()
+    >>> logits = layer(np.array([[3.0, 3.0], [0.0, -5.0]]))
+    >>> ops.convert_to_numpy(logits).round().tolist()
     [[30.0, 30.0], [-21.0, -21.0]]
     """
 
     def __init__(
         self,
         num_classes: int,
-        scale: float = 30.0,
+        scale: float = DEFAULTS.cosine_scale,
         kernel_initializer: Any = None,
         *,
         dtype: Any = "float32",
@@ -59,11 +64,10 @@ class CosineClassifier(layers.Layer):
         )
         if self.num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"scale must be greater than 0, got {scale}")
+        check_parameters(cosine_scale=self.scale, arguments={"cosine_scale": "scale"})
 
     def build(self, input_shape: Any) -> None:
-        """Makes the class vectors."""
+        """Creates the class vectors."""
         self.kernel = self.add_weight(
             name="kernel",
             shape=(input_shape[-1], self.num_classes),
@@ -71,15 +75,15 @@ class CosineClassifier(layers.Layer):
         )
 
     def call(self, features: Any) -> Any:
-        """s cos θ, (B, C)."""
+        """Returns the logits s cos θ, (B, C)."""
         return self.scale * ops.matmul(_unit(features, axis=-1), _unit(self.kernel, axis=0))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """(B, C)."""
+        """Returns the shape (B, C)."""
         return (*input_shape[:-1], self.num_classes)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal layer."""
+        """Returns the arguments that create an equal layer."""
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -90,39 +94,42 @@ class CosineClassifier(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
 class GraphClassifier(layers.Layer):
-    """ML-GCN: a graph convolution over the labels makes the weights of the classifier.
+    """Computes logits with class weights from a graph convolution over the labels, as in ML-GCN.
 
-    With the label embeddings E (C, D) and the normalised graph Â (C, C) of `label_graph`,
+    With the label embeddings E (C, D) and the normalized graph Â (C, C) of `label_graph`,
 
     `H = LeakyReLU(Â E W₁)`, `W = Â H W₂`, `z = x Wᵀ`.
 
-    There is no activation after the second convolution, whose output are signed class weights, and
-    no bias. W₁ (D, H) and W₂ (H, F) train. Graph and embeddings are weights that do not train, so a
-    saved model needs no other file; the configuration holds their shapes alone.
+    There is no bias, and no activation follows the second convolution, because its outputs are
+    signed class weights. W₁ (D, H) and W₂ (H, F) are trained. The graph and the embeddings are
+    non-trainable weights, so that a saved model needs no other file; the configuration contains
+    only their shapes.
 
     Args:
-        graph: Â, (C, C).
-        label_embeddings: E, (C, D), as of `read_label_embeddings`; one-hot if None.
-        hidden_units: H. The publication uses 1024.
-        negative_slope: of LeakyReLU.
-        dtype: float32 also where the network computes in half precision.
-        **kwargs: of `keras.layers.Layer`.
+        graph: the normalized graph Â, shape (C, C).
+        label_embeddings: the label embeddings E, shape (C, D), for example from
+            `read_label_embeddings`; one-hot if None.
+        hidden_units: the number H of hidden units. The publication uses 1024.
+        negative_slope: the slope of LeakyReLU for negative inputs.
+        dtype: the type of the layer; float32 even if the network computes in half precision.
+        **kwargs: further arguments of `keras.layers.Layer`.
 
     Call arguments:
-        features: x, (B, F), a backbone's pooled features.
+        features: the pooled features x of a backbone, shape (B, F).
 
     Raises:
-        ValueError: shapes that do not belong together, or numbers that are not finite.
+        ValueError: if the shapes do not match, or a number is not finite.
 
     Reference: Chen et al., Multi-Label Image Recognition with Graph Convolutional Networks,
     CVPR 2019.
 
     Example:
 
+    >>> from dbl_tf import LabelStatistics, label_graph
     >>> statistics = LabelStatistics.from_labels([[1, 1, 0], [1, 0, 0], [0, 0, 1]])
     >>> classifier = GraphClassifier(label_graph(statistics), hidden_units=8)
-    >>> classifier(np.ones((4, 16))).shape
-    TensorShape([4, 3])
+    >>> tuple(classifier(np.ones((4, 16))).shape)
+    (4, 3)
     """
 
     def __init__(
@@ -145,13 +152,13 @@ class GraphClassifier(layers.Layer):
         embeddings = np.asarray(label_embeddings, np.float64)
         if embeddings.ndim != 2 or len(embeddings) != num_classes or not embeddings.size:
             raise ValueError(
-                f"label_embeddings must be of shape ({num_classes}, D), a row for each row of "
-                f"graph; got {embeddings.shape}"
+                f"label_embeddings must be of shape ({num_classes}, D), with a row for each row "
+                f"of graph; got {embeddings.shape}"
             )
         for name, array in (("graph", graph), ("label_embeddings", embeddings)):
             if not np.isfinite(array).all():
                 i = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-                raise ValueError(f"{name} must be finite, row {i} is not")
+                raise ValueError(f"{name} must be finite, but row {i} is not")
         if hidden_units < 1:
             raise ValueError(f"hidden_units must be at least 1, got {hidden_units}")
         self.num_classes, self.embedding_size = embeddings.shape
@@ -169,7 +176,7 @@ class GraphClassifier(layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
-        """Makes W₁ and W₂."""
+        """Creates W₁ and W₂."""
         self.hidden_kernel = self.add_weight(
             name="hidden_kernel", shape=(self.embedding_size, self.hidden_units)
         )
@@ -178,21 +185,21 @@ class GraphClassifier(layers.Layer):
         )
 
     def class_weights(self) -> Any:
-        """W, (C, F)."""
+        """Returns the class weights W, (C, F)."""
         x = ops.matmul(self.graph, ops.matmul(self.label_embeddings, self.hidden_kernel))
         x = ops.leaky_relu(x, negative_slope=self.negative_slope)
         return ops.matmul(self.graph, ops.matmul(x, self.output_kernel))
 
     def call(self, features: Any) -> Any:
-        """z, (B, C)."""
+        """Returns the logits z, (B, C)."""
         return ops.matmul(features, ops.transpose(self.class_weights()))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """(B, C)."""
+        """Returns the shape (B, C)."""
         return (*input_shape[:-1], self.num_classes)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make a layer of the same structure; the graph comes with the weights."""
+        """Returns the structure of the layer; the graph is saved with the weights."""
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
@@ -203,7 +210,7 @@ class GraphClassifier(layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "GraphClassifier":
-        """A layer of this structure, whose graph and embeddings are zero until weights are set."""
+        """Returns a layer whose graph and embeddings are zero until its weights are set."""
         config = dict(config)
         num_classes, embedding_size = config.pop("num_classes"), config.pop("embedding_size")
         graph = np.zeros((num_classes, num_classes))
@@ -211,6 +218,6 @@ class GraphClassifier(layers.Layer):
 
 
 def _unit(vectors: Any, axis: int) -> Any:
-    """Vectors of unit length; zero where they are zero, with a finite gradient."""
+    """Vectors scaled to unit length; zero vectors stay zero, with a finite gradient."""
     squares = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
     return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))

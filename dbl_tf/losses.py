@@ -1,10 +1,10 @@
-"""Multi-label losses: elementwise functions, and the `keras.losses.Loss` classes over them.
+"""Multi-label losses: Distribution-Balanced Loss and the losses that it is compared with.
 
-Distribution-Balanced Loss, and those that it is compared with.
+Elementwise functions come first, followed by the `keras.losses.Loss` classes that use them.
 """
 
 import copy
-import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 from keras import ops
 
 from dbl_tf import weighting
+from dbl_tf.parameters import DEFAULTS, check_parameters
 
-MARGINS = ("paper", "released")
 REBALANCE_MODES = ("labels", "sample_weight", None)
-REWEIGHTINGS = {
+REWEIGHTINGS: dict[str, Callable[..., Any]] = {
     "inverse_root": weighting.inverse_root_weights,
     "class_balanced": weighting.class_balanced_weights,
 }
@@ -25,15 +25,16 @@ REWEIGHTINGS = {
 def class_margins(
     class_counts: Sequence[float] | np.ndarray, num_examples: int, kappa: float
 ) -> np.ndarray:
-    """ν_i = κ log(1/p_i − 1) with the class prior p_i = n_i/N (Eq. 9).
+    """Computes the class margins ν_i = κ log(1/p_i − 1), with class priors p_i = n_i/N (Eq. 9).
 
     Args:
-        class_counts: n_i, (C,), each within (0, N).
-        num_examples: N.
-        kappa: κ. Zero gives zeros, whatever the counts.
+        class_counts: the numbers n_i of training examples of each class, shape (C,), each within
+            (0, N).
+        num_examples: the number N of training examples.
+        kappa: the scale κ of the margins. Zero gives margins of zero for any counts.
 
     Returns:
-        float64 (C,).
+        ν, float64 (C,).
     """
     counts = np.asarray(class_counts, np.float64)
     if kappa == 0:
@@ -47,40 +48,59 @@ def negative_tolerant_crossentropy(
     nu: Any = 0.0,
     lambda_: float = 1.0,
     focal_gamma: float = 0.0,
-    focal_scale: float = 2.0,
-    multi_hot: bool = False,
+    focal_scale: float = DEFAULTS.focal_scale,
+    hard_targets: bool = False,
+    *,
+    multi_hot: bool | None = None,
 ) -> Any:
-    """Elementwise negative-tolerant binary cross-entropy, with or without a focusing factor.
+    """Computes negative-tolerant binary cross-entropy per element, optionally with focusing.
 
-    With q = z − ν, the sign of Eq. 7 and 10 of the paper corrected:
+    With q = z − ν, and with the sign in Eq. 7 and 10 of the paper corrected,
 
-    `ℓ = y softplus(−q) + (1 − y) softplus(λq)/λ`,
+    `ℓ = y softplus(−q) + (1 − y) softplus(λq)/λ`.
 
-    and for γ > 0, the gradient running through the factors,
+    For γ > 0 the loss is
 
-    `ℓ = s [y (1 − σ(q))^γ softplus(−q) + (1 − y) σ(λq)^γ softplus(λq)/λ]`.
+    `ℓ = s [y (1 − σ(q))^γ softplus(−q) + (1 − y) σ(λq)^γ softplus(λq)/λ]`,
 
-    ν = 0 and λ = 1 make it plain binary cross-entropy or focal loss.
+    and the gradient includes the focusing factors. With ν = 0 and λ = 1, these are plain binary
+    cross-entropy and focal loss.
 
     Args:
-        targets: y in [0, 1], (B, C), floating.
-        logits: z, (B, C), floating.
-        nu: ν, a number, (C,) or (B, C).
-        lambda_: λ > 0, how fast the loss of a negative falls once its logit is below ν.
-        focal_gamma: γ ≥ 0; 0 switches the focusing factor and the scale off.
-        focal_scale: s.
-        multi_hot: whether every target is 0 or 1, so that one of the two terms is all there is:
-            the same loss for half the work.
+        targets: the targets y in [0, 1], floating-point, shape (B, C).
+        logits: the logits z, floating-point, shape (B, C).
+        nu: the margins ν: a number, or an array of shape (C,) or (B, C).
+        lambda_: the scale λ > 0 of the negatives. The larger it is, the faster the loss of a
+            negative falls once its logit is below ν.
+        focal_gamma: the focusing exponent γ ≥ 0. Zero disables the focusing factors and the scale.
+        focal_scale: the factor s of the focal loss.
+        hard_targets: whether every target is known to be 0 or 1. Only one of the two terms is then
+            computed for each element, which gives the same loss for half the work.
+        multi_hot: the deprecated name of `hard_targets`.
 
     Returns:
-        ℓ, (B, C); finite, with a finite gradient, for |z| up to 1e4.
+        ℓ, shape (B, C). Values and gradients are finite for |z| up to 1e4.
 
     References: Wu et al., ECCV 2020, section 3.2; Lin et al., Focal Loss for Dense Object
     Detection, ICCV 2017.
+
+    Example:
+
+    >>> targets, logits = np.float32([[1, 0]]), np.float32([[2, 2]])
+    >>> loss = negative_tolerant_crossentropy(targets, logits, nu=2.0, lambda_=4.0)
+    >>> [round(float(element), 4) for element in loss[0]]  # log 2 and log 2 / 4
+    [0.6931, 0.1733]
     """
+    if multi_hot is not None:
+        warnings.warn(
+            "the argument multi_hot has been renamed to hard_targets",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        hard_targets = multi_hot
     q = logits - nu
-    if multi_hot:
-        u = q * (lambda_ - (1.0 + lambda_) * targets)  # −q of a positive, λq of a negative
+    if hard_targets:
+        u = q * (lambda_ - (1.0 + lambda_) * targets)  # −q for a positive, λq for a negative
         loss = ops.softplus(u)
         if focal_gamma:
             loss = ops.exp(focal_gamma * (u - loss)) * loss
@@ -90,19 +110,28 @@ def negative_tolerant_crossentropy(
         positive = ops.softplus(-q)
         negative = ops.softplus(scaled)
         if focal_gamma:
-            # (1 − σ(q))^γ = exp(−γ softplus(q)): no power of a number that rounds to zero, and
-            # softplus(q) = q + softplus(−q) spares a second logarithm.
+            # (1 − σ(q))^γ = exp(−γ softplus(q)) avoids the power of a number that may round to
+            # zero, and softplus(q) = q + softplus(−q) saves a second logarithm.
             positive = ops.exp(-focal_gamma * (q + positive)) * positive
             negative = ops.exp(-focal_gamma * (negative - scaled)) * negative
         loss = targets * positive + (1.0 - targets) * (negative / lambda_)
     return focal_scale * loss if focal_gamma else loss
 
 
-def ldam_margins(class_counts: Sequence[float] | np.ndarray, max_margin: float = 0.5) -> np.ndarray:
-    """Δ_i ∝ n_i^(−1/4), of which the largest is `max_margin`: float64 (C,).
+def ldam_margins(
+    class_counts: Sequence[float] | np.ndarray, max_margin: float = DEFAULTS.max_margin
+) -> np.ndarray:
+    """Computes the margins Δ_i ∝ n_i^(−1/4) of LDAM, scaled so that the largest is `max_margin`.
+
+    Args:
+        class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
+        max_margin: the largest margin, on the scale of cos θ.
+
+    Returns:
+        Δ, float64 (C,).
 
     Raises:
-        ValueError: a class without examples.
+        ValueError: if a class has no examples.
 
     Reference: Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss,
     NeurIPS 2019.
@@ -114,27 +143,27 @@ def ldam_margins(class_counts: Sequence[float] | np.ndarray, max_margin: float =
 def asymmetric_crossentropy(
     targets: Any,
     logits: Any,
-    gamma_negative: float = 4.0,
-    gamma_positive: float = 1.0,
-    clip: float = 0.05,
+    gamma_negative: float = DEFAULTS.gamma_negative,
+    gamma_positive: float = DEFAULTS.gamma_positive,
+    clip: float = DEFAULTS.clip,
 ) -> Any:
-    """Elementwise asymmetric loss.
+    """Computes the asymmetric loss per element.
 
     With p = σ(z) and the shifted probability p_m = max(p − m, 0) of the negatives,
 
-    `ℓ = −y (1 − p)^γ₊ log p − (1 − y) p_m^γ₋ log(1 − p_m)`,
+    `ℓ = −y (1 − p)^γ₊ log p − (1 − y) p_m^γ₋ log(1 − p_m)`.
 
-    the gradient running through the focusing factors, as in the publication's analysis.
+    The gradient includes the focusing factors, as in the analysis of the publication.
 
     Args:
-        targets: y in [0, 1], (B, C), floating.
-        logits: z, (B, C), floating.
-        gamma_negative: γ₋ ≥ 0.
-        gamma_positive: γ₊ ≥ 0.
-        clip: m in [0, 1); negatives of a lower probability cost nothing.
+        targets: the targets y in [0, 1], floating-point, shape (B, C).
+        logits: the logits z, floating-point, shape (B, C).
+        gamma_negative: the focusing exponent γ₋ ≥ 0 of the negatives.
+        gamma_positive: the focusing exponent γ₊ ≥ 0 of the positives.
+        clip: the shift m in [0, 1). Negatives with a lower probability have a loss of zero.
 
     Returns:
-        ℓ, (B, C); finite, with a finite gradient, for |z| up to 1e4.
+        ℓ, shape (B, C). Values and gradients are finite for |z| up to 1e4.
 
     Reference: Ridnik et al., Asymmetric Loss for Multi-Label Classification, ICCV 2021.
     """
@@ -145,9 +174,9 @@ def asymmetric_crossentropy(
         probabilities = ops.maximum(ops.sigmoid(logits) - clip, 0.0)
         negative = -ops.log1p(-probabilities)
         if gamma_negative:
-            # Kept above zero, where a power below 1 has no gradient.
+            # The base stays above zero, where a power below 1 has no finite derivative.
             negative = ops.power(ops.maximum(probabilities, 1e-30), gamma_negative) * negative
-    else:  # 1 − p rounds to zero
+    else:  # softplus, because 1 − p may round to zero
         negative = ops.softplus(logits)
         if gamma_negative:
             negative = ops.exp(-gamma_negative * (negative - logits)) * negative
@@ -155,22 +184,25 @@ def asymmetric_crossentropy(
 
 
 class ElementwiseLoss(keras.losses.Loss):
-    """What the losses of this module share: they keep the shape (B, C) until they are reduced.
+    """Base class of losses that keep the shape (B, C) until the reduction.
+
+    Subclasses compute the loss of each element in `_elements`. Those with element weights set
+    `rebalance` and `_weight_function`, and compute the weights in `_weights`.
 
     Args:
-        from_logits: whether `y_pred` holds logits; if not, probabilities.
-        reduction: as of `keras.losses.Loss`. "mean" is over all B·C elements.
-        name: of the loss.
-        dtype: of the computation; half precision is computed in float32.
+        from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
+        reduction: the reduction of `keras.losses.Loss`. "mean" is the mean over all B·C elements.
+        name: the name of the loss.
+        dtype: the type of the computation. Half precision is computed in float32.
     """
 
-    # C, where the loss knows it.
+    # C, if the loss depends on the number of classes.
     num_classes: int | None = None
-    # Where element weights come from, one of REBALANCE_MODES, and the function they are made by.
+    # The source of the element weights, one of REBALANCE_MODES, and the function that makes them.
     rebalance: str | None = None
-    _weights_of: Callable[..., Any]
-    # Whether the targets of this call are 0 or 1, and nothing between.
-    _multi_hot = False
+    _weight_function: Callable[..., Any]
+    # Whether every target of the current call is exactly 0 or 1.
+    _hard_targets = False
 
     def __init__(
         self,
@@ -179,36 +211,37 @@ class ElementwiseLoss(keras.losses.Loss):
         name: str | None = None,
         dtype: Any = None,
     ):
+        policy = keras.dtype_policies.get(dtype or keras.config.floatx())
+        if policy.compute_dtype in ("float16", "bfloat16"):
+            dtype = "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if self._dtype in ("float16", "bfloat16"):
-            self._dtype = "float32"
         self.from_logits = bool(from_logits)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The reduced loss; see the class for the arguments."""
+        """Returns the reduced loss; the class documents the arguments."""
         if sample_weight is None:
             if self.rebalance == "sample_weight":
                 raise ValueError(
-                    'rebalance="sample_weight" takes the weights from the input pipeline, and the '
-                    "batch came without weights: let the data set yield (images, labels, weights) "
-                    f"with weights = dbl_tf.weighting.{self._weights_of.__name__}(labels, …), or "
-                    'use "labels"'
+                    'with rebalance="sample_weight" the input pipeline provides the weights, but '
+                    "this batch came without weights: let the data set yield (images, labels, "
+                    f"weights) with weights = dbl_tf.weighting.{self._weight_function.__name__}"
+                    '(labels, …), or use rebalance="labels"'
                 )
         else:
             sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
             if len(sample_weight.shape) == 1:
-                # Against a (B, C) loss it would weigh columns wherever B = C.
+                # Broadcast against (B, C), it would weight columns whenever B = C.
                 sample_weight = ops.expand_dims(sample_weight, -1)
         loss = self
-        if _are_discrete(y_true):
-            # Keras converts the targets before `call` can see their type. Said to a copy, since
-            # threads of several replicas may call this object.
+        if _are_hard(y_true):
+            # Keras converts the targets before `call` can see their type. The flag is set on a
+            # copy, because the threads of several replicas may call this object at once.
             loss = copy.copy(self)
-            loss._multi_hot = True
+            loss._hard_targets = True
         return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Elementwise loss (B, C), weights included with `rebalance="labels"`."""
+        """Returns the loss per element, (B, C), with weights if `rebalance="labels"`."""
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
         logits = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         self._check_shapes(y_true, logits)
@@ -220,11 +253,11 @@ class ElementwiseLoss(keras.losses.Loss):
         return loss * self._weights(y_true) if self.rebalance == "labels" else loss
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
-        """ℓ, (B, C), of tensors of the loss's type."""
+        """ℓ, (B, C), from tensors of the type of the loss."""
         raise NotImplementedError
 
     def _weights(self, y_true: Any) -> Any:
-        """Weights (B, C) with `rebalance="labels"`."""
+        """Element weights, (B, C), for `rebalance="labels"`."""
         raise NotImplementedError
 
     def _check_shapes(self, y_true: Any, logits: Any) -> None:
@@ -234,22 +267,22 @@ class ElementwiseLoss(keras.losses.Loss):
             if any(len(shape) != 2 for shape in shapes) or any(
                 a != b and None not in (a, b) for a, b in zip(*shapes, strict=True)
             ):
-                raise ValueError(f"y_true and y_pred must be of one shape (B, C), got {arrays}")
+                raise ValueError(f"y_true and y_pred must have the same shape (B, C); got {arrays}")
             return
         for name, shape in arrays.items():
             if len(shape) != 2 or shape[1] not in (None, self.num_classes):
                 raise ValueError(
-                    f"{name} must be of shape (B, {self.num_classes}), a column for each entry of "
-                    f"class_counts; got {shape}"
+                    f"{name} must be of shape (B, {self.num_classes}), with a column for each "
+                    f"entry of class_counts; got {shape}"
                 )
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Returns the arguments that create an equal loss."""
         return {**super().get_config(), "from_logits": self.from_logits, "dtype": self.dtype}
 
 
-def _are_discrete(targets: Any) -> bool:
-    """Whether targets are integers or booleans, of which there are two in [0, 1]."""
+def _are_hard(targets: Any) -> bool:
+    """Whether targets are integers or booleans, so that each target in [0, 1] is 0 or 1."""
     dtype = targets.dtype if hasattr(targets, "dtype") else np.asarray(targets).dtype
     name = keras.backend.standardize_dtype(dtype)
     return name == "bool" or "int" in name
@@ -259,43 +292,51 @@ def _are_discrete(targets: Any) -> bool:
 class DistributionBalancedLoss(ElementwiseLoss):
     """Distribution-Balanced Loss for long-tailed multi-label classification (Eq. 10).
 
-    `L = 1/(B·C) Σ r̂_i ℓ_i`: re-balanced weights r̂ (`dbl_tf.weighting.rebalanced_weights`) times
-    the negative-tolerant loss ℓ (`negative_tolerant_crossentropy`), for batches that come from
-    class-aware re-sampling. The margin acts in training only: predictions are σ(z).
+    `L = 1/(B·C) Σ r̂_i ℓ_i` is the product of re-balanced weights r̂
+    (`dbl_tf.weighting.rebalanced_weights`) and the negative-tolerant loss ℓ
+    (`negative_tolerant_crossentropy`), for batches drawn by class-aware re-sampling. The margin
+    applies only to training: predictions are σ(z).
 
-    The parts can be used alone: `rebalance=None` leaves r̂ out, `lambda_=1, kappa=0` the negative
-    tolerance, `focal_gamma=0` the focusing factor. All three together are binary cross-entropy.
+    Each part can be switched off: r̂ with `rebalance=None`, the negative tolerance with
+    `lambda_=1, kappa=0`, and focusing with `focal_gamma=0`. Without all three parts, the loss is
+    binary cross-entropy.
 
     Args:
-        class_counts: n_i, (C,), training examples that hold class i, before re-sampling.
-        num_examples: N, training examples before re-sampling.
-        alpha: α ≥ 0 of Eq. 4. The paper uses 0.1.
-        beta: β > 0 of Eq. 4. The paper uses 10.
-        mu: μ of Eq. 4. The paper uses 0.3 for VOC-MLT, 0.2 for COCO-MLT.
-        lambda_: λ > 0 of Eq. 7. The paper uses 5 for VOC-MLT, 2 for COCO-MLT.
-        kappa: κ of Eq. 9. The paper uses 0.05.
-        margin: "paper" shifts logits by ν as printed; "released" by ν/λ, as the authors' released
-            code does, with which Table 1 of the paper was made.
-        focal_gamma: γ ≥ 0; 0 switches the focusing factor and the scale off.
-        focal_scale: s.
-        rebalance: where r̂ comes from. "labels": computed here from `y_true`. "sample_weight":
-            passed by the input pipeline as (B, C) `sample_weight`. None: no r̂.
-        clamp_counts: whether counts outside [1, N − 1] are moved to its ends, instead of refused.
-        from_logits: whether `y_pred` holds logits; if not, probabilities.
-        reduction: as of `keras.losses.Loss`. "mean" is Σ r̂ℓ/(B·C).
-        name: of the loss.
-        dtype: of the computation; half precision is computed in float32.
+        class_counts: the numbers n_i of training examples of each class before re-sampling, shape
+            (C,).
+        num_examples: the number N of training examples before re-sampling.
+        alpha: the lower bound α ≥ 0 of the weights in Eq. 4. The paper uses 0.1.
+        beta: the slope β > 0 of the weights in Eq. 4. The paper uses 10.
+        mu: the midpoint μ of the weights in Eq. 4. The paper uses 0.3 for VOC-MLT and 0.2 for
+            COCO-MLT.
+        lambda_: the scale λ > 0 of the negatives in Eq. 7. The paper uses 5 for VOC-MLT and 2 for
+            COCO-MLT.
+        kappa: the scale κ of the class margins in Eq. 9. The paper uses 0.05.
+        margin: "paper" shifts the logits by ν, as printed. "released" shifts them by ν/λ, as in the
+            authors' released code, which produced Table 1 of the paper.
+        focal_gamma: the focusing exponent γ ≥ 0. Zero disables the focusing factors and the scale.
+        focal_scale: the factor s of the focal loss.
+        rebalance: the source of r̂. With "labels", the loss computes r̂ from `y_true`. With
+            "sample_weight", the input pipeline passes r̂ as a `sample_weight` of shape (B, C). With
+            None, there are no weights.
+        clamp_counts: whether counts outside [1, N − 1] are clamped to that range instead of being
+            refused.
+        from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
+        reduction: the reduction of `keras.losses.Loss`. "mean" is Σ r̂ℓ/(B·C).
+        name: the name of the loss.
+        dtype: the type of the computation. Half precision is computed in float32.
 
     Call arguments:
-        y_true: (B, C), multi-hot or soft targets in [0, 1]. Integers and booleans, which are known
-            to be multi-hot, take half the time of floating numbers; the loss is the same.
-        y_pred: (B, C).
-        sample_weight: (B,) or (B, 1) weighs examples and multiplies into r̂; (B, C) weighs elements.
+        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C). Pass integer or boolean
+            labels when you can: the loss is about twice as fast as with float (soft) labels.
+        y_pred: the logits, shape (B, C).
+        sample_weight: weights of examples, (B,) or (B, 1), which are multiplied into r̂, or weights
+            of elements, (B, C).
 
     Raises:
-        ValueError: an argument out of range; a class without examples where r̂ or ν is used, or one
-            that every example holds where ν is; `y_pred` of another width than `class_counts`;
-            with `rebalance="sample_weight"`, a call without weights.
+        ValueError: if an argument is out of range; if a class has no examples and r̂ or ν is used;
+            if all examples have a class and ν is used; if `y_pred` and `class_counts` differ in the
+            number of classes; if a call passes no weights with `rebalance="sample_weight"`.
 
     Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
     Datasets, ECCV 2020.
@@ -307,21 +348,21 @@ class DistributionBalancedLoss(ElementwiseLoss):
     0.0024
     """
 
-    _weights_of = staticmethod(weighting.rebalanced_weights)
+    _weight_function = staticmethod(weighting.rebalanced_weights)
 
     def __init__(
         self,
         class_counts: Sequence[float] | np.ndarray,
         num_examples: int,
         *,
-        alpha: float = 0.1,
-        beta: float = 10.0,
-        mu: float = 0.2,
-        lambda_: float = 2.0,
-        kappa: float = 0.05,
-        margin: str = "paper",
-        focal_gamma: float = 2.0,
-        focal_scale: float = 2.0,
+        alpha: float = DEFAULTS.alpha,
+        beta: float = DEFAULTS.beta,
+        mu: float = DEFAULTS.mu,
+        lambda_: float = DEFAULTS.lambda_,
+        kappa: float = DEFAULTS.kappa,
+        margin: str = DEFAULTS.margin,
+        focal_gamma: float = DEFAULTS.focal_gamma,
+        focal_scale: float = DEFAULTS.focal_scale,
         rebalance: str | None = "labels",
         clamp_counts: bool = False,
         from_logits: bool = True,
@@ -330,7 +371,7 @@ class DistributionBalancedLoss(ElementwiseLoss):
         dtype: Any = None,
     ):
         super().__init__(from_logits, reduction, name, dtype)
-        # Lists, since an array in the configuration does not survive a `.keras` file.
+        # A list, because an array in the configuration does not survive a `.keras` file.
         self.class_counts = np.asarray(class_counts).tolist()
         self.num_examples = int(num_examples)
         self.alpha = float(alpha)
@@ -343,7 +384,17 @@ class DistributionBalancedLoss(ElementwiseLoss):
         self.focal_scale = float(focal_scale)
         self.rebalance = rebalance
         self.clamp_counts = bool(clamp_counts)
-        self._check_arguments()
+        check_parameters(
+            alpha=self.alpha,
+            beta=self.beta,
+            mu=self.mu,
+            lambda_=self.lambda_,
+            kappa=self.kappa,
+            margin=self.margin,
+            focal_gamma=self.focal_gamma,
+            focal_scale=self.focal_scale,
+        )
+        _check_rebalance(rebalance, REBALANCE_MODES)
         counts = np.asarray(self.class_counts, np.float64)
         if self.clamp_counts:
             counts = weighting.clamp_counts(counts, self.num_examples)
@@ -353,18 +404,6 @@ class DistributionBalancedLoss(ElementwiseLoss):
         nu = class_margins(counts, self.num_examples, self.kappa)
         self._nu = nu / self.lambda_ if margin == "released" else nu
 
-    def _check_arguments(self) -> None:
-        weighting.check_smoothing(self.alpha, self.beta, self.mu)
-        _check_positive(lambda_=self.lambda_)
-        if not math.isfinite(self.kappa):
-            raise ValueError(f"kappa must be finite, got {self.kappa}")
-        _check_at_least_zero(focal_gamma=self.focal_gamma)
-        _check_positive(focal_scale=self.focal_scale)
-        if self.margin not in MARGINS:
-            raise ValueError(f"margin must be one of {MARGINS}, got {self.margin!r}")
-        if self.rebalance not in REBALANCE_MODES:
-            raise ValueError(f"rebalance must be one of {REBALANCE_MODES}, got {self.rebalance!r}")
-
     def _check_counts(self, counts: np.ndarray) -> None:
         if counts.ndim != 1 or counts.size == 0:
             raise ValueError(f"class_counts must be of shape (C,), got {counts.shape}")
@@ -372,15 +411,15 @@ class DistributionBalancedLoss(ElementwiseLoss):
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
             raise ValueError(
-                f"class_counts must lie in [0, num_examples = {self.num_examples}], "
-                f"class {i} has {counts[i]}"
+                f"class_counts must lie in [0, num_examples = {self.num_examples}], but class {i} "
+                f"has {counts[i]}"
             )
-        remedy = "; leave the class out, or pass clamp_counts=True"
+        remedy = "; leave these classes out, or pass clamp_counts=True"
         if self.kappa != 0 or self.rebalance is not None:
             empty = np.flatnonzero(counts == 0).tolist()
             if empty:
                 raise ValueError(
-                    f"classes {empty} have no training example, so neither ν (Eq. 9) nor r̂ "
+                    f"classes {empty} have no training examples, so neither ν (Eq. 9) nor r̂ "
                     f"(Eq. 3) is defined for them{remedy}"
                 )
         if self.kappa != 0:
@@ -399,14 +438,14 @@ class DistributionBalancedLoss(ElementwiseLoss):
             lambda_=self.lambda_,
             focal_gamma=self.focal_gamma,
             focal_scale=self.focal_scale,
-            multi_hot=self._multi_hot,
+            hard_targets=self._hard_targets,
         )
 
     def _weights(self, y_true: Any) -> Any:
-        return self._weights_of(y_true, self._counts, self.alpha, self.beta, self.mu)
+        return self._weight_function(y_true, self._counts, self.alpha, self.beta, self.mu)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Returns the arguments that create an equal loss."""
         return {
             **super().get_config(),
             "class_counts": self.class_counts,
@@ -426,34 +465,36 @@ class DistributionBalancedLoss(ElementwiseLoss):
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
 class ReweightedCrossentropy(ElementwiseLoss):
-    """Binary cross-entropy or focal loss, weighted by how rare the classes are.
+    """Binary cross-entropy or focal loss, with weights that depend on the class counts.
 
-    `L = 1/(B·C) Σ w_i ℓ_i` with ℓ of `negative_tolerant_crossentropy` at ν = 0, λ = 1.
+    `L = 1/(B·C) Σ w_i ℓ_i`, where ℓ is `negative_tolerant_crossentropy` at ν = 0 and λ = 1.
 
     Args:
-        class_counts: n_i, (C,), positive, training examples that hold class i.
-        weighting: "inverse_root", √(N/n_i) scaled to a maximum of 1
-            (`dbl_tf.weighting.inverse_root_weights`); or "class_balanced", (1 − β)/(1 − β^n_i)
-            averaged over the example's labels (`dbl_tf.weighting.class_balanced_weights`).
-        beta: β in [0, 1) of "class_balanced".
-        focal_gamma: γ ≥ 0; 0 switches the focusing factor and the scale off. With 2 and
-            "class_balanced" it is the class-balanced focal loss.
-        focal_scale: s.
-        rebalance: where w comes from. "labels": computed here from `y_true`. "sample_weight":
-            passed by the input pipeline as (B, C) `sample_weight`.
-        from_logits: whether `y_pred` holds logits; if not, probabilities.
-        reduction: as of `keras.losses.Loss`. "mean" is Σ wℓ/(B·C).
-        name: of the loss.
-        dtype: of the computation; half precision is computed in float32.
+        class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
+        weighting: "inverse_root" for √(N/n_i), scaled to a maximum of 1
+            (`dbl_tf.weighting.inverse_root_weights`), or "class_balanced" for (1 − β)/(1 − β^n_i),
+            averaged over the labels of the example (`dbl_tf.weighting.class_balanced_weights`).
+        beta: the base β in [0, 1) of the effective number in "class_balanced".
+        focal_gamma: the focusing exponent γ ≥ 0. Zero disables the focusing factors and the scale;
+            2 with "class_balanced" gives the class-balanced focal loss.
+        focal_scale: the factor s of the focal loss.
+        rebalance: the source of w. With "labels", the loss computes w from `y_true`. With
+            "sample_weight", the input pipeline passes w as a `sample_weight` of shape (B, C).
+        from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
+        reduction: the reduction of `keras.losses.Loss`. "mean" is Σ wℓ/(B·C).
+        name: the name of the loss.
+        dtype: the type of the computation. Half precision is computed in float32.
 
     Call arguments:
-        y_true: (B, C), multi-hot or soft targets in [0, 1].
-        y_pred: (B, C).
-        sample_weight: (B,) or (B, 1) weighs examples and multiplies into w; (B, C) weighs elements.
+        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C).
+        y_pred: the logits, shape (B, C).
+        sample_weight: weights of examples, (B,) or (B, 1), which are multiplied into w, or weights
+            of elements, (B, C).
 
     Raises:
-        ValueError: an argument out of range; a class without examples; `y_pred` of another width
-            than `class_counts`; with `rebalance="sample_weight"`, a call without weights.
+        ValueError: if an argument is out of range; if a class has no examples; if `y_pred` and
+            `class_counts` differ in the number of classes; if a call passes no weights with
+            `rebalance="sample_weight"`.
 
     References: Wu et al., ECCV 2020, section 4.2; Cui et al., Class-Balanced Loss Based on
     Effective Number of Samples, CVPR 2019.
@@ -470,9 +511,9 @@ class ReweightedCrossentropy(ElementwiseLoss):
         class_counts: Sequence[float] | np.ndarray,
         weighting: str,
         *,
-        beta: float = 0.9,
+        beta: float = DEFAULTS.effective_number_beta,
         focal_gamma: float = 0.0,
-        focal_scale: float = 2.0,
+        focal_scale: float = DEFAULTS.focal_scale,
         rebalance: str = "labels",
         from_logits: bool = True,
         reduction: str | None = "mean",
@@ -488,12 +529,15 @@ class ReweightedCrossentropy(ElementwiseLoss):
         self.rebalance = rebalance
         if weighting not in REWEIGHTINGS:
             raise ValueError(f"weighting must be one of {(*REWEIGHTINGS,)}, got {weighting!r}")
-        if rebalance not in REBALANCE_MODES[:2]:
-            raise ValueError(f"rebalance must be one of {REBALANCE_MODES[:2]}, got {rebalance!r}")
-        _check_at_least_zero(focal_gamma=self.focal_gamma)
-        _check_positive(focal_scale=self.focal_scale)
-        self._weights_of = REWEIGHTINGS[weighting]
-        # Refuses what no weights can be made of now, and not at the first batch.
+        _check_rebalance(rebalance, REBALANCE_MODES[:2])
+        check_parameters(
+            effective_number_beta=self.beta,
+            focal_gamma=self.focal_gamma,
+            focal_scale=self.focal_scale,
+            arguments={"effective_number_beta": "beta"},
+        )
+        self._weight_function = REWEIGHTINGS[weighting]
+        # Computing weights once refuses bad counts here instead of at the first batch.
         self.num_classes = np.size(class_counts)
         self._weights(np.zeros((1, self.num_classes), np.float32))
 
@@ -503,15 +547,15 @@ class ReweightedCrossentropy(ElementwiseLoss):
             logits,
             focal_gamma=self.focal_gamma,
             focal_scale=self.focal_scale,
-            multi_hot=self._multi_hot,
+            hard_targets=self._hard_targets,
         )
 
     def _weights(self, y_true: Any) -> Any:
         arguments = {"beta": self.beta} if self.weighting == "class_balanced" else {}
-        return self._weights_of(y_true, self.class_counts, **arguments)
+        return self._weight_function(y_true, self.class_counts, **arguments)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Returns the arguments that create an equal loss."""
         return {
             **super().get_config(),
             "class_counts": self.class_counts,
@@ -527,30 +571,30 @@ class ReweightedCrossentropy(ElementwiseLoss):
 class LDAMLoss(ElementwiseLoss):
     """Label-distribution-aware margin loss in its sigmoid form, for a cosine classifier.
 
-    A positive of a rare class has to clear a margin: with `z = s (cos θ − y Δ)`,
+    Positives of rarer classes have to clear larger margins. With `z = s (cos θ − y Δ)`,
 
     `ℓ = y softplus(−z) + (1 − y) softplus(z)`, `Δ_i ∝ n_i^(−1/4)`, the largest `max_margin`.
 
-    `y_pred` is `s cos θ`, what `dbl_tf.CosineClassifier(C, scale=s)` gives; the margin acts in
-    training only, so predictions are σ(s cos θ).
+    `y_pred` is `s cos θ`, which `dbl_tf.CosineClassifier(C, scale=s)` computes. The margin applies
+    only to training: predictions are σ(s cos θ).
 
     Args:
-        class_counts: n_i, (C,), positive, training examples that hold class i.
-        max_margin: the largest Δ, on the scale of cos θ, at least 0.
-        scale: s > 0; that of the classifier.
-        from_logits: whether `y_pred` holds logits; if not, probabilities.
-        reduction: as of `keras.losses.Loss`. "mean" is over all B·C elements.
-        name: of the loss.
-        dtype: of the computation; half precision is computed in float32.
+        class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
+        max_margin: the largest Δ, at least 0, on the scale of cos θ.
+        scale: the scale s > 0 of the classifier.
+        from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
+        reduction: the reduction of `keras.losses.Loss`. "mean" is the mean over all B·C elements.
+        name: the name of the loss.
+        dtype: the type of the computation. Half precision is computed in float32.
 
     Call arguments:
-        y_true: (B, C), multi-hot or soft targets in [0, 1].
-        y_pred: (B, C).
-        sample_weight: (B,) or (B, 1) weighs examples; (B, C) weighs elements.
+        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C).
+        y_pred: the logits, shape (B, C).
+        sample_weight: weights of examples, (B,) or (B, 1), or weights of elements, (B, C).
 
     Raises:
-        ValueError: an argument out of range; a class without examples; `y_pred` of another width
-            than `class_counts`.
+        ValueError: if an argument is out of range; if a class has no examples; if `y_pred` and
+            `class_counts` differ in the number of classes.
 
     Reference: Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss,
     NeurIPS 2019.
@@ -566,8 +610,8 @@ class LDAMLoss(ElementwiseLoss):
         self,
         class_counts: Sequence[float] | np.ndarray,
         *,
-        max_margin: float = 0.5,
-        scale: float = 30.0,
+        max_margin: float = DEFAULTS.max_margin,
+        scale: float = DEFAULTS.cosine_scale,
         from_logits: bool = True,
         reduction: str | None = "mean",
         name: str | None = "ldam_loss",
@@ -577,19 +621,22 @@ class LDAMLoss(ElementwiseLoss):
         self.class_counts = np.asarray(class_counts).tolist()
         self.max_margin = float(max_margin)
         self.scale = float(scale)
-        _check_at_least_zero(max_margin=self.max_margin)
-        _check_positive(scale=self.scale)
+        check_parameters(
+            max_margin=self.max_margin,
+            cosine_scale=self.scale,
+            arguments={"cosine_scale": "scale"},
+        )
         self._margins = self.scale * ldam_margins(self.class_counts, self.max_margin)
         self.num_classes = len(self._margins)
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
         margins = ops.convert_to_tensor(self._margins, dtype=self.dtype)
         return negative_tolerant_crossentropy(
-            y_true, logits, nu=y_true * margins, multi_hot=self._multi_hot
+            y_true, logits, nu=y_true * margins, hard_targets=self._hard_targets
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Returns the arguments that create an equal loss."""
         return {
             **super().get_config(),
             "class_counts": self.class_counts,
@@ -600,30 +647,30 @@ class LDAMLoss(ElementwiseLoss):
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
 class AsymmetricLoss(ElementwiseLoss):
-    """Asymmetric Loss for multi-label classification: easy negatives count less than positives.
+    """Asymmetric Loss for multi-label classification, which down-weights easy negatives most.
 
     With p = σ(z) and p_m = max(p − m, 0),
 
     `ℓ = −y (1 − p)^γ₊ log p − (1 − y) p_m^γ₋ log(1 − p_m)`.
 
-    "mean" is over all B·C elements, where the publication sums over the classes.
+    The reduction "mean" averages over all B·C elements, whereas the publication sums over classes.
 
     Args:
-        gamma_negative: γ₋ ≥ 0.
-        gamma_positive: γ₊ ≥ 0.
-        clip: m in [0, 1), the probability below which negatives cost nothing.
-        from_logits: whether `y_pred` holds logits; if not, probabilities.
-        reduction: as of `keras.losses.Loss`.
-        name: of the loss.
-        dtype: of the computation; half precision is computed in float32.
+        gamma_negative: the focusing exponent γ₋ ≥ 0 of the negatives.
+        gamma_positive: the focusing exponent γ₊ ≥ 0 of the positives.
+        clip: the shift m in [0, 1). Negatives with a lower probability have a loss of zero.
+        from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
+        reduction: the reduction of `keras.losses.Loss`.
+        name: the name of the loss.
+        dtype: the type of the computation. Half precision is computed in float32.
 
     Call arguments:
-        y_true: (B, C), multi-hot or soft targets in [0, 1].
-        y_pred: (B, C).
-        sample_weight: (B,) or (B, 1) weighs examples; (B, C) weighs elements.
+        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C).
+        y_pred: the logits, shape (B, C).
+        sample_weight: weights of examples, (B,) or (B, 1), or weights of elements, (B, C).
 
     Raises:
-        ValueError: an argument out of range; `y_true` and `y_pred` of different shapes.
+        ValueError: if an argument is out of range, or `y_true` and `y_pred` differ in shape.
 
     Reference: Ridnik et al., Asymmetric Loss for Multi-Label Classification, ICCV 2021.
 
@@ -637,9 +684,9 @@ class AsymmetricLoss(ElementwiseLoss):
     def __init__(
         self,
         *,
-        gamma_negative: float = 4.0,
-        gamma_positive: float = 1.0,
-        clip: float = 0.05,
+        gamma_negative: float = DEFAULTS.gamma_negative,
+        gamma_positive: float = DEFAULTS.gamma_positive,
+        clip: float = DEFAULTS.clip,
         from_logits: bool = True,
         reduction: str | None = "mean",
         name: str | None = "asymmetric_loss",
@@ -649,9 +696,9 @@ class AsymmetricLoss(ElementwiseLoss):
         self.gamma_negative = float(gamma_negative)
         self.gamma_positive = float(gamma_positive)
         self.clip = float(clip)
-        _check_at_least_zero(gamma_negative=self.gamma_negative, gamma_positive=self.gamma_positive)
-        if not 0 <= self.clip < 1:
-            raise ValueError(f"clip must lie in [0, 1), got {self.clip}")
+        check_parameters(
+            gamma_negative=self.gamma_negative, gamma_positive=self.gamma_positive, clip=self.clip
+        )
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
         return asymmetric_crossentropy(
@@ -659,7 +706,7 @@ class AsymmetricLoss(ElementwiseLoss):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Returns the arguments that create an equal loss."""
         return {
             **super().get_config(),
             "gamma_negative": self.gamma_negative,
@@ -668,13 +715,6 @@ class AsymmetricLoss(ElementwiseLoss):
         }
 
 
-def _check_at_least_zero(**arguments: float) -> None:
-    for name, value in arguments.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be at least 0, got {value}")
-
-
-def _check_positive(**arguments: float) -> None:
-    for name, value in arguments.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be greater than 0, got {value}")
+def _check_rebalance(rebalance: str | None, modes: Sequence[str | None]) -> None:
+    if rebalance not in modes:
+        raise ValueError(f"rebalance must be one of {modes}, got {rebalance!r}")

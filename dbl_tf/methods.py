@@ -1,22 +1,26 @@
-"""The methods that can be trained and compared: rows of Tables 1 and 2 of the paper.
+"""The methods that can be trained and compared: the rows of Tables 1 and 2 of the paper.
 
-`METHODS` is the one place where a method is defined; a name of it is what `--method` takes.
+`METHODS` is the only definition of each method, and its keys are the values of `--method`. A row
+names a sampler and combines three parts: a weighting of the loss elements, a loss, and a
+classifier. A part states the parameters that it uses, by their names in `LossParameters`.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from dbl_tf import classifiers, label_graphs, losses, models, weighting
+from dbl_tf.parameters import DEFAULTS, LossParameters
 from dbl_tf.statistics import LabelStatistics
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Epochs, and the epochs after which the learning rate falls to a tenth."""
+    """A number of epochs, and the epochs after which the learning rate is divided by 10."""
 
     epochs: int
     decay_epochs: tuple[int, ...]
@@ -28,232 +32,375 @@ RESAMPLED_SCHEDULE = Schedule(epochs=8, decay_epochs=(5, 7))
 
 
 def schedule_of(sampler: str) -> Schedule:
-    """The paper's schedule for a way of drawing examples."""
+    """Returns the schedule of the paper for a sampler."""
     return UNIFORM_SCHEDULE if sampler == "uniform" else RESAMPLED_SCHEDULE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Base class of the parts of a method.
+
+    Attributes:
+        arguments: the parameters that the part uses: names of arguments of its function, each with
+            the name of the parameter in `LossParameters`.
+    """
+
+    arguments: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the parameters that the part uses."""
+        return frozenset(self.arguments.values())
+
+    def values(self, parameters: LossParameters) -> dict[str, Any]:
+        """Returns the values of the arguments."""
+        return {argument: getattr(parameters, name) for argument, name in self.arguments.items()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weighting(Part):
+    """A weighting of the loss elements.
+
+    Attributes:
+        function: a function from labels (B, C), `class_counts` and the arguments of the part to
+            weights (B, C).
+        loss_arguments: the arguments, in addition to those of the part, with which a loss computes
+            these weights itself.
+    """
+
+    function: Callable[..., Any]
+    loss_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss(Part):
+    """A loss.
+
+    Attributes:
+        make: a function that creates the loss from `class_counts`, `num_examples`, `clamp_counts`
+            and the arguments of the part. In a method with a weighting, it also receives
+            `rebalance` and the arguments of the weighting.
+    """
+
+    make: Callable[..., keras.losses.Loss]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classifier(Part):
+    """The last layer of the network.
+
+    Attributes:
+        make: a function that creates the layer from `LabelStatistics` and the arguments of the
+            part, and from `label_embeddings` if it takes them. It returns None for the linear layer
+            of `models.build_head`.
+        has_neck: whether the neck of the paper (FC 256, BatchNorm, dropout) is below the layer;
+            otherwise the layer receives the features.
+        takes_label_embeddings: whether the layer uses embeddings of the labels.
+    """
+
+    make: Callable[..., keras.layers.Layer | None]
+    has_neck: bool = True
+    takes_label_embeddings: bool = False
+
+
+def _same_names(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+REBALANCED = Weighting(
+    function=weighting.rebalanced_weights, arguments=_same_names("alpha", "beta", "mu")
+)
+INVERSE_ROOT = Weighting(
+    function=losses.REWEIGHTINGS["inverse_root"], loss_arguments={"weighting": "inverse_root"}
+)
+CLASS_BALANCED = Weighting(
+    function=losses.REWEIGHTINGS["class_balanced"],
+    loss_arguments={"weighting": "class_balanced"},
+    arguments={"beta": "effective_number_beta"},
+)
+
+
+def _counts(class_counts: np.ndarray, num_examples: int, clamp_counts: bool) -> np.ndarray:
+    return weighting.clamp_counts(class_counts, num_examples) if clamp_counts else class_counts
+
+
+def _distribution_balanced(
+    class_counts: np.ndarray,
+    num_examples: int,
+    clamp_counts: bool,
+    *,
+    rebalance: str | None = None,
+    **arguments: Any,
+) -> keras.losses.Loss:
+    return losses.DistributionBalancedLoss(
+        class_counts, num_examples, rebalance=rebalance, clamp_counts=clamp_counts, **arguments
+    )
+
+
+def _reweighted(
+    class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
+) -> keras.losses.Loss:
+    return losses.ReweightedCrossentropy(
+        _counts(class_counts, num_examples, clamp_counts), **arguments
+    )
+
+
+def _ldam(
+    class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
+) -> keras.losses.Loss:
+    return losses.LDAMLoss(_counts(class_counts, num_examples, clamp_counts), **arguments)
+
+
+def _asymmetric(
+    class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
+) -> keras.losses.Loss:
+    return losses.AsymmetricLoss(**arguments)
+
+
+_FOCAL = _same_names("focal_gamma", "focal_scale")
+_NEGATIVE_TOLERANT = _same_names("lambda_", "kappa", "margin")
+
+CROSSENTROPY = Loss(
+    make=functools.partial(_distribution_balanced, lambda_=1.0, kappa=0.0, focal_gamma=0.0)
+)
+FOCAL = Loss(
+    make=functools.partial(_distribution_balanced, lambda_=1.0, kappa=0.0), arguments=_FOCAL
+)
+NEGATIVE_TOLERANT = Loss(
+    make=functools.partial(_distribution_balanced, focal_gamma=0.0), arguments=_NEGATIVE_TOLERANT
+)
+NEGATIVE_TOLERANT_FOCAL = Loss(
+    make=_distribution_balanced, arguments={**_NEGATIVE_TOLERANT, **_FOCAL}
+)
+# With rebalance="labels", the losses above compute only the weights of REBALANCED, and these two
+# only those of INVERSE_ROOT and CLASS_BALANCED.
+REWEIGHTED_CROSSENTROPY = Loss(make=functools.partial(_reweighted, focal_gamma=0.0))
+REWEIGHTED_FOCAL = Loss(make=_reweighted, arguments=_FOCAL)
+LDAM = Loss(make=_ldam, arguments={"max_margin": "max_margin", "scale": "cosine_scale"})
+ASYMMETRIC = Loss(
+    make=_asymmetric, arguments=_same_names("gamma_negative", "gamma_positive", "clip")
+)
+
+
+def _linear(statistics: LabelStatistics) -> None:
+    return None
+
+
+def _cosine(statistics: LabelStatistics, **arguments: Any) -> keras.layers.Layer:
+    return classifiers.CosineClassifier(statistics.num_classes, name="classifier", **arguments)
+
+
+def _graph(statistics: LabelStatistics, label_embeddings: np.ndarray | None) -> keras.layers.Layer:
+    return classifiers.GraphClassifier(
+        label_graphs.label_graph(statistics), label_embeddings, name="classifier"
+    )
+
+
+LINEAR = Classifier(make=_linear)
+COSINE = Classifier(make=_cosine, arguments={"scale": "cosine_scale"})
+GRAPH = Classifier(make=_graph, has_neck=False, takes_label_embeddings=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How a method draws examples, and what its loss, its weights and its classifier are.
+    """A row of the table: a sampler, and the parts that make the loss and the network.
 
     Attributes:
-        summary: one line for a person.
-        sampler: "uniform", or "class_aware" re-sampling.
-        weighting: of the loss elements: None, "rebalanced" (r̂ of Eq. 4), "inverse_root" (√(N/n))
-            or "class_balanced" ((1 − β)/(1 − β^n) with β = 0.9).
-        negative_tolerant: whether λ and κ of Eq. 7 are applied.
-        focal: whether the focusing factor is applied, γ = 2 with scale 2.
-        loss: "crossentropy", of which the parts above are, "ldam" or "asymmetric".
-        classifier: above the paper's neck, "linear" or "cosine"; or "graph", on the features.
+        summary: a description of one line.
+        sampler: "uniform", or "class_aware" for class-aware re-sampling.
+        weighting: the weighting of the loss elements; None for equal weights.
+        loss: the loss.
+        classifier: the last layer of the network.
     """
 
     summary: str
     sampler: str
-    weighting: str | None = None
-    negative_tolerant: bool = False
-    focal: bool = False
-    loss: str = "crossentropy"
-    classifier: str = "linear"
+    weighting: Weighting | None = None
+    loss: Loss = CROSSENTROPY
+    classifier: Classifier = LINEAR
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Which of alpha, beta, mu, lambda_, kappa and margin the method uses."""
-        used = {"alpha", "beta", "mu"} if self.weighting == "rebalanced" else set()
-        return frozenset(
-            used | ({"lambda_", "kappa", "margin"} if self.negative_tolerant else set())
-        )
+        """The names of the fields of `LossParameters` that the method uses."""
+        parts = (self.weighting, self.loss, self.classifier)
+        return frozenset().union(*(part.parameters for part in parts if part is not None))
 
     def make_loss(
         self,
         class_counts: np.ndarray,
         num_examples: int,
+        parameters: LossParameters = DEFAULTS,
         *,
-        alpha: float,
-        beta: float,
-        mu: float,
-        lambda_: float,
-        kappa: float,
-        margin: str,
-        rebalance_in: str = "pipeline",
+        rebalance: str = "sample_weight",
         clamp_counts: bool = False,
     ) -> keras.losses.Loss:
-        """The loss of the method; the values of parts that it does not have are ignored.
+        """Creates the loss of the method.
 
         Args:
-            class_counts: n_i, (C,), of the training set.
-            num_examples: N.
-            alpha: α of Eq. 4.
-            beta: β of Eq. 4.
-            mu: μ of Eq. 4.
-            lambda_: λ of Eq. 7.
-            kappa: κ of Eq. 9.
-            margin: "paper" or "released".
-            rebalance_in: where weights are computed: "pipeline" or "loss".
-            clamp_counts: whether counts outside [1, N − 1] are moved to its ends, not refused.
+            class_counts: the numbers n_i of training examples of each class, shape (C,).
+            num_examples: the number N of training examples.
+            parameters: the parameters; the method ignores those that it does not use.
+            rebalance: the source of the element weights. With "sample_weight", the input pipeline
+                passes the weights of `make_weighting`; with "labels", the loss computes them. It
+                makes no difference to a method without a weighting.
+            clamp_counts: whether counts outside [1, N − 1] are clamped to that range instead of
+                being refused.
+
+        Raises:
+            ValueError: if `rebalance` is neither of the two, or the counts of a class are refused.
         """
-        source = {"pipeline": "sample_weight", "loss": "labels"}[rebalance_in]
-        focal_gamma = 2.0 if self.focal else 0.0
-        clamped = _clamped(class_counts, num_examples, clamp_counts)
-        if self.loss == "asymmetric":
-            return losses.AsymmetricLoss()
-        if self.loss == "ldam":
-            return losses.LDAMLoss(clamped)
-        if self.weighting in losses.REWEIGHTINGS:
-            return losses.ReweightedCrossentropy(
-                clamped, self.weighting, focal_gamma=focal_gamma, rebalance=source
+        if rebalance not in ("labels", "sample_weight"):
+            raise ValueError(
+                f'rebalance must be "labels" or "sample_weight" for a method; got {rebalance!r}'
             )
-        return losses.DistributionBalancedLoss(
-            class_counts,
-            num_examples,
-            alpha=alpha,
-            beta=beta,
-            mu=mu,
-            lambda_=lambda_ if self.negative_tolerant else 1.0,
-            kappa=kappa if self.negative_tolerant else 0.0,
-            margin=margin,
-            focal_gamma=focal_gamma,
-            rebalance=source if self.weighting else None,
-            clamp_counts=clamp_counts,
-        )
+        arguments = self.loss.values(parameters)
+        if self.weighting is not None:
+            arguments |= self.weighting.values(parameters)
+            arguments |= {**self.weighting.loss_arguments, "rebalance": rebalance}
+        return self.loss.make(class_counts, num_examples, clamp_counts, **arguments)
 
     def make_weighting(
         self,
         class_counts: np.ndarray,
         num_examples: int,
+        parameters: LossParameters = DEFAULTS,
         *,
-        alpha: float,
-        beta: float,
-        mu: float,
         clamp_counts: bool = False,
     ) -> Callable[[Any], Any] | None:
-        """The weights (B, C) of labels (B, C), for an input pipeline; None where there are none.
+        """Returns the function from labels (B, C) to weights (B, C), for an input pipeline.
 
-        They are those that the loss computes with `rebalance_in="loss"`.
+        The weights equal those that the loss computes with `rebalance="labels"`. A method without a
+        weighting returns None.
 
         Args:
-            class_counts: n_i, (C,), of the training set.
-            num_examples: N.
-            alpha: α of Eq. 4, as `beta` and `mu` of the weights r̂ alone.
-            beta: β of Eq. 4.
-            mu: μ of Eq. 4.
-            clamp_counts: as of `make_loss`.
+            class_counts: the numbers n_i of training examples of each class, shape (C,).
+            num_examples: the number N of training examples.
+            parameters: the parameters; the method ignores those that it does not use.
+            clamp_counts: whether counts outside [1, N − 1] are clamped, as in `make_loss`.
         """
-        counts = _clamped(class_counts, num_examples, clamp_counts)
-        if self.weighting == "rebalanced":
-            return lambda labels: weighting.rebalanced_weights(labels, counts, alpha, beta, mu)
-        if self.weighting in losses.REWEIGHTINGS:
-            return lambda labels: losses.REWEIGHTINGS[self.weighting](labels, counts)
-        return None
+        if self.weighting is None:
+            return None
+        return functools.partial(
+            self.weighting.function,
+            class_counts=_counts(class_counts, num_examples, clamp_counts),
+            **self.weighting.values(parameters),
+        )
 
     def make_head(
         self,
         num_features: int,
         statistics: LabelStatistics,
+        parameters: LossParameters = DEFAULTS,
         *,
         label_embeddings: np.ndarray | None = None,
         seed: int = 0,
     ) -> keras.Model:
-        """The layers above the backbone.
+        """Creates the layers above the backbone.
 
         Args:
-            num_features: F.
-            statistics: of the training labels.
-            label_embeddings: of a classifier over the graph of labels, (C, D); one-hot if None.
-            seed: of the dropout masks.
+            num_features: the number F of features.
+            statistics: the statistics of the training labels.
+            parameters: the parameters; the method ignores those that it does not use.
+            label_embeddings: embeddings of the labels, (C, D), for a classifier that takes them.
+                None gives such a classifier one-hot embeddings.
+            seed: the seed of the dropout masks.
 
         Returns:
-            A model from (B, F) features to (B, C) logits.
+            A model from features (B, F) to logits (B, C).
+
+        Raises:
+            ValueError: if the classifier of the method does not take the given label embeddings.
         """
-        classifier = None
-        if self.classifier == "cosine":
-            classifier = classifiers.CosineClassifier(statistics.num_classes, name="classifier")
-        elif self.classifier == "graph":
-            classifier = classifiers.GraphClassifier(
-                label_graphs.label_graph(statistics), label_embeddings, name="classifier"
+        arguments = self.classifier.values(parameters)
+        if self.classifier.takes_label_embeddings:
+            arguments["label_embeddings"] = label_embeddings
+        elif label_embeddings is not None:
+            raise ValueError(
+                "label_embeddings were given, but the classifier of this method does not take them"
             )
         return models.build_head(
             num_features,
             statistics.num_classes,
             seed=seed,
-            classifier=classifier,
-            neck=self.classifier != "graph",
+            classifier=self.classifier.make(statistics, **arguments),
+            neck=self.classifier.has_neck,
         )
 
 
-def _clamped(class_counts: np.ndarray, num_examples: int, clamp_counts: bool) -> np.ndarray:
-    return weighting.clamp_counts(class_counts, num_examples) if clamp_counts else class_counts
-
-
 METHODS: dict[str, Method] = {
-    "erm": Method("binary cross-entropy on the data as they are", "uniform"),
-    "focal": Method("focal loss on the data as they are", "uniform", focal=True),
-    "rw": Method("classes weighted by √(N/n)", "uniform", weighting="inverse_root"),
-    "cb_focal": Method(
-        "examples weighted by the effective number of their classes, focal loss",
+    "erm": Method("plain binary cross-entropy", "uniform"),
+    "focal": Method("focal loss", "uniform", loss=FOCAL),
+    "rw": Method(
+        "binary cross-entropy, classes weighted by √(N/n)",
         "uniform",
-        weighting="class_balanced",
-        focal=True,
+        INVERSE_ROOT,
+        REWEIGHTED_CROSSENTROPY,
+    ),
+    "cb_focal": Method(
+        "focal loss, examples weighted by the effective number of examples of their classes",
+        "uniform",
+        CLASS_BALANCED,
+        REWEIGHTED_FOCAL,
     ),
     "ldam": Method(
         "cosine classifier with larger margins for rarer classes",
         "uniform",
-        loss="ldam",
-        classifier="cosine",
+        loss=LDAM,
+        classifier=COSINE,
     ),
     "ml_gcn": Method(
-        "classifier from a graph convolution over co-occurring labels",
+        "classifier made by a graph convolution over co-occurring labels",
         "uniform",
-        classifier="graph",
+        classifier=GRAPH,
     ),
-    "asl": Method("asymmetric loss; beyond the paper", "uniform", loss="asymmetric"),
+    "asl": Method("asymmetric loss, which the paper does not cover", "uniform", loss=ASYMMETRIC),
     "rs": Method("class-aware re-sampling", "class_aware"),
-    "rs_focal": Method("class-aware re-sampling, focal loss", "class_aware", focal=True),
+    "rs_focal": Method("class-aware re-sampling, focal loss", "class_aware", loss=FOCAL),
     "rs_rw_focal": Method(
-        "re-sampling, classes weighted by √(N/n), focal loss",
+        "class-aware re-sampling, focal loss, classes weighted by √(N/n)",
         "class_aware",
-        weighting="inverse_root",
-        focal=True,
+        INVERSE_ROOT,
+        REWEIGHTED_FOCAL,
     ),
     "rs_cb_focal": Method(
-        "re-sampling, examples weighted by the effective number of their classes, focal loss",
+        "class-aware re-sampling, focal loss, examples weighted by the effective number of "
+        "examples of their classes",
         "class_aware",
-        weighting="class_balanced",
-        focal=True,
+        CLASS_BALANCED,
+        REWEIGHTED_FOCAL,
     ),
-    "r_bce": Method("re-sampling, re-balanced weights", "class_aware", weighting="rebalanced"),
+    "r_bce": Method("class-aware re-sampling, re-balanced weights", "class_aware", REBALANCED),
     "r_bce_focal": Method(
-        "re-sampling, re-balanced weights, focal loss",
+        "class-aware re-sampling, re-balanced weights, focal loss",
         "class_aware",
-        weighting="rebalanced",
-        focal=True,
+        REBALANCED,
+        FOCAL,
     ),
     "nt_bce": Method(
-        "re-sampling, negative-tolerant regularization", "class_aware", negative_tolerant=True
+        "class-aware re-sampling, negative-tolerant regularization",
+        "class_aware",
+        loss=NEGATIVE_TOLERANT,
     ),
     "nt_bce_focal": Method(
-        "re-sampling, negative-tolerant regularization, focal loss",
+        "class-aware re-sampling, negative-tolerant regularization, focal loss",
         "class_aware",
-        negative_tolerant=True,
-        focal=True,
+        loss=NEGATIVE_TOLERANT_FOCAL,
     ),
-    "db": Method(
-        "Distribution-Balanced Loss", "class_aware", weighting="rebalanced", negative_tolerant=True
-    ),
+    "db": Method("Distribution-Balanced Loss", "class_aware", REBALANCED, NEGATIVE_TOLERANT),
     "db_focal": Method(
-        "Distribution-Balanced Loss, focal",
+        "Distribution-Balanced Loss with focusing",
         "class_aware",
-        weighting="rebalanced",
-        negative_tolerant=True,
-        focal=True,
+        REBALANCED,
+        NEGATIVE_TOLERANT_FOCAL,
     ),
 }
 
 
 def get(name: str) -> Method:
-    """The method of this name.
+    """Returns the method with this name.
 
     Raises:
-        ValueError: there is none; the message lists those that there are.
+        ValueError: if there is none; the message lists the names of all methods.
     """
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}")
@@ -261,6 +408,6 @@ def get(name: str) -> Method:
 
 
 def describe() -> str:
-    """The table of methods as text, a line each."""
+    """Returns the table of methods as text, with a line for each method."""
     width = max(map(len, METHODS))
     return "\n".join(f"{name:{width}}  {method.summary}" for name, method in METHODS.items())

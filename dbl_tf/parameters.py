@@ -1,6 +1,7 @@
-"""The parameters of all losses: each with its default, range, symbol and description, once."""
+"""The parameters of all losses, each with its default, range, symbol and description, once."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from dbl_tf.settings import (
@@ -8,8 +9,9 @@ from dbl_tf.settings import (
     FRACTION_BELOW_ONE,
     NON_NEGATIVE,
     POSITIVE,
-    check,
+    check_value,
     setting,
+    settings_of,
 )
 
 MARGINS = ("paper", "released")
@@ -17,12 +19,20 @@ MARGINS = ("paper", "released")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossParameters:
-    """Parameters of the losses and weights, passed whole; a method uses those that it has.
+    """The parameters of all losses, weights and classifiers; each method uses some of them.
 
-    Equations are those of Wu et al., Distribution-Balanced Loss, ECCV 2020.
+    Equation numbers refer to Wu et al., Distribution-Balanced Loss, ECCV 2020.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: if a value is out of range.
+
+    Example:
+
+    >>> LossParameters(mu=0.3, lambda_=5.0).lambda_
+    5.0
+    >>> LossParameters(beta=0.0)
+    Traceback (most recent call last):
+    ValueError: beta must be greater than 0; got 0.0
     """
 
     alpha: float = setting(
@@ -77,16 +87,31 @@ class LossParameters:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        check_parameters(**dataclasses.asdict(self))
+
+
+_SETTINGS = {field.name: details for field, details in settings_of(LossParameters)}
+
+
+def check_parameters(*, arguments: Mapping[str, str] | None = None, **values: Any) -> None:
+    """Refuses parameters that are out of range.
+
+    Args:
+        arguments: the caller's own names for parameters, by their name in `LossParameters`.
+        **values: the values of parameters, by their name in `LossParameters`.
+
+    Raises:
+        ValueError: the message names the argument, the accepted values and the value found.
+        KeyError: if there is no parameter of this name.
+
+    Example:
+
+    >>> check_parameters(alpha=0.1, cosine_scale=0.0, arguments={"cosine_scale": "scale"})
+    Traceback (most recent call last):
+    ValueError: scale must be greater than 0; got 0.0
+    """
+    for name, value in values.items():
+        check_value(value, _SETTINGS[name], name=(arguments or {}).get(name, name))
 
 
 DEFAULTS = LossParameters()
-
-
-def check_parameters(**values: Any) -> None:
-    """Refuses values of parameters, given by name, that are out of range.
-
-    Raises:
-        ValueError: names the parameter, what it takes and what was found.
-    """
-    LossParameters(**values)

@@ -1,7 +1,7 @@
-"""Settings: fields of frozen records that are documented once and become flags of every command.
+"""Settings: documented fields of frozen records, from which the commands make their flags.
 
-A record of settings is a frozen dataclass whose fields are made by `setting`. Its range and choices
-are checked by `check`, wherever the value comes from.
+A record of settings is a frozen dataclass whose fields are made by `setting`. `check` compares the
+values of a record with the ranges and choices of its fields, wherever the values come from.
 """
 
 import dataclasses
@@ -17,14 +17,21 @@ _KEY = "setting"
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The numbers that a setting takes; infinity and NaN are never among them.
+    """An interval of finite numbers that a setting accepts; infinity and NaN never belong to it.
 
     Attributes:
         low: the lower bound.
         high: the upper bound.
         above_low: whether `low` itself is excluded.
         below_high: whether `high` itself is excluded.
-        words: what messages say in place of the bounds.
+        words: the text for messages; if empty, it is made from the bounds.
+
+    Example:
+
+    >>> 0.5 in Range(0, 1), 1.0 in Range(0, 1, below_high=True), math.nan in Range()
+    (True, False, False)
+    >>> str(Range(0, 1, below_high=True))
+    'in [0, 1)'
     """
 
     low: float = -math.inf
@@ -63,17 +70,18 @@ SEED = Range(low=0, high=2**32, below_high=True, words="in [0, 2^32)")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known of a field in addition to its type and default.
+    """The description of a field, in addition to its type and default.
 
     Attributes:
-        description: a full sentence or noun phrase, as `--help` shows it.
-        choices: the only values, if not empty.
-        range: the numbers that it takes; None where it is no number.
-        is_path: whether it names a file or folder.
-        symbol: the paper's, such as "α", where there is one.
-        required_as: for a setting without a default, what must be given, such as "a CSV file".
-        for_training: whether it concerns training alone, so that an evaluation does not take it.
-        affects_result: whether it can change what is trained.
+        description: a full sentence or noun phrase, which `--help` shows.
+        choices: the only accepted values; empty if the setting has no fixed choices.
+        range: the accepted numbers; None if the setting is not a number.
+        is_path: whether the value is the path of a file or folder.
+        symbol: the symbol in the paper, such as "α"; empty if it has none.
+        required_as: a noun phrase for the value of a setting without a default, such as "a CSV
+            file".
+        for_training: whether only training uses the setting, so that evaluation does not accept it.
+        affects_result: whether the setting can change the trained model.
     """
 
     description: str
@@ -87,12 +95,13 @@ class Setting:
 
 
 def setting(default: Any, description: str, *, choices: Sequence[str] = (), **details: Any) -> Any:
-    """A field of a record of settings.
+    """Makes a field of a record of settings.
 
     Args:
-        default: the default; `REQUIRED` for none. A mapping is copied for each record.
-        description: as in `Setting`.
-        choices: as in `Setting`.
+        default: the default value, or `REQUIRED` if there is none. Each record receives its own
+            copy of a dictionary.
+        description: the `description` of `Setting`.
+        choices: the `choices` of `Setting`.
         **details: the other attributes of `Setting`.
     """
     metadata = {_KEY: Setting(description=description, choices=tuple(choices), **details)}
@@ -102,26 +111,26 @@ def setting(default: Any, description: str, *, choices: Sequence[str] = (), **de
 
 
 def settings_of(record: Any) -> Iterator[tuple[dataclasses.Field, Setting]]:
-    """The settings of a record or of its class, without those of records that it holds."""
+    """Yields the settings of a record or of its class, but not those of records nested in it."""
     for field in dataclasses.fields(record):
         if _KEY in field.metadata:
             yield field, field.metadata[_KEY]
 
 
 def details_of(field: dataclasses.Field) -> Setting:
-    """What is known of a setting."""
+    """Returns the description of a setting."""
     return field.metadata[_KEY]
 
 
 def default_of(field: dataclasses.Field) -> Any:
-    """The default of a setting, `REQUIRED` where it has none."""
+    """Returns the default of a setting, or `REQUIRED` if it has none."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
 def flag_name(field: dataclasses.Field) -> str:
-    """The name of a setting without the underscore that tells it from a keyword of Python."""
+    """Returns the name of a setting without the trailing underscore of names like `lambda_`."""
     return field.name.rstrip("_")
 
 
@@ -132,31 +141,47 @@ def check(
     name_of: Callable[[dataclasses.Field], str] = lambda field: field.name,
     error: type[ValueError] = ValueError,
 ) -> None:
-    """Refuses settings of which a value is none of its choices or out of its range.
+    """Refuses settings whose values are not among their choices or lie outside their ranges.
 
     Args:
         record: a record of settings, or its class.
-        values: by name, those to check; those of the record if None. None passes as a value.
-        name_of: gives the name of a setting in the message.
-        error: what is raised.
+        values: the values to check, by name; if None, those of the record. Settings whose value is
+            None are not checked.
+        name_of: a function that returns the name of a setting for the message.
+        error: the exception to raise.
 
     Raises:
-        ValueError: or the `error` given; names the setting, what it takes and what was found.
+        ValueError: or the given `error`. The message names the setting, the accepted values and
+            the value found.
     """
     for field, details in settings_of(record):
         value = getattr(record, field.name) if values is None else values.get(field.name)
-        if value is None:
-            continue
-        if details.choices and value not in details.choices:
-            raise error(
-                f"{name_of(field)} must be one of {', '.join(details.choices)}; got {value!r}"
-            )
-        if details.range is not None and value not in details.range:
-            raise error(f"{name_of(field)} must be {details.range}; got {value}")
+        if value is not None:
+            check_value(value, details, name=name_of(field), error=error)
+
+
+def check_value(
+    value: Any, details: Setting, *, name: str, error: type[ValueError] = ValueError
+) -> None:
+    """Refuses a value that is not among the choices of a setting or lies outside its range.
+
+    Args:
+        value: the value. None is refused if the setting has choices or a range.
+        details: the description of the setting.
+        name: the name of the setting for the message.
+        error: the exception to raise.
+
+    Raises:
+        ValueError: or the given `error`; see `check`.
+    """
+    if details.choices and value not in details.choices:
+        raise error(f"{name} must be one of {', '.join(details.choices)}; got {value!r}")
+    if details.range is not None and (value is None or value not in details.range):
+        raise error(f"{name} must be {details.range}; got {value}")
 
 
 def with_absolute_paths(record: Any) -> Any:
-    """The record with its paths absolute and `~` expanded."""
+    """Returns the record with absolute paths, in which `~` is expanded."""
     paths = {
         field.name: os.path.abspath(os.path.expanduser(getattr(record, field.name)))
         for field, details in settings_of(record)

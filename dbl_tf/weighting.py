@@ -1,44 +1,47 @@
-"""Weights of the loss elements, made from labels: Eq. 3 and 4 of the paper, and older ways.
+"""Weights of loss elements, computed from labels: Eq. 3 and 4 of the paper, and earlier schemes.
 
-Written on array operators and the libraries' own functions, not on `keras.ops`, so that one
-implementation serves the loss on any Keras backend and the input pipeline, whose tensors are
-TensorFlow's whatever the backend.
+The functions use array operators and each library's own functions instead of `keras.ops`. A single
+implementation thus serves both the loss, on any Keras backend, and the input pipeline, whose
+tensors belong to TensorFlow whatever the backend is.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from dbl_tf.parameters import DEFAULTS, check_parameters
+
 
 def rebalanced_weights(
     labels: Any,
     class_counts: Sequence[float] | np.ndarray,
-    alpha: float = 0.1,
-    beta: float = 10.0,
-    mu: float = 0.2,
+    alpha: float = DEFAULTS.alpha,
+    beta: float = DEFAULTS.beta,
+    mu: float = DEFAULTS.mu,
 ) -> Any:
-    """Re-balanced weights r̂ of class-aware re-sampling.
+    """Computes the re-balanced weights r̂ for class-aware re-sampling.
 
-    `r_i = (1/n_i) / Σ_j (y_j/n_j)` for every class i, positive or negative (Eq. 3), smoothed to
+    `r_i = (1/n_i) / Σ_j (y_j/n_j)` for every class i, positive or negative (Eq. 3), is smoothed to
     `r̂_i = α + σ(β (r_i − μ))` (Eq. 4).
 
     Args:
-        labels: (B, C) multi-hot, or soft targets in [0, 1]: a NumPy array or nested list, or a
-            TensorFlow, JAX or PyTorch tensor. Anything but float64 is computed in float32.
-        class_counts: n_i, (C,), positive.
-        alpha: α ≥ 0, an overall lift.
-        beta: β > 0, the slope of the smoothing.
-        mu: μ, where the smoothing is half way.
+        labels: multi-hot labels or soft targets in [0, 1], shape (B, C): a NumPy array, a nested
+            list, or a TensorFlow, JAX or PyTorch tensor. Every type except float64 is computed in
+            float32.
+        class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
+        alpha: the lower bound α ≥ 0 of the weights.
+        beta: the slope β > 0 of the smoothing.
+        mu: the midpoint μ of the smoothing.
 
     Returns:
-        r̂, (B, C), of the kind of `labels`, within [α, α + 1]. An example without labels has
-        r → ∞, so r̂ = α + 1.
+        r̂, shape (B, C), within [α, α + 1], as an array of the same library as `labels`. An example
+        without labels has r → ∞ and therefore r̂ = α + 1.
 
     Raises:
-        ValueError: a class without examples, labels of another width, α or β out of range.
+        ValueError: if a class has no examples, `labels` and `class_counts` differ in the number of
+            classes, or a parameter is out of range.
 
     Reference: Wu et al., ECCV 2020, section 3.1.
 
@@ -47,29 +50,31 @@ def rebalanced_weights(
     >>> rebalanced_weights([[1.0, 1.0, 0.0]], [100, 10, 50], mu=0.3).round(4).tolist()
     [[0.21, 1.0977, 0.3347]]
     """
-    check_smoothing(alpha, beta, mu)
+    check_parameters(alpha=alpha, beta=beta, mu=mu)
     labels, inverse_counts = _with_class_values(labels, 1.0 / positive_counts(class_counts, "r̂"))
-    # Multiplied and summed, since a matrix product may be rounded to TF32 on a GPU.
+    # An explicit sum of products, because a GPU may round a matrix product to TF32.
     total = _row_sums(labels * inverse_counts)
-    with np.errstate(divide="ignore", over="ignore"):  # r → ∞ and its limit are meant
+    with np.errstate(divide="ignore", over="ignore"):  # r → ∞ and its limit are intended
         r = inverse_counts / total
         return alpha + 1.0 / (1.0 + _exp((mu - r) * beta))
 
 
 def inverse_root_weights(labels: Any, class_counts: Sequence[float] | np.ndarray) -> Any:
-    """Weights of smoothed re-weighting, √(N/n_i) scaled to a maximum of 1; the same for all labels.
+    """Computes smoothed class weights, √(N/n_i) scaled to a maximum of 1.
 
-    That is `w_i = √(min_j n_j / n_i)`, in which N no longer stands.
+    N cancels out: `w_i = √(min_j n_j / n_i)`. Labels do not change the weights, only their shape.
 
     Args:
-        labels: (B, C), as of `rebalanced_weights`.
-        class_counts: n_i, (C,), positive.
+        labels: the labels or targets, shape (B, C), as for `rebalanced_weights`.
+        class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
 
     Returns:
-        w, (B, C), of the kind of `labels`, within (0, 1]; its rows are equal.
+        w, shape (B, C), within (0, 1], as an array of the same library as `labels`. All rows are
+        equal.
 
     Raises:
-        ValueError: a class without examples, labels of another width.
+        ValueError: if a class has no examples, or `labels` and `class_counts` differ in the number
+            of classes.
 
     Reference: Wu et al., ECCV 2020, section 4.2, the method RW.
 
@@ -84,23 +89,28 @@ def inverse_root_weights(labels: Any, class_counts: Sequence[float] | np.ndarray
 
 
 def class_balanced_weights(
-    labels: Any, class_counts: Sequence[float] | np.ndarray, beta: float = 0.9
+    labels: Any,
+    class_counts: Sequence[float] | np.ndarray,
+    beta: float = DEFAULTS.effective_number_beta,
 ) -> Any:
-    """Weights by the effective number of examples, one for each example.
+    """Computes a weight for each example from the effective number of examples of its classes.
 
-    `w_i = (1 − β)/(1 − β^n_i)`, not normalised over the classes; an example has the mean of w over
-    its labels, and 1 where it has none.
+    The weight of a class is `w_i = (1 − β)/(1 − β^n_i)`, not normalized over the classes. The
+    weight of an example is the mean of w over its labels, or 1 if it has no labels.
 
     Args:
-        labels: (B, C), as of `rebalanced_weights`; a soft target counts as much as it holds.
-        class_counts: n_i, (C,), positive.
-        beta: β in [0, 1). The paper on Distribution-Balanced Loss compares with 0.9.
+        labels: the labels or targets, shape (B, C), as for `rebalanced_weights`. Soft targets
+            enter the mean in proportion to their value.
+        class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
+        beta: the base β of the effective number, in [0, 1). Wu et al. compare with 0.9.
 
     Returns:
-        (B, C), of the kind of `labels`, within (1 − β, 1]; its columns are equal.
+        The weights, shape (B, C), within (1 − β, 1], as an array of the same library as `labels`.
+        All columns are equal.
 
     Raises:
-        ValueError: a class without examples, labels of another width, β out of range.
+        ValueError: if a class has no examples, `labels` and `class_counts` differ in the number of
+            classes, or β is out of range.
 
     Reference: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019.
 
@@ -109,8 +119,7 @@ def class_balanced_weights(
     >>> class_balanced_weights([[1.0, 1.0], [0.0, 0.0]], [1, 2], beta=0.5).round(4).tolist()
     [[0.8333, 0.8333], [1.0, 1.0]]
     """
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta must lie in [0, 1), got {beta}")
+    check_parameters(effective_number_beta=beta, arguments={"effective_number_beta": "beta"})
     counts = positive_counts(class_counts, "(1 − β)/(1 − β^n)")
     labels, weights = _with_class_values(labels, (1.0 - beta) / (1.0 - beta**counts))
     total = _row_sums(labels)
@@ -119,48 +128,39 @@ def class_balanced_weights(
 
 
 def positive_counts(class_counts: Sequence[float] | np.ndarray, quantity: str) -> np.ndarray:
-    """Class counts as float64 (C,), of which none is zero.
+    """Returns class counts as float64 (C,), after checking that none of them is zero.
 
     Args:
-        class_counts: n_i, (C,).
-        quantity: what is made from them, for the message.
+        class_counts: the numbers n_i of training examples of each class, shape (C,).
+        quantity: the quantity to be computed from the counts, for the message.
 
     Raises:
-        ValueError: another shape, or a class without examples.
+        ValueError: if the shape is not (C,), or a class has no examples.
     """
     counts = np.asarray(class_counts, np.float64)
     if counts.ndim != 1 or counts.size == 0:
         raise ValueError(f"class_counts must be of shape (C,), got {counts.shape}")
-    if not (counts > 0).all():
+    undefined = ~(counts > 0)
+    if undefined.any():
         raise ValueError(
             f"{quantity} is not defined for classes without training examples: class_counts is "
-            f"{counts[~(counts > 0)].tolist()} at {np.flatnonzero(~(counts > 0)).tolist()}; leave "
-            "them out, or pass dbl_tf.weighting.clamp_counts(class_counts, num_examples)"
+            f"{counts[undefined].tolist()} at {np.flatnonzero(undefined).tolist()}; leave these "
+            "classes out, or pass dbl_tf.weighting.clamp_counts(class_counts, num_examples)"
         )
     return counts
 
 
 def clamp_counts(class_counts: Sequence[float] | np.ndarray, num_examples: int) -> np.ndarray:
-    """Class counts moved into [1, N − 1], where r and ν are defined; (C,)."""
+    """Returns class counts, (C,), clamped to [1, N − 1], where r and ν are defined."""
     return np.clip(class_counts, 1, max(num_examples - 1, 1))
 
 
-def check_smoothing(alpha: float, beta: float, mu: float) -> None:
-    """Refuses values of α, β, μ for which Eq. 4 is no weight, with a ValueError."""
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"alpha must be at least 0, got {alpha}")
-    if not (math.isfinite(beta) and beta > 0):
-        raise ValueError(f"beta must be greater than 0, got {beta}")
-    if not math.isfinite(mu):
-        raise ValueError(f"mu must be finite, got {mu}")
-
-
 def _with_class_values(labels: Any, values: np.ndarray) -> tuple[Any, Any]:
-    """Labels as floating numbers, and values of the classes, (1, C), of their type."""
+    """Labels as floating-point numbers, and values of the classes, (1, C), of the same type."""
     labels = _as_floating(labels)
     if len(labels.shape) != 2 or labels.shape[1] != len(values):
         raise ValueError(
-            f"labels must be of shape (B, {len(values)}), a column for each entry of "
+            f"labels must be of shape (B, {len(values)}), with a column for each entry of "
             f"class_counts; got {tuple(labels.shape)}"
         )
     dtype = np.float64 if "float64" in str(labels.dtype) else np.float32
@@ -179,18 +179,19 @@ def _as_floating(labels: Any) -> Any:
 
 
 def _constant_like(tensor: Any, constant: np.ndarray) -> Any:
-    # PyTorch's operators do not take NumPy arrays; the other kinds convert them.
+    # PyTorch's operators do not accept NumPy arrays; the other libraries convert them.
     return tensor.new_tensor(constant) if _is_from("torch", tensor) else constant
 
 
 def _row_sums(tensor: Any) -> Any:
-    if _is_from("tensorflow", tensor):  # whose tensors have no such method
+    if _is_from("tensorflow", tensor):  # TensorFlow's tensors have no method `sum`
         return sys.modules["tensorflow"].reduce_sum(tensor, axis=1, keepdims=True)
     return tensor.sum(axis=1, keepdims=True)
 
 
 def _exp(tensor: Any) -> Any:
-    # Each library's own is several times faster than a power, the one exponential of operators.
+    # Each library's own exponential is several times faster than a power of e, which is the only
+    # exponential that array operators offer.
     if _is_from("tensorflow", tensor):
         return sys.modules["tensorflow"].exp(tensor)
     if _is_from("torch", tensor):

@@ -63,7 +63,7 @@ def check_classes(config: ResolvedConfig, statistics: LabelStatistics) -> None:
             "--clamp_counts"
         )
     full = names[counts == statistics.num_examples]
-    if len(full) and methods.get(config.method).negative_tolerant and config.loss.kappa != 0:
+    if len(full) and "kappa" in methods.get(config.method).parameters and config.loss.kappa != 0:
         raise ValueError(
             f"{', '.join(full)} is in every training example, so that the margin (Eq. 9) of "
             f"--method={config.method} is not finite. Leave the class out, or pass --kappa=0"
@@ -89,13 +89,8 @@ def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> keras.loss
     return methods.get(config.method).make_loss(
         statistics.class_counts,
         statistics.num_examples,
-        alpha=config.loss.alpha,
-        beta=config.loss.beta,
-        mu=config.loss.mu,
-        lambda_=config.loss.lambda_,
-        kappa=config.loss.kappa,
-        margin=config.loss.margin,
-        rebalance_in={"sample_weight": "pipeline", "labels": "loss"}[config.rebalance],
+        config.loss,
+        rebalance=config.rebalance,
         clamp_counts=config.clamp_counts,
     )
 
@@ -107,9 +102,7 @@ def make_weighting(config: ResolvedConfig, statistics: LabelStatistics) -> input
     return methods.get(config.method).make_weighting(
         statistics.class_counts,
         statistics.num_examples,
-        alpha=config.loss.alpha,
-        beta=config.loss.beta,
-        mu=config.loss.mu,
+        config.loss,
         clamp_counts=config.clamp_counts,
     )
 
@@ -191,6 +184,7 @@ def build_networks(
     head = methods.get(config.method).make_head(
         backbone.output_shape[-1],
         statistics,
+        config.loss,
         label_embeddings=label_embeddings,
         seed=config.seed,
     )

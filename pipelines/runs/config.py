@@ -278,7 +278,7 @@ class RunConfig(_Settled):
         if self.epochs is not None and self.steps is not None:
             raise ConfigError("--epochs and --steps both say how long to train; give one of them")
         if self.word_vectors is not None:
-            if methods.get(self.method).classifier != "graph":
+            if not methods.get(self.method).classifier.takes_label_embeddings:
                 raise ConfigError(f"--word_vectors goes with --method=ml_gcn, not {self.method}")
             if not os.path.isfile(self.word_vectors):
                 raise ConfigError(f"--word_vectors: there is no file {self.word_vectors}")

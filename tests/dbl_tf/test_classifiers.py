@@ -1,3 +1,4 @@
+import doctest
 import subprocess
 import sys
 
@@ -10,34 +11,27 @@ from dbl_tf import (
     AsymmetricLoss,
     CosineClassifier,
     GraphClassifier,
-    LabelStatistics,
     LDAMLoss,
     ReweightedCrossentropy,
-    label_graph,
-    read_label_embeddings,
+    classifiers,
 )
+
+# A normalized graph need not be symmetric.
+GRAPH = [[0.8, 0.2, 0, 0], [0.1, 0.8, 0.1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
 
 def make_features(batch_size=6, width=5, seed=0):
     return np.random.default_rng(seed).standard_normal((batch_size, width)).astype(np.float32)
 
 
-def make_statistics():
-    # Of four classes: 1 stands with 0 always, 0 with 1 in half of its examples, 2 with 0 and 1 in
-    # a quarter of its own, 3 alone.
-    labels = [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
-    labels += [[0, 0, 1, 0]] * 3 + [[0, 0, 0, 1]]
-    return LabelStatistics.from_labels(labels, ["dog", "fire hydrant", "Cat", "tv_monitor"])
-
-
-def test_cosine_logits_are_those_of_the_angle():
+def test_cosine_logits_equal_the_scaled_cosine_of_the_angle():
     features = make_features()
     layer = CosineClassifier(3)
     logits = layer(features).numpy()
     x, w = features.astype(np.float64), layer.kernel.numpy().astype(np.float64)
     cosine = np.array([[a @ b / np.sqrt(a @ a * (b @ b)) for b in w.T] for a in x])
     np.testing.assert_allclose(logits, 30 * cosine, rtol=1e-5)
-    # Neither length matters.
+    # Neither the length of features nor that of class vectors changes the logits.
     layer.kernel.assign(1e-3 * layer.kernel)
     np.testing.assert_allclose(layer(1e4 * features), logits, rtol=1e-5)
 
@@ -62,27 +56,11 @@ def test_class_vectors_start_at_about_unit_length():
     assert abs(lengths.mean() - 1) < 0.01 and lengths.std() < 0.1
 
 
-def test_graph_by_hand():
-    # P(1 given 0) = 2/4, P(0 given 1) = 1, P(2 given 1) = 1/2, P(0 given 2) = P(1 given 2) = 1/4.
-    graph = label_graph(make_statistics(), threshold=0.4, reweighting=0.2)
-    reweighted = np.array(
-        [[0.8, 0.2, 0, 0], [0.1, 0.8, 0.1, 0], [0, 0, 0.8, 0], [0, 0, 0, 0.8]], np.float64
-    )
-    roots = np.sqrt([1, 1, 0.8, 0.8])
-    np.testing.assert_allclose(graph, reweighted / roots[:, None] / roots, rtol=1e-14)
-    assert label_graph(make_statistics(), threshold=0.6)[0, 1] == 0
-
-
-def test_graph_of_a_class_without_examples_is_itself():
-    statistics = LabelStatistics.from_labels([[1, 0], [1, 0]])
-    np.testing.assert_allclose(label_graph(statistics), np.eye(2))
-
-
 @pytest.mark.parametrize("embedding_size", [None, 7])
 def test_graph_classifier_equals_its_formula(embedding_size):
-    graph = label_graph(make_statistics())
+    graph = np.array(GRAPH)
     embeddings = None if embedding_size is None else make_features(4, embedding_size, seed=1)
-    layer = GraphClassifier(graph, embeddings, hidden_units=9)
+    layer = GraphClassifier(GRAPH, embeddings, hidden_units=9)
     features = make_features()
     logits = layer(features).numpy()
     first, second = (v.numpy().astype(np.float64) for v in layer.trainable_variables)
@@ -105,13 +83,11 @@ def test_classifiers_compute_in_float32_under_mixed_precision():
 CASES = {
     "ldam": (lambda: CosineClassifier(4), lambda: LDAMLoss([9, 5, 3, 1])),
     "asl": (
-        lambda: GraphClassifier(
-            label_graph(make_statistics()), make_features(4, 3), hidden_units=8
-        ),
+        lambda: GraphClassifier(GRAPH, make_features(4, 3), hidden_units=8),
         AsymmetricLoss,
     ),
     "rw": (
-        lambda: GraphClassifier(label_graph(make_statistics()), hidden_units=8),
+        lambda: GraphClassifier(GRAPH, hidden_units=8),
         lambda: ReweightedCrossentropy(np.array([9, 5, 3, 1]), "inverse_root"),
     ),
     "cb_focal": (
@@ -162,40 +138,82 @@ def test_compiled_models_load_from_keras_files_alone(tmp_path):
         assert float(line[2]) == pytest.approx(value, rel=1e-5)
 
 
-def test_label_embeddings_from_word_vectors(tmp_path):
-    path = tmp_path / "vectors.txt"
-    path.write_text(
-        "the 9 9\ndog 1 2\nfire 3 4\nfire engine 7 7\nhydrant 5 6\ncat -1 0.5\ntv_monitor 2 2\n"
-        "monitor 0 0\n\n. . 1 1\n",
-        encoding="utf-8",
-    )
-    embeddings = read_label_embeddings(path, ["dog", "fire hydrant", "Cat", "tv_monitor"])
-    np.testing.assert_allclose(embeddings, [[1, 2], [4, 5], [-1, 0.5], [2, 2]])
-    with pytest.raises(ValueError, match=r"no vectors of 2 words: emu, tv \(of 'tv-monitor'\)"):
-        read_label_embeddings(path, ["dog", "emu", "monitor", "tv-monitor"])
-
-
-def test_a_line_of_vectors_that_is_cut_short_is_named(tmp_path):
-    path = tmp_path / "vectors.txt"
-    path.write_text("dog 1 2 3\ncat 1 2\n")
-    with pytest.raises(ValueError, match=r"line 2: 2 numbers after 'cat', 3 after the words"):
-        read_label_embeddings(path, ["dog", "cat"])
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: CosineClassifier(0), "num_classes must be at least 1"),
-        (lambda: CosineClassifier(2, scale=-1), "scale must be greater than 0, got -1"),
+        (lambda: CosineClassifier(2, scale=-1), "scale must be greater than 0; got -1"),
         (lambda: GraphClassifier(np.ones((2, 3))), r"graph must be of shape \(C, C\).*\(2, 3\)"),
         (lambda: GraphClassifier(np.eye(2), np.ones((3, 4))), r"shape \(2, D\).*got \(3, 4\)"),
-        (lambda: GraphClassifier(np.eye(2) / 0), "graph must be finite, row 0 is not"),
+        (lambda: GraphClassifier(np.eye(2) / 0), "graph must be finite, but row 0 is not"),
         (lambda: GraphClassifier(np.eye(2), hidden_units=0), "hidden_units must be at least 1"),
-        (lambda: label_graph(make_statistics(), threshold=0), r"threshold must lie in \(0, 1\]"),
-        (lambda: label_graph(make_statistics(), reweighting=1), r"reweighting must lie in \[0, 1"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:(divide|invalid)")
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Configurations as earlier versions wrote them.
+SAVED = {
+    "CosineClassifier": {
+        "name": "classifier",
+        "trainable": True,
+        "dtype": {
+            "module": "keras",
+            "class_name": "DTypePolicy",
+            "config": {"name": "float32"},
+            "registered_name": None,
+        },
+        "num_classes": 4,
+        "scale": 20.0,
+        "kernel_initializer": {
+            "module": "keras.initializers",
+            "class_name": "VarianceScaling",
+            "config": {
+                "seed": None,
+                "scale": 1.0,
+                "mode": "fan_in",
+                "distribution": "untruncated_normal",
+            },
+            "registered_name": None,
+        },
+    },
+    "GraphClassifier": {
+        "name": "classifier",
+        "trainable": True,
+        "dtype": {
+            "module": "keras",
+            "class_name": "DTypePolicy",
+            "config": {"name": "float32"},
+            "registered_name": None,
+        },
+        "num_classes": 4,
+        "embedding_size": 3,
+        "hidden_units": 8,
+        "negative_slope": 0.2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_configurations_of_earlier_versions_load(name):
+    layer = keras.saving.deserialize_keras_object(
+        {
+            "module": "dbl_tf.classifiers",
+            "class_name": name,
+            "config": SAVED[name],
+            "registered_name": f"dbl_tf>{name}",
+        }
+    )
+    assert type(layer) is getattr(classifiers, name)
+    config = layer.get_config()
+    numbers = {k: v for k, v in SAVED[name].items() if isinstance(v, int | float | str)}
+    assert {key: config[key] for key in numbers} == numbers
+    assert layer(make_features()).shape == (6, 4) and layer.compute_dtype == "float32"
+
+
+def test_docstring_examples_run():
+    results = doctest.testmod(classifiers)
+    assert results.attempted and not results.failed

@@ -1,3 +1,5 @@
+import doctest
+import inspect
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ import tensorflow as tf
 import dbl_tf
 from dbl_tf import AsymmetricLoss, DistributionBalancedLoss, LabelStatistics, LDAMLoss
 from dbl_tf import ReweightedCrossentropy as Reweighted
+from dbl_tf import losses as dbl_losses
 from dbl_tf.losses import class_margins, negative_tolerant_crossentropy
 from dbl_tf.weighting import class_balanced_weights, inverse_root_weights, rebalanced_weights
 
@@ -42,7 +45,7 @@ def reference(
     focal_scale=2.0,
     rebalance="labels",
 ):
-    """The loss by its definition in float64 NumPy: (B, C)."""
+    """The loss per element, (B, C), by its definition in float64 NumPy."""
     y, z, n = np.asarray(y, np.float64), np.asarray(z, np.float64), np.asarray(COUNTS, np.float64)
 
     def softplus(x):
@@ -73,7 +76,7 @@ def make_loss(name, **arguments):
     return DistributionBalancedLoss(COUNTS, NUM_EXAMPLES, **{**METHODS[name], **arguments})
 
 
-# Integers and booleans are computed by a formula of their own.
+# Integers and booleans take another branch of the code.
 LABEL_TYPES = [np.float32, np.uint8, bool]
 
 
@@ -146,7 +149,7 @@ def test_focal_settings_are_keras_focal_crossentropy():
 def test_margin_is_positive_for_rare_classes_and_smaller_as_released():
     nu = class_margins([571, 4], NUM_EXAMPLES, 0.05)
     np.testing.assert_allclose(nu, [0, 0.05 * np.log(1138 / 4)], atol=1e-15)
-    # A positive of a rare class is asked for a logit above ν, so at z = 0 it costs more.
+    # The logit of a positive of a rare class has to exceed ν, so its loss at z = 0 is larger.
     labels, logits = np.zeros((1, 6), np.float32), np.zeros((1, 6), np.float32)
     labels[0, 5] = 1
     arguments = {"rebalance": None, "reduction": None, "focal_gamma": 0}
@@ -177,7 +180,7 @@ def test_pipeline_mode_without_weights_raises():
 
 
 @pytest.mark.parametrize("rebalance", ["labels", "sample_weight", None])
-def test_rank_1_weights_weigh_examples_also_when_b_equals_c(rebalance):
+def test_rank_1_weights_apply_to_examples_even_when_b_equals_c(rebalance):
     labels, logits = make_batch(batch_size=6)
     weights = np.arange(6, dtype=np.float32)
     result = make_loss("db", rebalance=rebalance)(labels, logits, weights)
@@ -241,7 +244,7 @@ def test_compiled_model_loads_from_a_keras_file_with_its_loss(tmp_path):
     model.compile(optimizer="sgd", loss=loss)
     model.fit(features, labels, batch_size=16, epochs=1, verbose=0)
     model.save(tmp_path / "model.keras")
-    # In a process of its own, so that nothing but the file and the import tells it of the loss.
+    # A new process knows the loss only from the file and the import.
     np.savez(tmp_path / "batch.npz", features=features, labels=labels)
     program = (
         "import sys, keras, numpy as np, dbl_tf\n"
@@ -261,7 +264,7 @@ def test_compiled_model_loads_from_a_keras_file_with_its_loss(tmp_path):
 
 
 @pytest.mark.parametrize("rebalance", ["labels", "sample_weight"])
-def test_one_and_two_replicas_train_alike(rebalance, mirrored):
+def test_one_and_two_replicas_train_to_the_same_weights(rebalance, mirrored):
     labels, _ = make_batch()
     features = np.random.default_rng(6).standard_normal((64, 8)).astype(np.float32)
     weights = rebalanced_weights(labels, COUNTS)
@@ -292,11 +295,12 @@ import importlib.abc, json, sys
 class NoTensorFlow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "tensorflow":
-            raise ImportError(f"{name} is not to be imported")
+            raise ImportError(f"{name} must not be imported")
 
 sys.meta_path.insert(0, NoTensorFlow())
 import jax, numpy as np
 import dbl_tf
+from dbl_tf import methods, parameters, settings
 
 batch = np.load(sys.argv[1])
 results = {}
@@ -369,7 +373,7 @@ def test_class_in_every_example_is_named():
     DistributionBalancedLoss([10, 5], 10, kappa=0)
 
 
-def test_clamped_counts_are_those_of_the_nearest_class_that_is_defined():
+def test_clamped_counts_move_to_the_nearest_defined_count():
     labels, logits = make_batch()
     clamped = DistributionBalancedLoss(
         [0, 310, 95, 40, 12, NUM_EXAMPLES], NUM_EXAMPLES, clamp_counts=True
@@ -383,11 +387,12 @@ def test_clamped_counts_are_those_of_the_nearest_class_that_is_defined():
     [
         ({"alpha": -1}, "alpha must be at least 0"),
         ({"beta": -1}, "beta must be greater than 0"),
-        ({"lambda_": 0}, "lambda_ must be greater than 0, got 0"),
-        ({"kappa": float("nan")}, "kappa must be finite"),
+        ({"lambda_": 0}, "lambda_ must be greater than 0; got 0"),
+        ({"kappa": float("nan")}, "kappa must be a finite number; got nan"),
         ({"focal_gamma": -1}, "focal_gamma must be at least 0"),
         ({"focal_scale": 0}, "focal_scale must be greater than 0"),
-        ({"margin": "printed"}, r"margin must be one of \('paper', 'released'\), got 'printed'"),
+        ({"margin": "printed"}, "margin must be one of paper, released; got 'printed'"),
+        ({"margin": None}, "margin must be one of paper, released; got None"),
         ({"rebalance": "pipeline"}, "rebalance must be one of"),
         ({"reduction": "average"}, "reduction"),
         ({"class_counts": [5, 11]}, "class 1 has 11"),
@@ -400,7 +405,7 @@ def test_bad_arguments_are_named(arguments, message):
         DistributionBalancedLoss(**{"class_counts": [5, 3], "num_examples": 10, **arguments})
 
 
-def test_logits_and_labels_of_another_width_are_refused():
+def test_logits_and_labels_with_a_wrong_number_of_classes_are_refused():
     loss = make_loss("db")
     labels, logits = make_batch()
     with pytest.raises(ValueError, match=r"y_pred must be of shape \(B, 6\).*got \(64, 5\)"):
@@ -410,7 +415,7 @@ def test_logits_and_labels_of_another_width_are_refused():
 
 
 def test_elementwise_function_by_hand():
-    # At z = ν both halves are log 2, the negative one over λ.
+    # At z = ν a positive has the loss log 2, and a negative log 2 / λ.
     result = negative_tolerant_crossentropy(np.float32([[1, 0]]), np.float32([[2, 2]]), 2.0, 4.0)
     np.testing.assert_allclose(result, [[np.log(2), np.log(2) / 4]], rtol=1e-6)
 
@@ -422,7 +427,7 @@ def test_statistics_fit_the_loss(voc_mlt_labels):
     assert 0 < float(value) < 1
 
 
-# The losses that Distribution-Balanced Loss is compared with, and their definitions in float64.
+# The losses that Distribution-Balanced Loss is compared with; their definitions follow in float64.
 COMPARED = {
     "rw": lambda **a: Reweighted(COUNTS, "inverse_root", **a),
     "rw_focal": lambda **a: Reweighted(COUNTS, "inverse_root", focal_gamma=2, **a),
@@ -435,7 +440,7 @@ COMPARED = {
 
 
 def binary_crossentropy(y, z, gamma=0, scale=1):
-    """As it is printed; for moderate logits."""
+    """The printed formula, which is accurate for moderate logits only."""
     p = 1 / (1 + np.exp(-z))
     return -scale * (y * (1 - p) ** gamma * np.log(p) + (1 - y) * p**gamma * np.log(1 - p))
 
@@ -520,7 +525,7 @@ def test_compared_losses_are_finite_at_extreme_logits(name, xla):
 
     value, gradient = value_and_gradient(tf.constant(logits, tf.float32))
     assert np.isfinite(value) and np.isfinite(gradient).all()
-    # An error of 10⁴ costs that much, or half of what a weight or a margin make of it.
+    # Positives at −10⁴ have a loss of about 10⁴ times their weight, so the sum exceeds 10⁴.
     assert float(loss(np.ones((1, 6)), np.full((1, 6), -1e4))) > 1e4
 
 
@@ -580,7 +585,7 @@ def test_reweighting_in_the_pipeline_gives_the_same_loss_and_gradient(name, weig
         outside(labels, logits)
 
 
-def test_ldam_asks_more_of_rarer_classes():
+def test_ldam_penalizes_positives_of_rarer_classes_more():
     labels = np.ones((1, 6), np.float32)
     cost = LDAMLoss(COUNTS, reduction=None)(labels, np.full((1, 6), 10.0)).numpy()[0]
     assert (np.diff(cost) > 0).all()
@@ -603,19 +608,165 @@ def test_asymmetric_loss_without_its_parts_is_binary_crossentropy():
         (lambda: Reweighted([5, 0], "class_balanced"), r"without training examples.*at \[1\]"),
         (lambda: Reweighted([5], "inverse"), r"weighting must be one of \('inverse_root', 'cl"),
         (lambda: Reweighted([5], "inverse_root", rebalance=None), "rebalance must be one of"),
-        (lambda: Reweighted([5], "class_balanced", beta=1), r"beta must lie in \[0, 1\), got 1"),
+        (lambda: Reweighted([5], "class_balanced", beta=1), r"^beta must be in \[0, 1\); got 1"),
         (lambda: Reweighted([5], "inverse_root", focal_gamma=-1), "focal_gamma must be at least 0"),
         (lambda: LDAMLoss([5, 0]), r"Δ is not defined for classes without.*at \[1\]"),
         (lambda: LDAMLoss([[5]]), r"shape \(C,\), got \(1, 1\)"),
         (lambda: LDAMLoss([5], max_margin=-1), "max_margin must be at least 0"),
-        (lambda: LDAMLoss([5], scale=0), "scale must be greater than 0"),
+        (lambda: LDAMLoss([5], scale=0), "^scale must be greater than 0; got 0"),
         (lambda: AsymmetricLoss(gamma_negative=-1), "gamma_negative must be at least 0"),
-        (lambda: AsymmetricLoss(clip=1), r"clip must lie in \[0, 1\), got 1"),
-        (lambda: AsymmetricLoss()([[1.0, 0.0]], [[1.0]]), r"of one shape \(B, C\), got .*\(1, 1\)"),
-        (lambda: AsymmetricLoss()([1.0, 0.0], [1.0, 0.0]), r"of one shape \(B, C\)"),
+        (lambda: AsymmetricLoss(clip=1), r"clip must be in \[0, 1\); got 1"),
+        (lambda: AsymmetricLoss()([[1.0, 0.0]], [[1.0]]), r"same shape \(B, C\); got .*\(1, 1\)"),
+        (lambda: AsymmetricLoss()([1.0, 0.0], [1.0, 0.0]), r"the same shape \(B, C\)"),
         (lambda: LDAMLoss([5, 3])([[1.0]], [[1.0]]), r"shape \(B, 2\).*got \(1, 1\)"),
     ],
 )
 def test_bad_arguments_of_compared_losses_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_signature_of_distribution_balanced_loss_is_that_of_the_specification():
+    parameters = inspect.signature(DistributionBalancedLoss).parameters
+    assert list(parameters)[:2] == ["class_counts", "num_examples"]
+    keywords = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert keywords == {
+        "alpha": 0.1,
+        "beta": 10.0,
+        "mu": 0.2,
+        "lambda_": 2.0,
+        "kappa": 0.05,
+        "margin": "paper",
+        "focal_gamma": 2.0,
+        "focal_scale": 2.0,
+        "rebalance": "labels",
+        "clamp_counts": False,
+        "from_logits": True,
+        "reduction": "mean",
+        "name": "distribution_balanced_loss",
+        "dtype": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "published"),
+    [
+        (Reweighted, {"beta": 0.9, "focal_gamma": 0.0, "focal_scale": 2.0}),
+        (LDAMLoss, {"max_margin": 0.5, "scale": 30.0}),
+        (AsymmetricLoss, {"gamma_negative": 4.0, "gamma_positive": 1.0, "clip": 0.05}),
+        (dbl_tf.CosineClassifier, {"scale": 30.0}),
+        (dbl_losses.ldam_margins, {"max_margin": 0.5}),
+        (
+            dbl_losses.asymmetric_crossentropy,
+            {"gamma_negative": 4.0, "gamma_positive": 1.0, "clip": 0.05},
+        ),
+        (
+            negative_tolerant_crossentropy,
+            {"nu": 0.0, "lambda_": 1.0, "focal_gamma": 0.0, "focal_scale": 2.0},
+        ),
+        (rebalanced_weights, {"alpha": 0.1, "beta": 10.0, "mu": 0.2}),
+        (class_balanced_weights, {"beta": 0.9}),
+    ],
+)
+def test_defaults_are_the_published_values(function, published):
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in published} == published
+
+
+def test_renamed_argument_is_accepted_with_a_warning():
+    labels, logits = map(tf.constant, make_batch())
+    arguments = {"lambda_": 3.0, "focal_gamma": 2.0}
+    expected = negative_tolerant_crossentropy(labels, logits, hard_targets=True, **arguments)
+    with pytest.warns(DeprecationWarning, match="multi_hot has been renamed to hard_targets"):
+        old = negative_tolerant_crossentropy(labels, logits, multi_hot=True, **arguments)
+    np.testing.assert_array_equal(old, expected)
+
+
+# Configurations as earlier versions wrote them, each with the loss of SAVED_BATCH.
+SAVED_BATCH = [[1.0, 0, 0, 1], [0, 1, 1, 0]], [[1.0, -2, 0.5, 0], [0, 3, -1, 2]]
+SAVED = {
+    "DistributionBalancedLoss": (
+        {
+            "name": "distribution_balanced_loss",
+            "reduction": "mean",
+            "from_logits": True,
+            "dtype": "float32",
+            "class_counts": [3, 5, 0, 8],
+            "num_examples": 10,
+            "alpha": 0.2,
+            "beta": 8.0,
+            "mu": 0.3,
+            "lambda_": 5.0,
+            "kappa": 0.1,
+            "margin": "released",
+            "focal_gamma": 1.5,
+            "focal_scale": 3.0,
+            "rebalance": "labels",
+            "clamp_counts": True,
+        },
+        0.9364378452301025,
+    ),
+    "ReweightedCrossentropy": (
+        {
+            "name": "reweighted_crossentropy",
+            "reduction": "mean",
+            "from_logits": True,
+            "dtype": "float32",
+            "class_counts": [3, 5, 1, 8],
+            "weighting": "class_balanced",
+            "beta": 0.7,
+            "focal_gamma": 2.0,
+            "focal_scale": 2.0,
+            "rebalance": "labels",
+        },
+        0.4852166175842285,
+    ),
+    "LDAMLoss": (
+        {
+            "name": "ldam_loss",
+            "reduction": "mean",
+            "from_logits": True,
+            "dtype": "float32",
+            "class_counts": [3, 5, 1, 8],
+            "max_margin": 0.4,
+            "scale": 20.0,
+        },
+        3.1515629291534424,
+    ),
+    "AsymmetricLoss": (
+        {
+            "name": "asymmetric_loss",
+            "reduction": "mean",
+            "from_logits": True,
+            "dtype": "float32",
+            "gamma_negative": 3.0,
+            "gamma_positive": 1.0,
+            "clip": 0.1,
+        },
+        0.28172022104263306,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_configurations_of_earlier_versions_load(name):
+    config, value = SAVED[name]
+    saved = {
+        "module": "dbl_tf.losses",
+        "class_name": name,
+        "config": config,
+        "registered_name": f"dbl_tf>{name}",
+    }
+    loss = keras.saving.deserialize_keras_object(saved)
+    assert type(loss) is getattr(dbl_tf, name)
+    assert keras.saving.serialize_keras_object(loss) == saved
+    assert float(loss(*map(np.float32, SAVED_BATCH))) == pytest.approx(value, rel=1e-6)
+
+
+def test_docstring_examples_run():
+    results = doctest.testmod(dbl_losses)
+    assert results.attempted and not results.failed

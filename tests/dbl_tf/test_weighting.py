@@ -1,8 +1,10 @@
+import doctest
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dbl_tf import LabelStatistics
+from dbl_tf import LabelStatistics, weighting
 from dbl_tf.weighting import (
     clamp_counts,
     class_balanced_weights,
@@ -19,7 +21,7 @@ def sigmoid(x):
 
 
 def test_eq_3_and_4_by_hand():
-    # Of class 0 alone Σ y/n = 1/400; of classes 0 and 1, 1/400 + 1/60 = 23/1200.
+    # Σ y/n is 1/400 for class 0 alone, and 1/400 + 1/60 = 23/1200 for classes 0 and 1.
     r = np.array([[1, 400 / 60, 400 / 7], [3 / 23, 20 / 23, 1200 / (7 * 23)]])
     expected = 0.1 + sigmoid(10 * (r - 0.3))
     result = rebalanced_weights(LABELS[:2].astype(np.float64), COUNTS, 0.1, 10, 0.3)
@@ -55,20 +57,20 @@ def test_tensors_and_arrays_of_any_type_agree(dtype):
     np.testing.assert_allclose(array, double, rtol=2e-6)
 
 
-def test_soft_targets_weigh_as_much_as_they_hold():
+def test_soft_targets_count_in_proportion_to_their_value():
     soft = rebalanced_weights(np.array([[0.5, 0.5, 0.0]]), [100, 100, 100], mu=0.2)
     hard = rebalanced_weights(np.array([[1.0, 0.0, 0.0]]), [100, 100, 100], mu=0.2)
     np.testing.assert_allclose(soft, hard, rtol=1e-6)
 
 
 def test_smoothed_reweighting_by_hand():
-    # √(N/n) of 400, 100 and 25 are as 1 : 2 : 4, whatever N.
+    # √(N/n) for n = 400, 100 and 25 has the ratios 1 : 2 : 4 for any N.
     result = inverse_root_weights(LABELS.astype(np.float64), [400, 100, 25])
     np.testing.assert_allclose(result, [[0.25, 0.5, 1]] * 4, rtol=1e-15)
 
 
 def test_effective_numbers_by_hand():
-    # (1 − β)/(1 − β^n) of one, two and no examples more: 1, 1/1.9, and 0.1 in the limit.
+    # (1 − β)/(1 − β^n) is 1 for n = 1, 1/1.9 for n = 2, and 0.1 in the limit of large n.
     labels = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0]], np.float64)
     result = class_balanced_weights(labels, [1, 2, 10**6], beta=0.9)
     expected = [1, 1 / 1.9, 0.1, (1 + 1 / 1.9) / 2, 1]
@@ -98,10 +100,11 @@ def test_clamped_counts():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alpha": -0.1}, "alpha must be at least 0, got -0.1"),
-        ({"beta": 0}, "beta must be greater than 0, got 0"),
-        ({"beta": float("nan")}, "beta must be greater than 0, got nan"),
-        ({"mu": float("inf")}, "mu must be finite"),
+        ({"alpha": -0.1}, "alpha must be at least 0; got -0.1"),
+        ({"alpha": None}, "alpha must be at least 0; got None"),
+        ({"beta": 0}, "beta must be greater than 0; got 0"),
+        ({"beta": float("nan")}, "beta must be greater than 0; got nan"),
+        ({"mu": float("inf")}, "mu must be a finite number; got inf"),
         ({"class_counts": [400, 0, 7]}, r"without training examples.*\[0.0\] at \[1\]"),
         ({"class_counts": [400, 60]}, r"shape \(B, 2\).*got \(4, 3\)"),
     ],
@@ -109,3 +112,14 @@ def test_clamped_counts():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         rebalanced_weights(LABELS, **{"class_counts": COUNTS, **arguments})
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1, float("nan")])
+def test_bad_base_of_the_effective_number_is_named(beta):
+    with pytest.raises(ValueError, match=rf"^beta must be in \[0, 1\); got {beta}"):
+        class_balanced_weights(LABELS, COUNTS, beta=beta)
+
+
+def test_docstring_examples_run():
+    results = doctest.testmod(weighting)
+    assert results.attempted and not results.failed
