@@ -119,10 +119,11 @@ class GraphClassifier(layers.Layer):
 
     Example:
 
-    >>> statistics = LabelStatistics.from_labels([[1, 1, 0], [1, 0, 0], [0, 0, 1]])
-    >>> classifier = GraphClassifier(label_graph(statistics), hidden_units=8)
-    >>> classifier(np.ones((4, 16))).shape
-    TensorShape([4, 3])
+    >>> import dbl_tf
+    >>> statistics = dbl_tf.LabelStatistics.from_labels([[1, 1, 0], [1, 0, 0], [0, 0, 1]])
+    >>> classifier = GraphClassifier(dbl_tf.label_graph(statistics), hidden_units=8)
+    >>> tuple(classifier(np.ones((4, 16))).shape)
+    (4, 3)
     """
 
     def __init__(
