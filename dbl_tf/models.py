@@ -212,10 +212,7 @@ class InferenceMode(layers.Wrapper):
     """Runs a network as for inference also while it trains: BatchNorm keeps its statistics.
 
     A model of layers would pass its own `training` argument down over one given to the network.
-
-    Args:
-        layer: the network.
-        **kwargs: of `keras.layers.Wrapper`.
+    The arguments are those of `keras.layers.Wrapper`, whose `layer` is the network.
     """
 
     def call(self, inputs: Any) -> Any:

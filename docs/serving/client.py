@@ -1,10 +1,10 @@
-"""Asks TensorFlow Serving for the tags of image files, over REST or gRPC.
+"""Asks TensorFlow Serving for the labels of image files, over REST or gRPC.
 
     python docs/serving/client.py picture.jpg other.png
     python docs/serving/client.py --grpc --server=localhost:8500 picture.jpg
 
-Over REST it needs Python alone; over gRPC the package tensorflow-serving-api. The status is 1 where
-an image could not be read.
+Over REST it needs only Python; over gRPC it needs the package tensorflow-serving-api. The exit
+status is 1 if an image could not be read, and 2 if the server did not answer.
 """
 
 import argparse
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Answer = dict[str, Any]  # the name of an output → its rows, numbers and str
 
-# Of each image; the class names and thresholds of all classes are left out.
+# The class names and thresholds, which are the same for every image, are left out.
 OUTPUTS = ("top_classes", "top_probabilities", "error")
 
 
@@ -31,20 +31,20 @@ class ServerError(Exception):
 
 
 def rest_request(images: Sequence[bytes]) -> bytes:
-    """Body of a predict request, JSON: images as base64 in columns."""
+    """Returns the JSON body of a predict request: images as base64, in columns."""
     encoded = [{"b64": base64.b64encode(image).decode("ascii")} for image in images]
     return json.dumps({"inputs": {"image_bytes": encoded}}).encode("ascii")
 
 
 def read_rest_response(body: bytes) -> Answer:
-    """All outputs of a predict response to `rest_request`."""
+    """Returns all outputs in the response to a request of `rest_request`."""
     return json.loads(body)["outputs"]
 
 
 def grpc_request(
     images: Sequence[bytes], model: str, version: int | None = None
 ) -> "predict_pb2.PredictRequest":
-    """A predict request that asks for `OUTPUTS` alone."""
+    """Returns a predict request that asks for `OUTPUTS` alone."""
     from tensorflow.core.framework import tensor_pb2, types_pb2
     from tensorflow_serving.apis import predict_pb2
 
@@ -60,7 +60,7 @@ def grpc_request(
 
 
 def read_grpc_response(response: "predict_pb2.PredictResponse") -> Answer:
-    """The outputs of a predict response."""
+    """Returns the outputs of a predict response."""
     import tensorflow as tf
 
     return {
@@ -75,7 +75,7 @@ def ask_rest(
     """Sends a predict request over REST.
 
     Raises:
-        ServerError: with what the server says.
+        ServerError: the server cannot be reached, or refuses the request.
     """
     place = f"models/{model}" if version is None else f"models/{model}/versions/{version}"
     request = urllib.request.Request(
@@ -89,7 +89,7 @@ def ask_rest(
     except urllib.error.HTTPError as error:
         raise ServerError(f"{server} answers {error.code}: {_rest_error(error.read())}") from error
     except OSError as error:
-        raise ServerError(f"{server} cannot be asked: {error}") from error
+        raise ServerError(f"{server} cannot be reached: {error}") from error
 
 
 def ask_grpc(
@@ -98,13 +98,13 @@ def ask_grpc(
     """Sends a predict request over gRPC.
 
     Raises:
-        ServerError: with what the server says.
+        ServerError: the server cannot be reached, or refuses the request.
     """
     import grpc
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 
     request = grpc_request(images, model, version)
-    # The most that a gRPC message of Python may hold is 4 MiB unless told.
+    # By default, gRPC refuses messages of more than 4 MiB.
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(server, options=options) as channel:
         service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -115,23 +115,27 @@ def ask_grpc(
 
 
 def describe(names: Iterable[str], answer: Answer) -> Iterator[str]:
-    """A line for each image: its likeliest tags, or why it could not be read."""
+    """Yields a line for each image: its most likely labels, or why it could not be read."""
     rows = zip(names, *(answer[output] for output in OUTPUTS), strict=True)
     for name, classes, probabilities, error in rows:
-        tags = ", ".join(f"{c} {p:.3f}" for c, p in zip(classes, probabilities, strict=True))
-        yield f"{name}: {f'cannot be read: {error}' if error else tags}"
+        labels = ", ".join(f"{c} {p:.3f}" for c, p in zip(classes, probabilities, strict=True))
+        yield f"{name}: {f'cannot be read: {error}' if error else labels}"
 
 
 def main() -> int:
-    """Reads the files, asks, prints."""
+    """Reads the files, sends them, and prints the answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=pathlib.Path, help="image files")
-    parser.add_argument("--grpc", action="store_true", help="gRPC instead of REST")
-    parser.add_argument("--server", help="HOST:PORT; localhost:8501, with --grpc localhost:8500")
-    parser.add_argument("--model", default="dbl_tf", help="name under which it is served")
-    parser.add_argument("--model_version", type=int, help="the newest if not given")
-    parser.add_argument("--batch_size", type=int, default=8, help="images in a request")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for a request")
+    parser.add_argument("--grpc", action="store_true", help="use gRPC instead of REST")
+    parser.add_argument(
+        "--server", help="HOST:PORT; the default is localhost:8501, or localhost:8500 with --grpc"
+    )
+    parser.add_argument("--model", default="dbl_tf", help="name under which the model is served")
+    parser.add_argument("--model_version", type=int, help="version to ask; the newest by default")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per request")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, help="seconds before a request is given up"
+    )
     options = parser.parse_args()
     if options.batch_size < 1:
         parser.error(f"--batch_size must be at least 1; got {options.batch_size}")
