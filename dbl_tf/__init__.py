@@ -5,6 +5,8 @@ The modules imported here need no TensorFlow; `models`, `training`, `prediction`
 imported by name.
 """
 
+from typing import Any
+
 from dbl_tf import classifiers, losses, metrics, statistics, weighting
 from dbl_tf.classifiers import CosineClassifier, GraphClassifier
 from dbl_tf.label_graphs import label_graph, read_label_embeddings
@@ -27,3 +29,21 @@ __all__ = [
     "statistics",
     "weighting",
 ]
+
+# Modules of earlier versions, and where their contents are now.
+_MOVED = {
+    "comparison": "pipelines.reports.comparison",
+    "evaluation": "dbl_tf.prediction, dbl_tf.training and pipelines.runs.scores",
+    "figures": "pipelines.reports.charts",
+    "files": "dbl_tf.atomic",
+    "pages": "pipelines.reports.pages",
+    "published": "pipelines.reports.published",
+    "report": "pipelines.reports.run",
+    "svg": "pipelines.reports.svg",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        raise ImportError(f"dbl_tf.{name} has moved to {_MOVED[name]}; see CHANGELOG.md")
+    raise AttributeError(f"module 'dbl_tf' has no attribute {name!r}")

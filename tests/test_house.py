@@ -108,3 +108,17 @@ def test_a_module_is_about_one_subject():
         assert len(summary) == 1 or not summary[1], name
         last = name.rpartition(".")[2]
         assert last not in ("utils", "util", "helpers", "common", "misc", "tools"), name
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "place"),
+    [
+        ("dbl_tf", "evaluation", "dbl_tf.prediction"),
+        ("dbl_tf", "files", "dbl_tf.atomic"),
+        ("pipelines", "config", "pipelines.runs.config"),
+        ("pipelines", "training_run", "pipelines.runs.train"),
+    ],
+)
+def test_modules_of_earlier_versions_are_refused_with_their_new_place(package, name, place):
+    with pytest.raises(ImportError, match=rf"{package}\.{name} has moved to {place}"):
+        exec(f"from {package} import {name}")
