@@ -14,6 +14,8 @@ from types import ModuleType
 
 from absl import flags
 
+from pipelines.runs import flags as run_flags
+
 PAGE = pathlib.Path(__file__).parent / "command_line.md"
 # How each command is started, and its module. The first one has the most flags; the others refer
 # to those that they share with it.
@@ -24,8 +26,8 @@ COMMANDS = {
     "python -m pipelines.write_shards": "pipelines.write_shards",
     "python -m pipelines.write_longtail": "pipelines.write_longtail",
 }
-# More choices than this are left to `--help`: networks come and go with versions of Keras.
-_MOST_CHOICES = 20
+# More choices than this are left to the description: networks come and go with versions of Keras.
+_MOST_CHOICES = 10
 _LINE_LENGTH = 100
 _INTRODUCTION = """\
 # Command line
@@ -34,9 +36,11 @@ _INTRODUCTION = """\
 
 `--help` after any of these commands prints what follows. `--flagfile=FILE` reads flags from a file,
 one on each line; `recipes/` holds two such files. `--NAME` turns a boolean flag on, and `--noNAME`
-turns it off. A default of – means that the value depends on the data set, the method or the
-network, or that there is none; the description says which.
+turns it off. – stands for no default, or for one that the description explains.
 """
+
+# The flags under each heading, and the data sources that take each; none: any source.
+Grouped = dict[str, list[tuple[flags.Flag, tuple[str, ...]]]]
 
 
 def main() -> int:
@@ -54,56 +58,71 @@ def main() -> int:
 
 
 def page() -> str:
-    """The text of the page."""
+    """Returns the text of the page."""
     described = {command: flags_of(module) for command, module in COMMANDS.items()}
-    first, *others = described
-    sections = [_section(first, described[first][0], described[first][1], "")]
-    of_first = {flag.name: _row(flag) for flag in described[first][1]}
-    for command in others:
-        module, of_command = described[command]
-        shared = [f.name for f in of_command if of_first.get(f.name) == _row(f)]
-        own = [f for f in of_command if f.name not in shared]
-        sections.append(_section(command, module, own, _reference(first, of_first, shared)))
-    return "\n".join([_INTRODUCTION, *sections])
+    first = next(iter(COMMANDS))
+    rows_of_first = {
+        flag.name: _row(flag, sources)
+        for listed in described[first][1].values()
+        for flag, sources in listed
+    }
+    sections = [_INTRODUCTION]
+    for command, (module, groups) in described.items():
+        shared = [] if command == first else _shared(groups, rows_of_first)
+        sections.append(_section(command, module, groups, shared))
+        if shared:
+            sections.append(_reference(first, list(rows_of_first), shared))
+    return "\n".join(sections)
 
 
-def flags_of(name: str) -> tuple[ModuleType, list[flags.Flag]]:
-    """A command's module and the flags that its `--help` lists, in their order.
+def flags_of(name: str) -> tuple[ModuleType, Grouped]:
+    """Imports a command and returns its module and its flags.
 
-    The flags of the commands have names in common, so they are taken out of `absl.flags.FLAGS`
-    again before the next command defines its own.
+    The commands have flags of the same names, so the flags are removed from `absl.flags.FLAGS`
+    before the next command defines its own.
     """
     before = set(flags.FLAGS)
     module = importlib.import_module(name)
-    found = list(dict.fromkeys(flags.FLAGS.get_key_flags_for_module(module)))
+    groups = run_flags.grouped(name)
     for flag in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, flag)
-    return module, found
+    return module, groups
 
 
-def _section(command: str, module: ModuleType, listed: list[flags.Flag], reference: str) -> str:
+def _shared(groups: Grouped, rows_of_first: dict[str, str]) -> list[str]:
+    return [
+        flag.name
+        for listed in groups.values()
+        for flag, sources in listed
+        if rows_of_first.get(flag.name) == _row(flag, sources)
+    ]
+
+
+def _section(command: str, module: ModuleType, groups: Grouped, shared: list[str]) -> str:
     lines = [f"## {command.removeprefix('python ').removeprefix('-m ')}", ""]
-    for paragraph in inspect.cleandoc(module.__doc__).split("\n\n"):
-        if paragraph.startswith("Methods:"):  # the guide describes them
-            continue
+    for paragraph in inspect.cleandoc(module.__doc__ or "").split("\n\n"):
         if paragraph.lstrip().startswith("python "):
             paragraph = f"```bash\n{textwrap.dedent(paragraph)}\n```"
+        elif paragraph.startswith("Methods:\n"):
+            paragraph = f"```text\n{paragraph}\n```"
         lines += [paragraph.strip("\n"), ""]
-    if listed:
-        lines += ["| flag | default | |", "|---|---|---|", *map(_row, listed), ""]
-    if reference:
-        lines += [reference, ""]
+    for heading, listed in groups.items():
+        rows = [_row(flag, sources) for flag, sources in listed if flag.name not in shared]
+        if rows:
+            lines += [f"| {heading} | default | |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
 
 
-def _row(flag: flags.Flag) -> str:
+def _row(flag: flags.Flag, sources: tuple[str, ...]) -> str:
     name = f"`--[no]{flag.name}`" if flag.boolean else f"`--{flag.name}`"
-    choices = getattr(flag.parser, "enum_values", None)
     help_text = " ".join(flag.help.split())
+    choices = getattr(flag.parser, "enum_values", None)
     if choices:
         help_text = help_text.removeprefix(f"<{'|'.join(choices)}>: ")
         if len(choices) <= _MOST_CHOICES:
             help_text += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
+    if sources:
+        help_text += f" For `--dataset={'`, `'.join(sources)}`."
     return f"| {name} | {_default(flag)} | {help_text.replace('|', chr(92) + '|')} |"
 
 
@@ -117,17 +136,19 @@ def _default(flag: flags.Flag) -> str:
     return f"`{flag.default}`"
 
 
-def _reference(first: str, of_first: dict[str, str], shared: list[str]) -> str:
+def _reference(first: str, names: list[str], shared: list[str]) -> str:
     """Says which flags a command shares with the first, by the shorter of two lists."""
-    if not shared:
-        return ""
     source = first.removeprefix("python ")
-    absent = [name for name in of_first if name not in shared]
-    is_short = len(absent) < len(shared)
-    names = ", ".join(f"`--{name}`" for name in (absent if is_short else shared))
-    if is_short:
-        return textwrap.fill(f"It takes all flags of `{source}` except {names}.", _LINE_LENGTH)
-    return textwrap.fill(f"It shares these flags with `{source}`: {names}.", _LINE_LENGTH)
+    absent = [name for name in names if name not in shared]
+    if len(absent) < len(shared):
+        text = f"It takes all flags of `{source}` except {_listed(absent)}."
+    else:
+        text = f"It shares these flags with `{source}`: {_listed(shared)}."
+    return textwrap.fill(text, _LINE_LENGTH) + "\n"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`--{name}`" for name in names)
 
 
 if __name__ == "__main__":

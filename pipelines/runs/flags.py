@@ -169,27 +169,43 @@ def help_text(summary: str, values: flags.FlagValues = flags.FLAGS) -> str:
         summary: the docstring of the program.
         values: the flags; those of the program itself are shown first.
     """
-    main = [flag for flag in values.get_key_flags_for_module(sys.argv[0]) if flag.name != "help"]
+    text = "\n".join(
+        f"\n{heading}:\n" + "\n".join(_flag_help(flag, sources) for flag, sources in listed)
+        for heading, listed in grouped(sys.argv[0], values).items()
+    )
+    return f"{summary.strip()}\n{text}\n\n--helpfull also lists the flags of the libraries."
+
+
+def grouped(
+    program: str, values: flags.FlagValues = flags.FLAGS
+) -> dict[str, list[tuple[flags.Flag, tuple[str, ...]]]]:
+    """Flags by the heading under which `--help` shows them, and the data sources that take each.
+
+    Args:
+        program: name of the module whose own flags come first.
+        values: the flags.
+
+    Returns:
+        A flag with no sources goes with any of them. Headings without flags are left out.
+    """
+    main = [flag for flag in values.get_key_flags_for_module(program) if flag.name != "help"]
     described = {
         flag_name(each.field): each
         for each in _described(RunConfig).values()
         if flag_name(each.field) in values
     }
-    groups: dict[str, list[str]] = {}
     own = [
         flag for flag in main if flag.name not in described and flag.name not in run_config.RENAMED
     ]
-    if own:
-        groups["This program"] = [_flag_help(flag) for flag in own]
     first = [name for name in _FIRST if name in described]
-    groups["Most used"] = [_flag_help(values[name], described[name]) for name in first]
+    groups: dict[str, list[tuple[flags.Flag, tuple[str, ...]]]] = {
+        "This program": [(flag, ()) for flag in own],
+        "Most used": [(values[name], described[name].sources) for name in first],
+    }
     for name, each in described.items():
         if name not in first:
-            groups.setdefault(each.group, []).append(_flag_help(values[name], each))
-    text = "\n".join(
-        f"\n{heading}:\n" + "\n".join(lines) for heading, lines in groups.items() if lines
-    )
-    return f"{summary.strip()}\n{text}\n\n--helpfull also lists the flags of the libraries."
+            groups.setdefault(each.group, []).append((values[name], each.sources))
+    return {heading: listed for heading, listed in groups.items() if listed}
 
 
 def flag_name_of(setting_name: str) -> str:
@@ -197,17 +213,18 @@ def flag_name_of(setting_name: str) -> str:
     return setting_name.rstrip("_")
 
 
-def _flag_help(flag: flags.Flag, described: _Described | None = None) -> str:
+def _flag_help(flag: flags.Flag, sources: tuple[str, ...]) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
     notes = []
-    if described is not None and described.sources:
-        notes.append(f"for --dataset={', '.join(described.sources)}")
+    if sources:
+        notes.append(f"for --dataset={', '.join(sources)}")
     choices = getattr(flag.parser, "enum_values", ())
     if 0 < len(choices) <= _MAX_CHOICES:
         notes.append("one of " + ", ".join(choices))
     if flag.default not in (None, "", []):
         notes.append(f"default {flag.default_as_str}".replace("'", ""))
-    description = flag.help if described is None else described.details.description
+    # absl puts the choices of an enumeration before its description.
+    description = flag.help.partition(">: ")[2] if choices else flag.help
     text = f"{description}{' (' + '; '.join(notes) + ')' if notes else ''}"
     return "\n".join(
         [f"  {name}", *textwrap.wrap(text, 92, initial_indent="    ", subsequent_indent="    ")]
