@@ -40,11 +40,13 @@ def measure(
     sizes: list[str], cores: list[str], rounds: int, scikit_learn_classes: int
 ) -> dict[str, Any]:
     """Times both at every size on every number of cores, and asks for their memory."""
+    from dbl_tf.cores import usable_cores
+
     pairs = [_size(text) for text in sizes]
     times, skipped, memory = {}, [], {}
     for count in map(int, cores):
-        if count > measuring.num_cores():
-            skipped.append(f"{count} cores: this process may use {measuring.num_cores()}")
+        if count > usable_cores():
+            skipped.append(f"{count} cores: this process may use {usable_cores()}")
             continue
         for pair in pairs:
             name = f"{pair[0]}x{pair[1]}, {count} core{'s' * (count > 1)}"

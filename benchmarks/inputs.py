@@ -58,6 +58,7 @@ def measure(
     examples: str, image_size: int, batch_size: int, batches: int, rounds: int, cold: bool
 ) -> dict[str, Any]:
     """Times all of them, warm and cold."""
+    from dbl_tf.cores import usable_cores
     from pipelines import sampling
     from pipelines.runs.config import DataConfig
 
@@ -69,7 +70,7 @@ def measure(
     indices = sampling.class_aware_indices(train.labels, batch_size, seed=0).take(1 + batches)
     drawn = [[train.files[i] for i in batch] for batch in indices.as_numpy_iterator()]
     files = sorted({path for batch in drawn for path in batch})
-    cores = measuring.num_cores()
+    cores = usable_cores()
     context = multiprocessing.get_context("spawn")
     results = {}
     with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as executor:

@@ -14,6 +14,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import label_lists
+from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines import longtail
 
@@ -69,7 +70,7 @@ def read_labels(path: str | os.PathLike) -> tuple[tuple[str, ...], np.ndarray]:
     if different := set(names) ^ set(PUBLISHED_COUNTS):
         raise ValueError(
             f"{path} must list the 20 classes of VOC; these are missing or others: "
-            f"{', '.join(sorted(different)[:20])}"
+            f"{first_few(sorted(different), limit=20)}"
         )
     return names, labels.toarray()
 

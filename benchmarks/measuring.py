@@ -66,13 +66,15 @@ def run(
 
 def environment() -> dict[str, Any]:
     """Processor, cores that this process may use, and versions."""
+    from dbl_tf.cores import usable_cores  # with Keras, which no measurement should begin with
+
     versions = {}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
         "cpu": _cpu_name(),
-        "cores": num_cores(),
+        "cores": usable_cores(),
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "machine": platform.machine(),
         "system": platform.platform(),
@@ -90,13 +92,6 @@ def describe_environment(found: Mapping[str, Any]) -> str:
         f"{load['before'][0]:.1f} before and {load['after'][0]:.1f} after\n"
         f"Python {found['python']}, {versions}"
     )
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,7 +35,7 @@ _MOVED = {
     "comparison": "pipelines.reports.comparison",
     "evaluation": "dbl_tf.prediction, dbl_tf.training and pipelines.runs.scores",
     "figures": "pipelines.reports.charts",
-    "files": "dbl_tf.atomic",
+    "files": "dbl_tf.atomic and dbl_tf.lock",
     "pages": "pipelines.reports.pages",
     "published": "pipelines.reports.published",
     "report": "pipelines.reports.run",

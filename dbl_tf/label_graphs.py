@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 
 
@@ -115,9 +116,8 @@ def read_label_embeddings(path: str | os.PathLike, class_names: Sequence[str]) -
         rows.append([vectors[form] for form in forms if form is not None])
     if missing:
         raise ValueError(
-            f"{path} has no vectors for {len(missing)} words: {', '.join(missing[:20])}"
-            f"{', …' if len(missing) > 20 else ''}. Add a line for each of them, with '_' in place "
-            "of spaces"
+            f"{path} has no vectors for {len(missing)} words: {first_few(missing, limit=20)}. Add "
+            "a line for each of them, with '_' in place of spaces"
         )
     return np.stack([np.mean(vectors_of_name, axis=0) for vectors_of_name in rows])
 

@@ -5,11 +5,12 @@ NumPy only. The values are those of scikit-learn's `average_precision_score` and
 """
 
 import concurrent.futures
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from dbl_tf.cores import usable_cores
 
 # Of which a thread holds a copy, by class; a row of so many scores is a few lines of the cache.
 _CLASSES_AT_ONCE = 16
@@ -47,7 +48,7 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
         result[columns] = [_average_precision_of_class(*of_class) for of_class in by_class]
 
     # Sorting leaves the interpreter to other threads.
-    with concurrent.futures.ThreadPoolExecutor(_num_cores()) as executor:
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:
         for _ in executor.map(fill, range(0, num_classes, _CLASSES_AT_ONCE)):
             pass
     return result
@@ -67,13 +68,6 @@ def _average_precision_of_class(labels: np.ndarray, scores: np.ndarray) -> float
     accepted = len(scores) - np.searchsorted(scores, positives)
     hits = len(positives) - np.searchsorted(positives, positives)
     return np.mean(hits / accepted)
-
-
-def _num_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def mean_average_precision(

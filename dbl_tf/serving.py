@@ -1,17 +1,13 @@
 """Export of a trained classifier as a SavedModel for TensorFlow Serving.
 
-The SavedModel holds the whole way from encoded images to named probabilities and loads with plain
-TensorFlow.
+The SavedModel holds every step from encoded images to named probabilities, and plain TensorFlow
+loads it.
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import pathlib
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -20,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from dbl_tf import atomic
 from dbl_tf.statistics import LabelStatistics
 
 WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
@@ -27,10 +24,7 @@ DETAILS_FILE = pathlib.PurePath("assets.extra", "dbl_tf.json")
 STATISTICS_FILE = pathlib.PurePath("assets.extra", "statistics.json")
 TOP_CLASSES = 5
 
-# TensorFlow Serving takes every entry whose name is a whole number for a version, and no other.
-_INCOMPLETE = "incomplete-"
-
-# (B,) encoded images → (B, S, S, 3) images in [0, 255], and (B,) errors, empty where all is well.
+# (B,) encoded images → (B, S, S, 3) images in [0, 255], and (B,) errors, empty for good images.
 ReadBatch = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -45,121 +39,71 @@ def export(
     thresholds_from: str,
     example_image: bytes,
 ) -> pathlib.Path:
-    """Writes a SavedModel with two signatures as a new version, whole or not at all.
+    """Writes a SavedModel with two signatures as a new version, as a whole or not at all.
 
     `serving_default` takes `image_bytes`, string (B,); `serve_images` takes `images`, float32
     (B, H, W, 3) in [0, 255]. Both return
 
     * `probabilities`, `class_names` and `thresholds`, (B, C);
-    * `top_probabilities` and `top_classes`, (B, k), the k = min(5, C) likeliest classes;
-    * `error`, string (B,): empty, or why this image could not be read. Its
-      `probabilities` and `top_probabilities` are then zeros and its `top_classes` empty; the rows
-      of the others are as they are without it.
+    * `top_probabilities` and `top_classes`, (B, k), the k = min(5, C) most probable classes;
+    * `error`, string (B,): empty, or the reason why this image could not be read. Its
+      `probabilities` and `top_probabilities` are then zeros and its `top_classes` are empty. It
+      does not change the rows of the other images.
 
-    A version that exists is never changed: a server that has loaded it would not notice. The new
-    one is written beside, under a name that is no number and that a server therefore passes over,
-    and renamed when all of it is on the disk. What an export that was killed has left there is
-    removed by the next one.
+    An existing version is never changed, because a server that has loaded it would not notice. The
+    new one is written under a name that is not a number, which a server therefore ignores, and
+    renamed once all of it is on the disk. The next export removes what a killed one has left.
 
     Args:
-        model: from images in [0, 255] to logits (B, C).
-        statistics: of the training labels, with the names of the classes; kept beside the model in
-            `assets.extra`, with the thresholds.
-        read_batch: the preprocessing of the evaluation, on encoded images.
-        resize: the same from one decoded image (H, W, 3) on.
-        directory: of all versions, such as `saved_model`: what a server takes as base path.
-        thresholds: (C,), from which on a class counts as present.
-        thresholds_from: name of the split on which they were chosen.
-        example_image: bytes of an image, for the warm-up request.
+        model: The network from images in [0, 255] to logits (B, C).
+        statistics: Statistics of the training labels, with the class names. They are saved with
+            the thresholds in `assets.extra`, next to the model.
+        read_batch: The preprocessing of the evaluation, for encoded images.
+        resize: The part of it that follows the decoding, for one image (H, W, 3).
+        directory: The directory of all versions, such as `saved_model`; a server takes it as its
+            base path.
+        thresholds: (C,), the probabilities from which a class counts as present.
+        thresholds_from: The name of the split on which the thresholds were chosen.
+        example_image: The bytes of an image, for the warm-up request.
 
     Returns:
         The version directory: `directory/1`, or one more than the highest number there.
+
+    Raises:
+        OSError: The disk is full, or the directory cannot be written. Nothing of the version is
+            left.
     """
     directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(directory)
-    with _incomplete(directory) as incomplete:
+    with atomic.reraise_full_disk(directory), atomic.temporary_folder(directory) as folder:
         _write(
             model,
             statistics,
             read_batch,
             resize,
-            incomplete,
+            folder,
             thresholds,
             thresholds_from,
             example_image,
         )
-        _sync(incomplete)
-        version = _publish(incomplete, directory)
-    _sync_entries(directory)
-    return version
+        return _publish(folder, directory)
 
 
 def versions(directory: str | os.PathLike) -> list[int]:
-    """Numbers of the versions in a directory, ascending, as TensorFlow Serving reads them."""
+    """The numbers of the versions in a directory, ascending.
+
+    Like TensorFlow Serving, it takes every entry whose name is a whole number for a version.
+    """
     names = (entry.name for entry in pathlib.Path(directory).iterdir())
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
-@contextlib.contextmanager
-def _incomplete(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new folder in `directory`, locked as long as its writer lives; removed on an error."""
-    # Made as any folder is, since one of `tempfile` could be read by its owner alone.
-    path = directory / f"{_INCOMPLETE}{uuid.uuid4().hex}"
-    path.mkdir()
-    lock = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield path
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
-
-
-def _remove_abandoned(directory: pathlib.Path) -> None:
-    """Removes what writers that are dead have left; their locks died with them."""
-    for path in directory.glob(f"{_INCOMPLETE}*"):
-        try:
-            lock = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:  # its writer has just renamed it
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(lock)
-
-
-def _publish(incomplete: pathlib.Path, directory: pathlib.Path) -> pathlib.Path:
-    """Renames to the next version; takes the one after it where another export was quicker."""
+def _publish(folder: pathlib.Path, directory: pathlib.Path) -> pathlib.Path:
+    """Makes a folder the next version, or the one after it if another export was quicker."""
     while True:
         version = directory / str(max(versions(directory), default=0) + 1)
-        try:
-            return incomplete.rename(version)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-
-
-def _sync(directory: pathlib.Path) -> None:
-    """Waits until all files in a folder are on the disk."""
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            _sync_entries(pathlib.Path(folder, name))
-        _sync_entries(pathlib.Path(folder))
-
-
-def _sync_entries(path: pathlib.Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with contextlib.suppress(FileExistsError):
+            atomic.publish(folder, version)
+            return version
 
 
 def _write(
@@ -210,7 +154,7 @@ def _write(
 
 @contextlib.contextmanager
 def _only_warnings() -> Iterator[None]:
-    """Keeps what TensorFlow says of each function that it writes from the user's screen."""
+    """Keeps TensorFlow's messages about every function that it writes off the user's screen."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)
     try:
@@ -244,7 +188,7 @@ def _answer(
 
 
 def _write_warmup(path: pathlib.Path, example_image: bytes, image_size: int) -> None:
-    """One request for each signature, which TensorFlow Serving runs before it answers others."""
+    """Writes a request for each signature, which TensorFlow Serving runs before any other."""
     inputs = {
         "serving_default": ("image_bytes", tf.constant([example_image])),
         "serve_images": ("images", tf.zeros((1, image_size, image_size, 3))),

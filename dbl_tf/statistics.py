@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from dbl_tf import atomic
+
 HEAD_MIN_COUNT = 100
 TAIL_MAX_COUNT = 20  # exclusive: a class of 20 examples is medium
 GROUP_NAMES = ("head", "medium", "tail")
@@ -178,7 +180,17 @@ class LabelStatistics:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the statistics as JSON; of the co-occurrences only those that occur."""
+        """Writes the statistics as JSON, with the non-zero co-occurrences only.
+
+        The file is flushed to the disk, and a process killed at any moment leaves the old file or
+        the new one.
+
+        Args:
+            path: The file to write or to replace.
+
+        Raises:
+            OSError: The file cannot be written; the error names it, and nothing is left of it.
+        """
         rows, columns = np.nonzero(np.triu(self.cooccurrence))
         content = {
             "format": _FORMAT,
@@ -191,17 +203,15 @@ class LabelStatistics:
                 "count": self.cooccurrence[rows, columns].tolist(),
             },
         }
-        incomplete = f"{path}.incomplete"
-        with open(incomplete, "w", encoding="utf-8") as file:
+        with atomic.replacing(path) as tmp_path, open(tmp_path, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False)
-        os.replace(incomplete, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike):
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
-            ValueError: the file is not such a JSON document.
+            ValueError: The file is not JSON, or holds something other than label statistics.
         """
         with open(path, encoding="utf-8") as file:
             try:
@@ -209,7 +219,9 @@ class LabelStatistics:
             except ValueError as error:
                 raise ValueError(f"{path} is not JSON: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"{path} holds no label statistics: no field 'format' = {_FORMAT!r}")
+            raise ValueError(
+                f"{path} holds no label statistics: its field 'format' is not {_FORMAT!r}"
+            )
         names = tuple(content["class_names"])
         pairs = content["cooccurrence"]
         cooccurrence = np.zeros((len(names), len(names)), np.int64)

@@ -8,6 +8,8 @@ import scipy.sparse
 import tensorflow as tf
 from absl import logging
 
+from dbl_tf.messages import first_few
+
 # A few at a time, so that several blocks can be read at once.
 _BLOCK = 32
 
@@ -144,8 +146,7 @@ class LabelledData:
         if unknown:
             raise ValueError(
                 f"{len(unknown)} classes of the data are not among the {len(column)} of the model: "
-                f"{', '.join(unknown[:20])}; it knows {', '.join(class_names[:20])}"
-                f"{', …' if len(class_names) > 20 else ''}"
+                f"{first_few(unknown, limit=20)}; it knows {first_few(class_names, limit=20)}"
             )
         known = [i for i, name in enumerate(self.class_names) if name in column]
         target = np.array([column[self.class_names[i]] for i in known], int)
@@ -186,7 +187,7 @@ def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> Labelled
         ValueError: there is a split "val", or nothing would be set aside.
     """
     if "val" in data.splits:
-        raise ValueError("there is a val split already; nothing needs to be set aside")
+        raise ValueError("there is a val split already, so val_fraction must not be given")
     train = data.splits["train"]
     counts = train.labels.sum(axis=0, dtype=np.int64)
     random = np.random.default_rng(seed)
@@ -216,7 +217,7 @@ def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> Labelled
     if not num_val:
         raise ValueError(
             f"val_fraction = {fraction} sets nothing aside: there are {len(train)} train images, "
-            "and every class keeps one; give a larger fraction or a val split of your own"
+            "and every class keeps one; give a larger fraction, or data with a val split"
         )
     logging.info("set aside %d of %d train images as val", num_val, len(train))
     others = {name: split for name, split in data.splits.items() if name != "train"}

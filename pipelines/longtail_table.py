@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import importlib.util
 import os
-import shutil
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from dbl_tf import atomic
+from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines import longtail
 from pipelines.datasets import LoadOptions, table
@@ -16,21 +18,22 @@ from pipelines.datasets import LoadOptions, table
 COUNTS_NAME = "counts.csv"
 PICTURE_NAME = "counts.png"
 
-_MAX_TICKS = 100  # more class names cannot be read
-_BEFORE, _REFERENCE, _REACHED = "#999999", "#D55E00", "#0072B2"  # told apart by the colour-blind
+_MAX_TICKS = 100  # more class names would be too small to read
+# Colors that color-blind people can tell apart.
+_BEFORE, _REFERENCE, _REACHED = "#999999", "#D55E00", "#0072B2"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ThinnedTable:
-    """A long-tailed table and how it came about.
+    """A long-tailed table, and how it was made.
 
     Attributes:
-        examples: path of the table.
-        before: of the train split as it was.
-        reached: of the train split of the table.
+        examples: The path of the table.
+        before: The statistics of the original train split.
+        reached: The statistics of the train split of the table.
         ranking: int64 (K,), the classes that had train examples, from head to tail.
-        references: int64 (K,), the counts that they aimed at.
-        num_unlabelled: train images without labels, which are left out.
+        references: int64 (K,), the counts that the construction aimed at.
+        num_unlabelled: The number of train images without labels, which are left out.
     """
 
     examples: str
@@ -41,7 +44,7 @@ class ThinnedTable:
     num_unlabelled: int
 
     def __str__(self) -> str:
-        """Sizes and counts in the form in which those of data sets are published."""
+        """Sizes and counts in the form that publications of data sets use."""
         reached = self.reached.class_counts[self.ranking]
         short = self.before.class_counts[self.ranking] < self.references
         emptied = reached == 0
@@ -53,7 +56,7 @@ class ThinnedTable:
             f"mean |log(count / reference)| over {len(reached)} classes: {ratio:.3f}",
         ]
         if self.num_unlabelled:
-            lines.append(f"train images without labels, which take no part: {self.num_unlabelled}")
+            lines.append(f"train images without labels, which are left out: {self.num_unlabelled}")
         for what, classes in (
             ("classes with fewer train images than their reference", self.ranking[short]),
             ("classes that are left without train images", self.ranking[emptied]),
@@ -63,8 +66,8 @@ class ThinnedTable:
             ),
         ):
             if len(classes):
-                names = ", ".join(repr(self.before.class_names[c]) for c in classes[:5])
-                lines.append(f"{what}: {len(classes)}: {names}{', …' if len(classes) > 5 else ''}")
+                names = first_few([repr(self.before.class_names[c]) for c in classes])
+                lines.append(f"{what}: {len(classes)}: {names}")
         return "\n".join(lines)
 
 
@@ -83,31 +86,31 @@ def write(
 
     The folder appears once everything is written:
 
-    * `examples.csv` or `examples.jsonl`: the rows of the other table, less the train images that
+    * `examples.csv` or `examples.jsonl`: the rows of the other table without the train images that
       were not chosen; `table.copy_rows` says how paths and labels are written.
     * `counts.csv`: class, group, count_before, reference, count, from head to tail. The group is
       that of the count reached.
-    * `counts.png`: a picture of these.
+    * `counts.png`: a picture of these counts.
 
     Args:
-        options: the table that is thinned.
-        load_options: how its images are checked. The construction needs labels alone, but counts
-            that include images which do not exist are not those of a training run.
-        output_dir: a folder that does not exist yet.
-        max_count: as in `longtail.pareto_subset`.
-        min_count: as in `longtail.pareto_subset`.
-        power: as in `longtail.pareto_subset`.
-        seed: as in `longtail.pareto_subset`.
-        picture: whether to draw, which needs matplotlib.
+        options: The table that is thinned.
+        load_options: How its images are checked. The construction needs the labels only, but images
+            that do not exist must not count, because nothing can be trained on them.
+        output_dir: A folder that does not exist yet.
+        max_count: As in `longtail.pareto_subset`.
+        min_count: As in `longtail.pareto_subset`.
+        power: As in `longtail.pareto_subset`.
+        seed: As in `longtail.pareto_subset`.
+        picture: Whether to draw the picture, which needs matplotlib.
 
     Raises:
-        FileExistsError: there is something at `output_dir`.
-        ModuleNotFoundError: a picture is wanted and there is no matplotlib.
-        ValueError: an argument out of its range, or a table that cannot be used.
+        FileExistsError: There is something at `output_dir`.
+        ModuleNotFoundError: A picture is wanted and matplotlib is not installed.
+        ValueError: An argument is out of its range, or the table cannot be used.
     """
     output_dir = os.path.abspath(output_dir)
     if os.path.lexists(output_dir):
-        raise FileExistsError(f"{output_dir} exists; nothing is overwritten, give a new folder")
+        raise FileExistsError(f"{output_dir} exists and is not overwritten; choose a new folder")
     if picture and importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(
             "the picture needs matplotlib: pip install 'dbl-tf[plots]', or --nopicture"
@@ -125,11 +128,8 @@ def write(
     files = {train.files[i] for i in chosen}
     files.update(*(split.files for name, split in data.splits.items() if name != "train"))
 
-    incomplete = f"{output_dir}.incomplete"
-    shutil.rmtree(incomplete, ignore_errors=True)  # of a call that was stopped
-    os.makedirs(incomplete)
-    try:
-        written = table.copy_rows(options, incomplete, files)
+    with atomic.temporary_folder(os.path.dirname(output_dir)) as folder:
+        written = table.copy_rows(options, folder, files, relative_to=output_dir)
         thinned = ThinnedTable(
             examples=os.path.join(output_dir, os.path.basename(written)),
             before=before,
@@ -138,13 +138,10 @@ def write(
             references=references,
             num_unlabelled=int(np.count_nonzero(np.diff(train.labels.indptr) == 0)),
         )
-        _write_counts(thinned, os.path.join(incomplete, COUNTS_NAME))
+        _write_counts(thinned, folder / COUNTS_NAME)
         if picture:
-            _draw(thinned, os.path.join(incomplete, PICTURE_NAME))
-        os.rename(incomplete, output_dir)
-    except BaseException:
-        shutil.rmtree(incomplete, ignore_errors=True)
-        raise
+            _draw(thinned, folder / PICTURE_NAME)
+        atomic.publish(folder, output_dir)
     return thinned
 
 
@@ -157,7 +154,7 @@ def _size_line(name: str, of: LabelStatistics, classes: Sequence[int]) -> str:
     )
 
 
-def _write_counts(thinned: ThinnedTable, path: str) -> None:
+def _write_counts(thinned: ThinnedTable, path: pathlib.Path) -> None:
     group_of = {c: name for name, group in thinned.reached.groups.items() for c in group}
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -167,7 +164,7 @@ def _write_counts(thinned: ThinnedTable, path: str) -> None:
             writer.writerow([thinned.before.class_names[c], group_of[c], before, reference, count])
 
 
-def _draw(thinned: ThinnedTable, path: str) -> None:
+def _draw(thinned: ThinnedTable, path: pathlib.Path) -> None:
     from matplotlib.figure import Figure
 
     names = [thinned.before.class_names[c] for c in thinned.ranking]
@@ -181,7 +178,7 @@ def _draw(thinned: ThinnedTable, path: str) -> None:
     axes.plot(place, thinned.references, color=_REFERENCE, label="reference")
     label = f"reached, {num_reached} images"
     axes.plot(place, reached, "o", markersize=4, color=_REACHED, label=label)
-    axes.set_yscale("symlog", linthresh=1)  # a class may have no image left
+    axes.set_yscale("symlog", linthresh=1)  # logarithmic, but a class may have no image left
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     axes.set_ylabel("train images of the class")

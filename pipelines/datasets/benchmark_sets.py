@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 from absl import logging
 
+from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
 from pipelines import longtail
 from pipelines.datasets import assembly, tfds_source
@@ -22,7 +23,7 @@ from pipelines.examples import Examples, LabelledData
 
 
 class BenchmarkError(ValueError):
-    """Original data that are not there, or cannot be used as they are."""
+    """Original data that were not found or cannot be used as they are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,15 +44,15 @@ class Benchmark:
     """A published long-tailed data set, and the full one that it is chosen from.
 
     Attributes:
-        name: as `--dataset` has it.
+        name: Its name for `--dataset`.
         class_names: C names, in the order of the label columns.
-        max_count: of the Pareto construction.
-        folder: name of the original's folder.
-        pieces: of "train" and "test", the paths below the folder that the split needs.
-        read_folder: reads names, image paths and labels of a split from the folder.
-        tfds_splits: of "train" and "test", the data set of TFDS and its split expression.
-        read_tfds: reads names and labels of a split of TFDS: (split, cache_dir) → columns.
-        id_of: the id in the name of an image, or in a line of a list; None where there is none.
+        max_count: The maximum count of the Pareto construction.
+        folder: The name of the folder of the original data.
+        pieces: For "train" and "test", the paths below the folder that the split needs.
+        read_folder: Reads names, image paths and labels of a split from the folder.
+        tfds_splits: For "train" and "test", the data set of TFDS and its split expression.
+        read_tfds: Reads names and labels of a split of TFDS: (split, cache_dir) → columns.
+        id_of: Gives the id in the name of an image or in a line of a list, None if there is none.
     """
 
     name: str
@@ -138,21 +139,22 @@ def source_of(benchmark: Benchmark) -> Source:
 
 
 def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: int) -> np.ndarray:
-    """Draws a train set by the Pareto construction, where there is no list of the published one.
+    """Draws a train set by the Pareto construction, for use without the published list.
 
-    Images without labels take no part: the construction draws from the holders of each class.
+    Images without labels are never drawn, because the construction draws from the examples of each
+    class.
 
     Args:
-        benchmark: whose maximum count applies.
-        labels: multi-hot (N, C), of the full data.
-        seed: of the draw.
+        benchmark: The benchmark, whose maximum count applies.
+        labels: Multi-hot (N, C), the labels of the full data.
+        seed: The seed of the draw.
 
     Returns:
-        int64 (M,), positions, rising.
+        int64 (M,), the positions of the train set, rising.
     """
     logging.info(
-        "%s: no list of image ids, so the train set is drawn anew from %d images (%d without "
-        "labels take no part); it resembles the published one and is not equal to it",
+        "%s: there is no list of image ids, so the train set is drawn from %d images (the %d "
+        "without labels are never drawn); it resembles the published one but is not equal to it",
         benchmark.name,
         labels.shape[0],
         np.count_nonzero(np.diff(labels.indptr) == 0),
@@ -167,7 +169,7 @@ def _read(
     download: bool,
     cache_dir: str | os.PathLike,
 ) -> tuple[Examples, str, bool]:
-    """The full split in rising order of names, whatever it is read from; its origin."""
+    """The full split in rising order of names, its origin, and whether it lies in record files."""
     root = _folder(benchmark, split, data_dir)
     if root is not None:
         names, paths, labels = benchmark.read_folder(root, split)
@@ -176,7 +178,7 @@ def _read(
     tfds_name, expression = benchmark.tfds_splits[split]
     prepared, folder = tfds_source.is_prepared(tfds_name, data_dir)
     if not prepared and not download:
-        folders = "the original folders in no place, since --data_dir is not given"
+        folders = "the original folders nowhere, because --data_dir is not given"
         if data_dir is not None:
             folders = (
                 f"the original folders {', '.join(benchmark.pieces[split])} in "
@@ -187,8 +189,8 @@ def _read(
             f"  {folders};\n"
             f"  {tfds_name} of TensorFlow Datasets, prepared, in {folder}.\n"
             f"Either unpack the original archives and give their folder {benchmark.folder}, or the "
-            "one above it, as --data_dir; or give --download, and TensorFlow Datasets fetches and "
-            "prepares them there."
+            "one above it, as --data_dir; or give --download, and TensorFlow Datasets downloads "
+            "and prepares them there."
         )
     builder = tfds_source.open_builder(tfds_name, data_dir=data_dir, download=download)
     records = tfds_source.open_split(builder, expression)
@@ -203,12 +205,12 @@ def _read(
 
 
 def _by_name(examples: Examples) -> Examples:
-    """In rising order of names, so that a seed draws the same images from every source."""
+    """The examples in rising order of names, so that a seed draws the same from every source."""
     order = np.argsort(np.array(examples.names))
     examples = examples.take(order)
     repeated = [a for a, b in zip(examples.names, examples.names[1:], strict=False) if a == b]
     if repeated:
-        raise BenchmarkError(f"{len(repeated)} images stand twice in the data: {repeated[:5]}")
+        raise BenchmarkError(f"{len(repeated)} images are twice in the data: {first_few(repeated)}")
     return examples
 
 
@@ -217,7 +219,7 @@ def _roots(benchmark: Benchmark, data_dir: str | os.PathLike) -> list[str]:
 
 
 def _folder(benchmark: Benchmark, split: str, data_dir: str | os.PathLike | None) -> str | None:
-    """The folder of the original data; None where none of what the split needs is there."""
+    """The folder of the original data, None if nothing that the split needs is there."""
     if data_dir is None:
         return None
     for root in _roots(benchmark, data_dir):

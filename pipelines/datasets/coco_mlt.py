@@ -20,6 +20,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from dbl_tf.messages import first_few
 from pipelines.datasets import assembly, benchmark_sets, tfds_source
 
 CLASSES = tuple(
@@ -36,7 +37,6 @@ CLASSES = tuple(
 MAX_COUNT = 1200
 
 _PARTS = {"train": "train2017", "test": "val2017"}
-_NUM_SHOWN = 5
 
 
 def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
@@ -51,7 +51,7 @@ def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.spa
 
 def _read_json(path: str) -> dict[str, Any]:
     def without_outline(item: dict[str, Any]) -> dict[str, Any]:
-        item.pop("segmentation", None)  # nine tenths of the memory
+        item.pop("segmentation", None)  # it takes nine tenths of the memory
         return item
 
     try:
@@ -95,8 +95,7 @@ def _labels_in(path: str, content: dict[str, Any]) -> tuple[list[str], scipy.spa
             codes.append(code_of[category])
     if problems:
         raise benchmark_sets.BenchmarkError(
-            f"{path}: {len(problems)} annotations cannot be used: "
-            f"{'; '.join(problems[:_NUM_SHOWN])}"
+            f"{path}: {len(problems)} annotations cannot be used: {first_few(problems, '; ')}"
         )
     order = np.argsort(rows, kind="stable")
     num_labels = np.bincount(np.array(rows, np.int64), minlength=len(images))
@@ -123,8 +122,8 @@ def _check_classes(source: str, names: Sequence[str]) -> None:
     others = [name for name in names if name not in CLASSES]
     raise benchmark_sets.BenchmarkError(
         f"{source} does not have the {len(CLASSES)} classes of COCO in the order of their ids: it "
-        f"has {len(names)}; missing: {', '.join(missing[:_NUM_SHOWN]) or 'none'}; unknown: "
-        f"{', '.join(others[:_NUM_SHOWN]) or 'none'}"
+        f"has {len(names)}; missing: {first_few(missing) or 'none'}; unknown: "
+        f"{first_few(others) or 'none'}"
     )
 
 
@@ -133,7 +132,7 @@ def _read_tfds(split: tfds_source.Split, cache_dir: str | os.PathLike) -> tfds_s
 
     def parse(example):
         box = example["objects"]["bbox"]  # ymin, xmin, ymax, xmax
-        # Areas are cut to whole numbers there, so a small one and none cannot be told apart.
+        # TFDS rounds areas down to whole numbers, so a small area and none look the same there.
         has_area = tf.reduce_all(box[:, 2:] > box[:, :2], axis=1)
         return example["image/filename"], tf.boolean_mask(example["objects"]["label"], has_area)
 

@@ -1,47 +1,46 @@
-"""Checks image files before any training, and remembers those that passed."""
+"""Checks images before any training, and remembers those that passed."""
 
 import concurrent.futures
-import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import os
 import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from pipelines import images
+from dbl_tf.messages import SHOWN, first_lines
+from pipelines import cache, images
+from pipelines.examples import Examples
 
 LEVELS = ("exists", "header", "all")  # each one includes those before it
 CACHE_NAME = "checked_images.npy"
 
-# Part of every digest: raise it where a check becomes stricter.
-_CHECK_VERSION = b"1"
+_VERSION = 2  # to be raised when a check becomes stricter
+_FILES = cache.Kind("checked_images", _VERSION)
+_RECORDS = cache.Kind("checked_records", _VERSION)
 _STAT_THREADS = 16  # on a network drive a stat call waits, it does not compute
 _STAT_BLOCK = 4096
 _READ_BLOCK = 64
-_FEW = 50  # so many files are read one by one before a pipeline would have started
+_FEW = 50  # so many images are read one by one before a pipeline would have started
 _SECONDS_BEFORE_PROGRESS = 2
 _SECONDS_BETWEEN_SAVES = 60
-_NUM_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class BadImage:
-    """An image file that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
-        position: its place in the list of paths that was checked.
-        path: as it stood in that list.
-        reason: why, in words.
+        position: Its place in the list that was checked.
+        path: Its path, or the name of an image in a record file, as that list gives it.
+        reason: Why it cannot be used, in words.
     """
 
     position: int
@@ -50,7 +49,7 @@ class BadImage:
 
 
 class BadImagesError(ValueError):
-    """Image files that cannot be used; `bad` lists all of them."""
+    """Images that cannot be used; `bad` lists all of them."""
 
     def __init__(self, message: str, bad: Sequence[BadImage]):
         super().__init__(message)
@@ -68,38 +67,89 @@ def check_images(
 
     Files that passed are remembered in `cache_dir` by absolute path, size, modification time and
     level, so that the next call only asks the file system whether they have changed. A pass of
-    "all" holds for "header" too. Bad files are never remembered. The cache may serve several
-    data sets.
+    "all" also counts as one of "header". Bad files are never remembered. The cache may serve
+    several data sets.
 
     Args:
         paths: N image files.
-        level: "exists": the path is a file and not empty. "header": and its header is that of an
-            image that can be read. "all": and it decodes to its end.
-        cache_dir: folder of the cache, created where there is none; "exists" does not use it.
-        progress: whether a check that lasts shows a bar.
+        level: "exists": the path is a file that is not empty. "header": its header is also that of
+            an image that can be read. "all": the image can also be decoded to its end.
+        cache_dir: The folder of the cache, which is created if it does not exist. "exists" does not
+            use it.
+        progress: Whether a check that takes long shows a bar.
 
     Returns:
-        The bad ones, in the order of `paths`.
+        The bad images, in the order of `paths`.
 
     Raises:
-        ValueError: another level.
+        ValueError: The level is not one of `LEVELS`.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}; found {level!r}")
-    paths = [os.fspath(path) for path in paths]
-    digests, reasons = _stat_all(paths, progress)
-    if level != "exists":
-        cache = os.path.join(cache_dir, CACHE_NAME)
-        unsure = np.ones(len(paths), bool)
+    _check_level(level)
+    files: list[str] = [os.fspath(path) for path in paths]
+    if level == "exists":
+        _, reasons = _stat_all(files, False, progress)
+    else:
+        digests, reasons = _stat_all(files, True, progress)
+        cache_file = os.path.join(cache_dir, CACHE_NAME)
+        unsure = np.ones(len(files), bool)
         unsure[list(reasons)] = False
-        known = _load_cache(cache)
+        known = _load_digests(cache_file)
         for passed_level in LEVELS[LEVELS.index(level) :]:
             unsure &= ~np.isin(_at_level(digests, passed_level), known)
         positions = np.flatnonzero(unsure)
         if len(positions):
-            os.makedirs(cache_dir, exist_ok=True)
-            reasons |= _read_all(paths, positions, level, digests, cache, progress)
-    return [BadImage(i, paths[i], reasons[i]) for i in sorted(reasons)]
+            os.makedirs(cache_dir, exist_ok=True)  # before the work, not after
+            with tf.device("CPU"):
+                table = tf.constant([os.fsencode(files[i]) for i in positions])
+            found = _read_all(
+                lambda i: tf.io.read_file(table[i]),
+                len(positions),
+                decode=level == "all",
+                progress=progress,
+                save=lambda passed: _save_digests(
+                    cache_file, _at_level(digests[positions[passed]], level)
+                ),
+            )
+            reasons |= {int(positions[i]): reason for i, reason in found.items()}
+    return [BadImage(i, files[i], reasons[i]) for i in sorted(reasons)]
+
+
+def check_records(
+    examples: Examples, *, level: str, cache_dir: str | os.PathLike, progress: bool = True
+) -> list[BadImage]:
+    """Finds the images within record files that cannot be used.
+
+    It is remembered in `cache_dir` that all of them passed, for as long as the files stay the same.
+
+    Args:
+        examples: Their `files` are record files that may hold many images each.
+        level: As in `check_images`. "exists" checks nothing, because a record that is counted
+            exists.
+        cache_dir: As in `check_images`.
+        progress: As in `check_images`.
+
+    Returns:
+        The bad images, in the order of the examples.
+
+    Raises:
+        ValueError: The level is not one of `LEVELS`.
+    """
+    _check_level(level)
+    if level == "exists":
+        return []
+    passed_file = _RECORDS.path(cache_dir, [level, *examples.names], examples.files)
+    if passed_file.exists():
+        return []
+
+    def save(passed: np.ndarray) -> None:
+        if passed.all():
+            passed_file.parent.mkdir(parents=True, exist_ok=True)
+            passed_file.touch()
+
+    reasons = _read_all(
+        examples.read, len(examples), decode=level == "all", progress=progress, save=save
+    )
+    return [BadImage(i, examples.names[i], reasons[i]) for i in sorted(reasons)]
 
 
 def describe(
@@ -109,27 +159,28 @@ def describe(
     lines: Sequence[int] | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> str:
-    """The first five of some bad images, one a line; of more than five, how often each reason.
+    """The first five bad images, one on each line, and the most frequent reasons if there are more.
 
     Args:
-        bad: what `check_images` returned.
-        examples: the file that lists the images.
-        lines: the line of that file that names each image that was checked.
-        cache_dir: folder for a CSV file of all of them, where there are more than five; named
-            after `examples`, which is then needed too.
+        bad: What `check_images` returned.
+        examples: The file that lists the images.
+        lines: For each image that was checked, the line of that file that names it.
+        cache_dir: A folder for a CSV file of all bad images, where there are more than five and
+            `examples` is given, after which the file is named.
     """
-    shown = []
-    for image in bad[:_NUM_SHOWN]:
+
+    def line_of(image: BadImage) -> str:
         line = "" if lines is None else f"line {lines[image.position]}: "
-        shown.append(f"  {line}{image.path}: {image.reason}")
-    if len(bad) > _NUM_SHOWN:
-        listed = (
-            "" if cache_dir is None else f", listed in {_list(bad, examples, lines, cache_dir)}"
-        )
-        counts = Counter(image.reason for image in bad).most_common(_NUM_SHOWN)
-        shown.append(f"  and {len(bad) - _NUM_SHOWN} more{listed}. The most frequent reasons:")
-        shown += [f"  {count} × {reason}" for reason, count in counts]
-    return "\n".join(shown)
+        return f"{line}{image.path}: {image.reason}"
+
+    text = first_lines([line_of(image) for image in bad[:SHOWN]], count=len(bad))
+    if len(bad) > SHOWN:
+        if cache_dir is not None and examples is not None:
+            text += f", listed in {_list(bad, examples, lines, cache_dir)}"
+        counts = Counter(image.reason for image in bad).most_common(SHOWN)
+        reasons = first_lines([f"{count} × {reason}" for reason, count in counts])
+        text += f". The most frequent reasons:\n{reasons}"
+    return text
 
 
 def _list(
@@ -139,16 +190,16 @@ def _list(
     cache_dir: str | os.PathLike,
 ) -> str:
     """Writes all bad images as CSV; returns the path."""
-    os.makedirs(cache_dir, exist_ok=True)
     path = os.path.join(cache_dir, f"bad_images_of_{os.path.basename(examples)}.csv")
-    beside = f"{path}.{os.getpid()}"
-    with open(beside, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        cache.writing(path) as tmp_path,
+        open(tmp_path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "image", "reason"])
         for image in bad:
             line = "" if lines is None else lines[image.position]
             writer.writerow([line, image.path, image.reason])
-    os.replace(beside, path)
     return path
 
 
@@ -163,39 +214,42 @@ def bad_images_error(
     """The error that names bad images and says what to do about them.
 
     Args:
-        bad: what `check_images` returned, at least one.
-        num_images: how many were checked.
-        examples: as in `describe`.
-        lines: likewise.
-        cache_dir: likewise.
+        bad: What `check_images` returned, at least one.
+        num_images: How many images were checked.
+        examples: As in `describe`.
+        lines: As in `describe`.
+        cache_dir: As in `describe`.
     """
     source = "" if examples is None else f" of {os.fspath(examples)}"
     return BadImagesError(
         f"{len(bad)} of {num_images} images{source} cannot be used:\n"
         f"{describe(bad, examples=examples, lines=lines, cache_dir=cache_dir)}\n"
-        "Repair these files or take them off the list. --skip_bad_images goes on without them; "
-        "--check_images=exists only looks whether the files are there, and what does not decode "
-        "then fails in training.",
+        "Repair these images or remove them from the list. --skip_bad_images continues without "
+        "them. --check_images=exists only checks that the files exist; an image that cannot be "
+        "decoded then stops the training.",
         bad,
     )
 
 
 class _LateBar:
-    """A progress bar that only work which lasts gets to show.
+    """A progress bar that is shown only if the work takes long.
 
     Args:
-        num_images: of the whole work.
-        wanted: False for none at all.
+        title: What is being done.
+        num_images: How many images the whole work has.
+        wanted: False for no bar at all.
     """
 
-    def __init__(self, num_images: int, wanted: bool):
-        self._num_images, self._wanted = num_images, wanted
+    def __init__(self, title: str, num_images: int, wanted: bool):
+        self._title, self._num_images, self._wanted = title, num_images, wanted
         self._bar = keras.utils.Progbar(num_images, interval=1, unit_name="image")
         self._started = time.monotonic()
         self._shown = False
 
     def update(self, num_done: int) -> None:
         if self._wanted and time.monotonic() - self._started > _SECONDS_BEFORE_PROGRESS:
+            if not self._shown:
+                print(self._title)
             self._bar.update(num_done, finalize=False)
             self._shown = True
 
@@ -204,15 +258,23 @@ class _LateBar:
             self._bar.update(self._num_images, finalize=True)
 
 
-def _stat_all(paths: Sequence[str], progress: bool) -> tuple[np.ndarray, dict[int, str]]:
-    """Digests of path, size and time, uint64 (N,), and by position what is wrong already."""
+def _check_level(level: str) -> None:
+    if level not in LEVELS:
+        raise ValueError(f"check_images must be one of {', '.join(LEVELS)}; found {level!r}")
+
+
+def _stat_all(
+    paths: Sequence[str], with_digests: bool, progress: bool
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Digests of the files' states, uint64 (N,), and by position what is wrong with a file."""
     starts = range(0, len(paths), _STAT_BLOCK)
     blocks = [paths[start : start + _STAT_BLOCK] for start in starts]
     digests = np.zeros(len(paths), np.uint64)
-    reasons = {}
-    bar = _LateBar(len(paths), progress)
+    reasons: dict[int, str] = {}
+    bar = _LateBar(f"looking for {len(paths)} images", len(paths), progress)
     with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as threads:
-        for start, (block, wrong) in zip(starts, threads.map(_stat_block, blocks), strict=True):
+        found = threads.map(lambda block: _stat_block(block, with_digests), blocks)
+        for start, (block, wrong) in zip(starts, found, strict=True):
             digests[start : start + len(block)] = np.frombuffer(b"".join(block), np.uint64)
             reasons |= {start + i: reason for i, reason in wrong.items()}
             bar.update(start + len(block))
@@ -220,8 +282,9 @@ def _stat_all(paths: Sequence[str], progress: bool) -> tuple[np.ndarray, dict[in
     return digests, reasons
 
 
-def _stat_block(paths: Sequence[str]) -> tuple[list[bytes], dict[int, str]]:
-    digests, reasons = [], {}
+def _stat_block(paths: Sequence[str], with_digests: bool) -> tuple[list[bytes], dict[int, str]]:
+    digests: list[bytes] = []
+    reasons: dict[int, str] = {}
     for i, path in enumerate(paths):
         digest = bytes(8)
         try:
@@ -229,7 +292,7 @@ def _stat_block(paths: Sequence[str]) -> tuple[list[bytes], dict[int, str]]:
         except FileNotFoundError:
             reasons[i] = "no such file"
         except OSError as error:
-            reasons[i] = error.strerror
+            reasons[i] = error.strerror or str(error)
         except ValueError as error:  # a null byte
             reasons[i] = f"not a path: {error}"
         else:
@@ -239,11 +302,8 @@ def _stat_block(paths: Sequence[str]) -> tuple[list[bytes], dict[int, str]]:
                 reasons[i] = "is not a regular file"
             elif not status.st_size:
                 reasons[i] = "is empty (0 bytes)"
-            else:
-                text = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
-                digest = hashlib.blake2b(
-                    os.fsencode(text), digest_size=8, key=_CHECK_VERSION
-                ).digest()
+            elif with_digests:
+                digest = _FILES.file_digest(path, status)
         digests.append(digest)
     return digests, reasons
 
@@ -254,63 +314,66 @@ def _at_level(digests: np.ndarray, level: str) -> np.ndarray:
 
 
 def _read_all(
-    paths: Sequence[str],
-    positions: np.ndarray,
-    level: str,
-    digests: np.ndarray,
-    cache: str,
+    read: Callable[[tf.Tensor], tf.Tensor],
+    num_images: int,
+    *,
+    decode: bool,
     progress: bool,
+    save: Callable[[np.ndarray], None],
 ) -> dict[int, str]:
-    """Reads the files at these positions; remembers the good ones, says what the others have."""
-    decode = level == "all"
-    passed = np.zeros(len(positions), bool)
-    reasons = {}
-    with tf.device("CPU"):
-        table = tf.constant([os.fsencode(paths[i]) for i in positions])
+    """Reads images, and gives by position what is wrong with the bad ones.
 
-    def save():
-        _save_cache(cache, _at_level(digests[positions[passed]], level))
-
+    Args:
+        read: Maps a position, int64 (), to the encoded bytes, string (); runs inside `tf.data`.
+        num_images: N; all positions below it are read.
+        decode: Whether images are decoded too, after their headers have been checked.
+        progress: Whether a check that takes long shows a bar.
+        save: Is called with the images that have passed so far, bool (N,), from time to time and
+            at the end, also where reading fails.
+    """
+    passed = np.zeros(num_images, bool)
+    reasons: dict[int, str] = {}
     try:
-        if len(positions) > _FEW:
+        if num_images > _FEW:
             saved = time.monotonic()
-            for good in _good_positions(table, decode, progress):
+            for good in _good_positions(read, num_images, decode, progress):
                 passed[good] = True
                 if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
-                    save()
+                    save(passed)
                     saved = time.monotonic()
-        for i in np.flatnonzero(~passed):
-            reason = _reason(table[i], decode)
+        for position in np.flatnonzero(~passed).tolist():
+            reason = _reason(read, position, decode)
             if reason:
-                reasons[int(positions[i])] = reason
+                reasons[position] = reason
             else:
-                passed[i] = True
+                passed[position] = True
     finally:
-        save()
+        save(passed)
     return reasons
 
 
-def _good_positions(table: tf.Tensor, decode: bool, progress: bool) -> Iterator[np.ndarray]:
-    """Positions of good files in a table of paths, in blocks, read in parallel."""
+def _good_positions(
+    read: Callable[[tf.Tensor], tf.Tensor], num_images: int, decode: bool, progress: bool
+) -> Iterator[np.ndarray]:
+    """Positions of good images in blocks; the images are read in parallel."""
     with tf.device("CPU"):
         blocks = (
-            tf.data.Dataset.range(len(table))
-            .map(lambda i: (i, _is_good(table[i], decode)), num_parallel_calls=tf.data.AUTOTUNE)
-            .ignore_errors()  # each takes its own element along, and no other
+            tf.data.Dataset.range(num_images)
+            .map(lambda i: (i, _is_good(read(i), decode)), num_parallel_calls=tf.data.AUTOTUNE)
+            .ignore_errors()  # an error drops its own element and no other
             .batch(_READ_BLOCK)
             .prefetch(tf.data.AUTOTUNE)
         )
-    bar = _LateBar(len(table), progress)
+    bar = _LateBar(f"reading {num_images} images", num_images, progress)
     for block, good in blocks.as_numpy_iterator():
         yield block[good]
         bar.update(int(block[-1]) + 1)
     bar.finish()
 
 
-@tf.function  # traced once in a process: that takes seconds
-def _is_good(path: tf.Tensor, decode: bool) -> tf.Tensor:
-    encoded = tf.io.read_file(path)
-    if decode:  # which inspects the header too; asking for the size has it done
+@tf.function  # traced once in a process, because tracing takes seconds
+def _is_good(encoded: tf.Tensor, decode: bool) -> tf.Tensor:
+    if decode:  # this checks the header too; asking for the size makes it run
         return tf.size(images.decode(encoded)) > 0
     return images.inspect(encoded) == ""
 
@@ -318,52 +381,42 @@ def _is_good(path: tf.Tensor, decode: bool) -> tf.Tensor:
 _inspect = tf.function(images.inspect)
 
 
-def _reason(path: tf.Tensor, decode: bool) -> str:
-    """What is wrong with the file, "" if nothing."""
+def _reason(read: Callable[[tf.Tensor], tf.Tensor], position: int, decode: bool) -> str:
+    """What is wrong with an image, "" if nothing is."""
     try:
-        encoded = tf.io.read_file(path)
+        encoded = read(tf.constant(position, tf.int64))
         reason = _inspect(encoded).numpy().decode(errors="replace")
         if decode and not reason:
-            images.decode(encoded)  # untraced: a traced function's errors hold a stack of calls
+            images.decode(encoded)  # not traced: the errors of a traced function hold its calls
     except tf.errors.OpError as error:
         reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", " ", error.message)
         reason = " ".join(reason.split()).removesuffix(" name:")  # the name of the op, removed
     return reason
 
 
-def _load_cache(path: str) -> np.ndarray:
-    """The digests in the cache; none where it is damaged: it is then taken away, with a warning."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except FileNotFoundError:
-        return np.zeros(0, np.uint64)
-    # Compared whole: NumPy's reader raises errors of many kinds over a damaged header.
+def _load_digests(path: str) -> np.ndarray:
+    """The digests in the cache file, none where there is no such file or it is damaged."""
+    digests = cache.load(path, _read_digests)
+    return np.zeros(0, np.uint64) if digests is None else digests
+
+
+def _read_digests(path: str | os.PathLike) -> np.ndarray:
+    with open(path, "rb") as file:
+        content = file.read()
+    # The content is compared as a whole: a header that is only nearly right would be misread.
     size = len(content) - len(_npy(np.zeros(0, np.uint64)))
     if size >= 0 and size % 8 == 0:
         digests = np.frombuffer(content, np.uint64, offset=len(content) - size)
         if content == _npy(digests) and (digests[1:] > digests[:-1]).all():
             return digests
-    logging.warning(
-        "%s is damaged: it holds no sorted list of digests; it is rebuilt, and the images are "
-        "read again",
-        path,
-    )
-    os.remove(path)
-    return np.zeros(0, np.uint64)
+    raise ValueError("it holds no sorted list of digests")
 
 
-def _save_cache(path: str, digests: np.ndarray) -> None:
-    """Adds digests to the cache; another process sees the file before or after, never between."""
-    content = _npy(np.union1d(_load_cache(path), digests))
-    beside = f"{path}.{os.getpid()}"
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-        os.replace(beside, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(beside)
+def _save_digests(path: str, digests: np.ndarray) -> None:
+    """Adds digests to the cache file."""
+    content = _npy(np.union1d(_load_digests(path), digests))
+    with cache.writing(path) as tmp_path:
+        tmp_path.write_bytes(content)
 
 
 def _npy(digests: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""Lists of image ids, one a line: which images of a larger data set a published set consists of."""
+"""Lists of image ids: the images of a larger data set that make up a published set."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import logging
 
-_NUM_SHOWN = 5
-# From protocol 2 on pickles begin with the first of these, lists and the like before with others.
+from dbl_tf.messages import first_few
+
+# Pickles of protocol 2 and higher begin with the first of these, older ones with the others.
 _PICKLE_STARTS = (b"\x80", b"(", b"]", b"}", b"c__builtin__\n", b"cnumpy")
 
 
@@ -18,18 +19,19 @@ class ImageIdError(ValueError):
 def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[str]:
     """Reads a list of image ids.
 
-    It is text whatever its suffix: one id, file name or path a line; empty lines do not count. An
-    id that stands in it again is taken once, with a warning.
+    The file is read as text whatever its suffix, with one id, file name or path on each line; empty
+    lines are skipped. A repeated id is taken once, with a warning.
 
     Args:
-        path: the list.
-        id_of: the id in what a line names, None where that is no image of the data set.
+        path: The list.
+        id_of: Gives the id of the image that a line names, None if it names no image of the data
+            set.
 
     Returns:
         The ids in the order of the list.
 
     Raises:
-        ImageIdError: there is no such file, it is a pickle, it is not UTF-8, it has no id, or a
+        ImageIdError: There is no such file, it is a pickle, it is not UTF-8, it has no id, or a
             line holds something else.
     """
     path = os.path.abspath(path)
@@ -40,8 +42,8 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
         raise ImageIdError(f"the list of image ids {path}: {error.strerror}") from None
     if content.startswith(_PICKLE_STARTS):
         raise ImageIdError(
-            f"{path} begins with {content[:8]!r}: it is a pickle, which is never opened, for "
-            "opening one runs whatever code it holds; give the ids as text, one a line"
+            f"{path} begins with {content[:8]!r}: it is a pickle, which is never opened, because "
+            "opening it would run whatever code it holds; give the ids as text, one on each line"
         )
     first_line: dict[str, int] = {}
     repeated, bad = [], []
@@ -51,7 +53,7 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
         except UnicodeDecodeError as error:
             raise ImageIdError(
                 f"{path}, line {line}: byte {encoded[error.start]:#04x} is not UTF-8; a list of "
-                "image ids is text, one id a line"
+                "image ids is text with one id on each line"
             ) from None
         if not text:
             continue
@@ -64,44 +66,39 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
             first_line[image_id] = line
     if bad:
         raise ImageIdError(
-            f"{path}: {len(bad)} lines hold no image id of the data set: {_few(bad)}"
+            f"{path}: {len(bad)} lines hold no image id of the data set: {first_few(bad)}"
         )
     if not first_line:
-        raise ImageIdError(f"{path} is empty; it must hold one image id a line")
+        raise ImageIdError(f"{path} is empty; it must hold one image id on each line")
     if repeated:
         logging.warning(
-            "%s: %d ids stand in it again and are taken once: %s",
+            "%s: %d ids are repeated and are taken once: %s",
             path,
             len(repeated),
-            _few(repeated),
+            first_few(repeated),
         )
     return list(first_line)
 
 
 def positions(wanted: Sequence[str], ids: Sequence[str], *, path: str | os.PathLike) -> np.ndarray:
-    """Where the wanted ids stand among all ids.
+    """The positions of the wanted ids among all ids.
 
     Args:
-        wanted: distinct ids, what `read` returned.
-        ids: those of the N images of the data set.
-        path: the list, for the message.
+        wanted: Distinct ids, as `read` returned them.
+        ids: The ids of the N images of the data set.
+        path: The list, which the error message names.
 
     Returns:
         int64 (len(wanted),), rising.
 
     Raises:
-        ImageIdError: ids that the data set does not have.
+        ImageIdError: The data set does not have some of the ids.
     """
     position = {image_id: i for i, image_id in enumerate(ids)}
     unknown = [image_id for image_id in wanted if image_id not in position]
     if unknown:
         raise ImageIdError(
             f"{path}: {len(unknown)} of its {len(wanted)} ids are not among the {len(ids)} images "
-            f"that train is chosen from: {_few(unknown)}"
+            f"that train is chosen from: {first_few(unknown)}"
         )
     return np.sort(np.array([position[image_id] for image_id in wanted], np.int64))
-
-
-def _few(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _NUM_SHOWN} more" if len(items) > _NUM_SHOWN else ""
-    return ", ".join(items[:_NUM_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Anybody's own data: a table of image files, splits and labels, as CSV or JSON lines."""
+"""Your own data: a table of image files, splits and labels, as CSV or JSON lines."""
 
 import array
 import collections
@@ -7,23 +7,23 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import scipy.sparse
-import tensorflow as tf
 from absl import logging
 
 from dbl_tf.settings import REQUIRED, setting
-from pipelines.datasets import image_checks
+from pipelines.datasets import assembly, image_checks
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
-from pipelines.examples import Examples, LabelledData
+from pipelines.examples import LabelledData
+from pipelines.problems import Findings
 
 COLUMNS = ("image", "split", "labels")
 SPLITS = ("train", "val", "test")
 
 _SPLIT_CODES = {split: code for code, split in enumerate(SPLITS)}
-_NUM_SHOWN = 5
+_NUM_NEAR = 5  # file names like one that was not found
 
 
 class TableError(ValueError):
@@ -115,9 +115,9 @@ def load(
 
     rows = _read_rows(path, options.label_separator)
     needed = splits or ("train", "test")
-    _refuse_absent_splits(path, rows.splits, needed, "has no {} rows")
+    _check_splits(path, rows.splits, needed, "has no {} rows")
     classes, labels = _label_matrix(path, rows, classes, options.class_names)
-    findings = _Findings(path)
+    findings = Findings(path)
     findings.add_names("columns not used", rows.unused_columns)
     num_repeated_labels = len(rows.label_codes) - labels.nnz
     images, labels = _merge_repeated_images(path, rows, labels, images_dir, findings)
@@ -137,7 +137,7 @@ def load(
         kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
         images, labels = images.take(kept), labels[kept]
         absence = "has no {} rows with an image that can be used"
-        _refuse_absent_splits(path, images.splits, needed, absence)
+        _check_splits(path, images.splits, needed, absence)
 
     data = _labelled_data(classes, images, labels)
     level = logging.WARNING if findings else logging.INFO
@@ -160,17 +160,26 @@ def load(
     return data
 
 
-def copy_rows(options: Options, folder: str | os.PathLike, files: Collection[str]) -> str:
-    """Writes a table with some of the rows of another, which `load` has accepted.
+def copy_rows(
+    options: Options,
+    folder: str | os.PathLike,
+    files: Collection[str],
+    *,
+    relative_to: str | os.PathLike | None = None,
+) -> str:
+    """Writes a table with some of the rows of another table, which `load` has accepted.
 
-    The rows keep their order, their columns and their labels as written. Relative image paths are
-    rewritten to start at the new table's folder, so that it needs no `images_dir`; absolute ones
-    stay. It is read with the same `class_names` and `label_separator` as the other.
+    The rows keep their order, their columns and their labels as they are written. Relative image
+    paths are rewritten to start at the new table's folder, so that it needs no `images_dir`;
+    absolute paths stay. The new table is read with the `class_names` and `label_separator` of the
+    other one.
 
     Args:
-        options: of the other table.
-        folder: where `examples.csv`, or of JSON lines `examples.jsonl`, is written.
-        files: the images whose rows are wanted, as in `Examples.files` of the other table.
+        options: The options of the other table.
+        folder: The folder where `examples.csv`, or `examples.jsonl` for JSON lines, is written.
+        files: The images whose rows are copied, as in `Examples.files` of the other table.
+        relative_to: The folder that relative paths start at, where the new table is going to be
+            moved there; `folder` if None.
 
     Returns:
         The path of the new table.
@@ -197,14 +206,14 @@ def copy_rows(options: Options, folder: str | os.PathLike, files: Collection[str
         file = _image_path(images_dir, row[image])
         if file in files:
             if not os.path.isabs(row[image]):
-                row[image] = os.path.relpath(file, folder)
+                row[image] = os.path.relpath(file, relative_to or folder)
             kept.append(row)
     if (
         options.label_separator is None
         and had_bar
         and not any("|" in cell for _, cell in cells(kept))
     ):
-        # The bar that shows how the labels are separated has gone: names with spaces need another.
+        # No bar is left to show how labels are separated, so names with spaces need another one.
         for i, cell in cells(kept):
             if len(cell.split()) > 1:
                 kept[i][labels] = f"{cell}|"
@@ -220,87 +229,29 @@ def copy_rows(options: Options, folder: str | os.PathLike, files: Collection[str
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """Reads a text file with one class name a line; empty lines do not count.
+    """Reads a text file with one class name on each line; empty lines are skipped.
 
     Raises:
-        TableError: no such file, no name in it, or a name that stands in it twice.
+        TableError: There is no such file, no name in it, or a name twice.
     """
     path = _existing_file(path, "the list of class names")
     first_line: dict[str, int] = {}
-    problems = _Findings(path)
+    problems = Findings(path)
     for line, name in enumerate(_text_lines(path), start=1):
         if not (name := name.strip()):
             continue
         if name in first_line:
             problems.add("class names given twice", line, f"{name!r}, as line {first_line[name]}")
         first_line.setdefault(name, line)
-    problems.raise_if_any()
+    problems.raise_if_any(TableError)
     if not first_line:
-        raise TableError(f"{path} is empty; it must hold one class name a line")
+        raise TableError(f"{path} is empty; it must hold one class name on each line")
     return tuple(first_line)
-
-
-class _Findings:
-    """What was found in a file, counted by kind, with the first five of each."""
-
-    def __init__(self, path: str):
-        self._path = path
-        self._counts: collections.Counter[str] = collections.Counter()
-        self._shown: dict[str, list[str]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._counts)
-
-    def add(self, kind: str, line: int, found: str) -> None:
-        """Counts one more of a kind."""
-        self._counts[kind] += 1
-        shown = self._shown.setdefault(kind, [])
-        if self._counts[kind] <= _NUM_SHOWN:
-            shown.append(f"line {line}: {found}")
-
-    def add_all(self, kind: str, lines: Sequence[int], describe: Callable[[int], str]) -> None:
-        """Adds all of a kind; `describe` maps a position in `lines` to what is there."""
-        self._add(
-            kind,
-            len(lines),
-            [f"line {line}: {describe(i)}" for i, line in enumerate(lines[:_NUM_SHOWN])],
-        )
-
-    def add_names(self, kind: str, names: Sequence[str]) -> None:
-        """Adds things that stand on no line of their own."""
-        self._add(kind, len(names), list(map(repr, names[:_NUM_SHOWN])))
-
-    def add_count(self, kind: str, count: int) -> None:
-        """Adds things of which none needs to be shown."""
-        self._add(kind, count, [])
-
-    def add_text(self, kind: str, count: int, text: str) -> None:
-        """Adds a description made elsewhere, of all of a kind."""
-        self._add(kind, count, [line.strip() for line in text.splitlines()])
-
-    def _add(self, kind: str, count: int, shown: list[str]) -> None:
-        if count:
-            self._counts[kind], self._shown[kind] = count, shown
-
-    def text(self, title: str) -> str:
-        """The whole, one block of lines."""
-        message = [title]
-        for kind, count in self._counts.items():
-            shown = self._shown[kind]
-            message += [f"  {kind}: {count}", *(f"    {line}" for line in shown)]
-            if len(shown) == _NUM_SHOWN < count:
-                message.append(f"    and {count - _NUM_SHOWN} more")
-        return "\n".join(message)
-
-    def raise_if_any(self) -> None:
-        """Raises an error that shows everything."""
-        if self:
-            raise TableError(self.text(f"{self._path} cannot be used:"))
 
 
 @dataclasses.dataclass
 class _Rows:
-    """The rows of a table as they stand in it; label r is (label_rows[r], label_codes[r])."""
+    """The rows of a table as they are written; label r is (label_rows[r], label_codes[r])."""
 
     images: list[str]
     splits: np.ndarray
@@ -314,7 +265,7 @@ class _Rows:
 
 @dataclasses.dataclass
 class _Images:
-    """The distinct images of a table: what the file calls them, where they lie, their lines."""
+    """The distinct images of a table: their names in the file, paths, splits and lines."""
 
     names: Sequence[str]
     paths: Sequence[str]
@@ -338,14 +289,14 @@ def _existing_file(path: str | os.PathLike, what: str) -> str:
         raise TableError(f"{path} is not a file; {what} must be one")
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
-        raise TableError(f"{what} {path} is missing, and so is its folder")
-    near = difflib.get_close_matches(name, os.listdir(folder), n=_NUM_SHOWN)
-    hint = f"; near it: {', '.join(near)}" if near else ""
-    raise TableError(f"{what} {path} is missing from its folder{hint}")
+        raise TableError(f"{what} {path} was not found, and neither was its folder")
+    near = difflib.get_close_matches(name, os.listdir(folder), n=_NUM_NEAR)
+    hint = f"; similar names there: {', '.join(near)}" if near else ""
+    raise TableError(f"{what} {path} was not found{hint}")
 
 
 def _text_lines(path: str) -> Iterator[str]:
-    """Lines of a UTF-8 file, ends included, with or without a byte order mark."""
+    """The lines of a UTF-8 file with their ends; the file may begin with a byte order mark."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             yield from file
@@ -363,14 +314,14 @@ def _text_lines(path: str) -> Iterator[str]:
 
 
 def _read_rows(path: str, label_separator: str | None) -> _Rows:
-    """Reads all rows; what is wrong with any of them is raised as one error."""
-    problems = _Findings(path)
+    """Reads all rows; raises one error for everything that is wrong with them."""
+    problems = Findings(path)
     reader = _json_rows if _is_json(path) else _csv_rows
     images, splits, lines = [], array.array("b"), array.array("q")
     codes: collections.defaultdict[str, int] = collections.defaultdict()
     codes.default_factory = codes.__len__
     labelled_rows, labels_in_row, label_codes = array.array("q"), array.array("q"), array.array("i")
-    cells, cell_rows = [], array.array("q")  # to be split once the separator is known
+    cells, cell_rows = [], array.array("q")  # these are split once the separator is known
 
     def add_labels(row: int, names: list[str]):
         labelled_rows.append(row)
@@ -380,7 +331,7 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
     unused: dict[str, None] = {}
     for line, image, split, labels in reader(path, problems, unused):
         if not image.strip():
-            problems.add("rows without an image", line, f"{image!r} where its path must stand")
+            problems.add("rows without an image", line, f"{image!r} in place of its path")
         split_code = _SPLIT_CODES.get(split.strip())
         if split_code is None:
             choices = ", ".join(SPLITS)
@@ -394,7 +345,7 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
         images.append(image)
         splits.append(split_code)
         lines.append(line)
-    problems.raise_if_any()
+    problems.raise_if_any(TableError)
     if not images:
         raise TableError(f"{path} has no rows; it must have train and test examples")
 
@@ -427,11 +378,11 @@ def _is_json(path: str) -> bool:
 
 
 def _csv_rows(
-    path: str, problems: _Findings, unused: dict[str, None]
+    path: str, problems: Findings, unused: dict[str, None]
 ) -> Iterator[tuple[int, str, str, str]]:
-    """Line, image, split and labels of every row that has as many cells as the header."""
+    """Yields line, image, split and labels of every row with as many cells as the header."""
     reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
-    line = 0  # the last one of the row before: a quoted cell may run over several
+    line = 0  # the last line of the row before: a quoted cell may hold line breaks
     columns: list[str] = []
     try:
         for cells in reader:
@@ -451,8 +402,8 @@ def _csv_rows(
                 problems.add(kind, first_line, found)
     except csv.Error as error:
         raise TableError(
-            f"{path}, line {line + 1}: malformed CSV, {error}; a double quote opens a cell that "
-            "the next one must close, and is itself written twice"
+            f"{path}, line {line + 1}: malformed CSV, {error}; a double quote opens a cell, which "
+            "the next double quote closes, and within the cell it is written twice"
         ) from None
     if not columns:
         raise TableError(f"{path} is empty; its first line must be {','.join(COLUMNS)}")
@@ -473,9 +424,9 @@ def _column_indices(path: str, line: int, columns: list[str]) -> list[int]:
 
 
 def _json_rows(
-    path: str, problems: _Findings, unused: dict[str, None]
+    path: str, problems: Findings, unused: dict[str, None]
 ) -> Iterator[tuple[int, str, str, str | list[str]]]:
-    """Line, image, split and labels of every line that holds such an object."""
+    """Yields line, image, split and labels of every line that holds such an object."""
     for line, text in enumerate(_text_lines(path), start=1):
         if text.isspace():
             continue
@@ -490,7 +441,7 @@ def _json_rows(
             problems.add("lines that are not one JSON object each", line, found)
             continue
         if missing := [name for name in COLUMNS if name not in row]:
-            found = f"no {', '.join(missing)}; there are {', '.join(map(repr, row)) or 'none'}"
+            found = f"no {', '.join(missing)}; its fields are {', '.join(map(repr, row)) or 'none'}"
             problems.add(f"objects without all of the fields {', '.join(COLUMNS)}", line, found)
             continue
         if len(row) > len(COLUMNS):
@@ -513,15 +464,13 @@ def _json_rows(
         yield line, image, split, labels
 
 
-def _refuse_absent_splits(
-    path: str, splits: np.ndarray, needed: Sequence[str], absence: str
-) -> None:
+def _check_splits(path: str, splits: np.ndarray, needed: Sequence[str], absence: str) -> None:
     counts = np.bincount(splits, minlength=len(SPLITS))
     if absent := [name for name in needed if not counts[_SPLIT_CODES[name]]]:
         found = ", ".join(f"{n} {name}" for name, n in zip(SPLITS, counts, strict=True) if n)
         raise TableError(
             f"{path} {absence.format(' and no '.join(absent))}; {' and '.join(needed)} rows are "
-            f"needed, there are {found or 'none'}"
+            f"needed, and it has {found or 'none'}"
         )
 
 
@@ -551,22 +500,16 @@ def _label_matrix(
             hint = f", near {near[0]!r}" if near else ""
             return f"{name!r}{hint} (rows with it: {counts[order[i]]})"
 
-        problems = _Findings(path)
+        problems = Findings(path)
         problems.add_all(
             f"labels that are not in {os.fspath(classes_path)} (labels are separated by "
             f"{rows.separator!r}; --label_separator changes that)",
             rows.lines[first_rows[codes[order]]],
             describe,
         )
-        problems.raise_if_any()
-    return classes, _sparse(rows.label_rows, columns, (len(rows.images), len(classes)))
-
-
-def _sparse(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]):
-    matrix = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=shape)
-    matrix = matrix.tocsr()  # adds up what is repeated: of booleans, their "or"
-    matrix.sort_indices()
-    return matrix
+        problems.raise_if_any(TableError)
+    shape = (len(rows.images), len(classes))
+    return classes, assembly.sparse_labels(rows.label_rows, columns, shape)
 
 
 def _row_of_entry(labels: scipy.sparse.csr_array) -> np.ndarray:
@@ -582,9 +525,9 @@ def _merge_repeated_images(
     rows: _Rows,
     labels: scipy.sparse.csr_array,
     images_dir: str | os.PathLike,
-    findings: _Findings,
+    findings: Findings,
 ) -> tuple[_Images, scipy.sparse.csr_array]:
-    """The distinct images with the union of their labels."""
+    """The distinct images, each with the labels of all its rows."""
     images_dir = os.path.abspath(images_dir)
     positions: collections.defaultdict[str, int] = collections.defaultdict()
     positions.default_factory = positions.__len__
@@ -609,15 +552,15 @@ def _merge_repeated_images(
         )
 
     if leaks.size:
-        problems = _Findings(path)
+        problems = Findings(path)
         problems.add_all(
-            "images in more than one split, so that what is learnt from would be tested on",
+            "images in more than one split, so that training images would be tested on",
             rows.lines[leaks],
             describe_leak,
         )
-        problems.raise_if_any()
+        problems.raise_if_any(TableError)
 
-    merged = _sparse(
+    merged = assembly.sparse_labels(
         position_of_row[_row_of_entry(labels)], labels.indices, (len(paths), labels.shape[1])
     )
     again = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
@@ -642,14 +585,8 @@ def _labelled_data(
         positions = np.flatnonzero(images.splits == code)
         if len(positions):
             part = images.take(positions)
-            splits[name] = Examples(part.names, labels[positions], _reader(part.paths), part.paths)
+            splits[name] = assembly.file_examples(part.names, part.paths, labels[positions])
     return LabelledData(class_names=classes, splits=splits)
-
-
-def _reader(paths: Sequence[str]):
-    with tf.device("CPU"):
-        table = tf.constant([os.fsencode(path) for path in paths])
-    return lambda position: tf.io.read_file(table[position])
 
 
 SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

@@ -1,15 +1,13 @@
 """Any multi-label image data set of TensorFlow Datasets.
 
-Labels are read by one pass that decodes no image, and are remembered; images stay the encoded bytes
-that the data set stores, and are read by position: by TFDS's random-access format ArrayRecord
-where the data set is prepared in it, else by the places of the records in its TFRecord files, so
-that no second copy of the data is needed.
+Labels are read in one pass that decodes no image, and are remembered. Images stay the encoded bytes
+that the data set stores and are read by position, from ArrayRecord or TFRecord files, so that no
+second copy of the data is needed.
 """
 
 import dataclasses
 import os
 import pathlib
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,23 +18,22 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
+from dbl_tf.messages import first_few
 from dbl_tf.settings import REQUIRED, setting
-from pipelines import record_files
+from pipelines import cache, record_files
 from pipelines.datasets import assembly
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import Examples, LabelledData
 
 _BATCH = 1024
-_NUM_SHOWN = 5
-# TFRecord: a length, its checksum, the record, its checksum.
-_HEADER, _LENGTH, _FOOTER = 12, struct.Struct("<Q"), 4
-# What a multi-hot example with a value other than 0 and 1 is marked with.
+_COLUMNS = cache.Kind("tfds_labels", version=2, suffix=".npz")
+# The mark of a multi-hot example that has a value other than 0 and 1.
 _NOT_MULTI_HOT = -1
-_TENSORS = (tfds.features.Tensor, tfds.features.Scalar)  # and not what is derived from them
+_TENSORS = (tfds.features.Tensor, tfds.features.Scalar)  # but no class that is derived from them
 
 
 class TfdsError(ValueError):
-    """A data set of TensorFlow Datasets that is not there, or cannot be used as asked for."""
+    """A data set of TensorFlow Datasets that does not exist or cannot be used as requested."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,10 +177,15 @@ def load(
 def open_builder(
     name: str, *, data_dir: str | os.PathLike | None, download: bool
 ) -> tfds.core.DatasetBuilder:
-    """The builder of a prepared data set; downloads and prepares it first where that is asked for.
+    """The builder of a prepared data set.
+
+    Args:
+        name: As `tfds.builder` takes it.
+        data_dir: The folder in which TFDS keeps its data sets; None for its default.
+        download: Whether TFDS may download and prepare the data set first, if it is not prepared.
 
     Raises:
-        TfdsError: there is no such data set; or it is not prepared and must not be, or cannot be,
+        TfdsError: There is no such data set, or it is not prepared and may not be, or cannot be,
             downloaded.
     """
     builder = _builder(name, data_dir)
@@ -198,10 +200,11 @@ def open_builder(
     builder = _builder(name, data_dir, file_format="array_record")
     try:
         builder.download_and_prepare()
-    except Exception as error:  # of the network, the disk, an archive: each has its own kinds
+    except Exception as error:  # network, disk and archives raise errors of many types
         raise TfdsError(
             f"{name} could not be downloaded and prepared in {folder}: {error}\nArchives that you "
-            f"have are taken from {_root(data_dir)}/downloads/manual, under their original names"
+            f"already have are taken from {_root(data_dir)}/downloads/manual, under their original "
+            "names"
         ) from error
     return builder
 
@@ -217,12 +220,13 @@ class Split:
     """The records of a split expression.
 
     Attributes:
-        builder: of the prepared data set.
-        expression: as TFDS takes it.
-        files: that hold the records; they may hold others too.
-        positions: int64 (N,), of its examples among all records of the files.
-        file_of_example: N strings.
-        read: maps a position among all records, int64 (), to the record, string ().
+        builder: The builder of the prepared data set.
+        expression: The expression, as TFDS takes it.
+        files: The files that hold the records; they may hold other records too.
+        positions: int64 (N,), the positions of its examples among all records of the files.
+        file_of_example: N strings, the file that holds each example.
+        read: Maps positions among all records, int64 of any shape, to the records, string of that
+            shape.
     """
 
     builder: tfds.core.DatasetBuilder
@@ -240,22 +244,23 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     """Opens the record files of a split of a prepared data set.
 
     Args:
-        builder: of the data set.
-        expression: a split, or an expression of TFDS's: "train[:90%]", "train+validation".
+        builder: The builder of the data set.
+        expression: A split, or an expression of TFDS such as "train[:90%]" or "train+validation".
 
     Raises:
-        TfdsError: there is no such split, or its files are missing or damaged.
+        TfdsError: There is no such split, or its files were not found or hold another number of
+            records.
+        record_files.RecordFileError: A record file is damaged.
     """
-    openers = {"array_record": record_files.open_array_records, "tfrecord": open_tf_records}
     file_format = builder.info.file_format.value
-    if file_format not in openers:
+    if file_format not in record_files.FORMATS:
         raise TfdsError(
-            f"{builder.data_path} is prepared as {file_format}; what can be read is "
-            f"{' and '.join(openers)}"
+            f"{builder.data_path} is prepared as {file_format}; the formats that can be read are "
+            f"{' and '.join(record_files.FORMATS)}"
         )
     try:
         instructions = builder.info.splits[expression].file_instructions
-    except Exception as error:  # of TFDS's parser, of many kinds
+    except Exception as error:  # TFDS's parser raises errors of many types
         raise TfdsError(
             f"{builder.info.full_name} has no split {expression!r}; its splits are "
             f"{', '.join(builder.info.splits) or 'none'}"
@@ -267,12 +272,12 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     if missing := [path for path in files if not os.path.exists(path)]:
         raise TfdsError(
             f"{builder.info.full_name}, {expression}: {len(missing)} of {len(files)} record files "
-            f"are missing: {', '.join(missing[:_NUM_SHOWN])}"
+            f"were not found: {first_few(missing)}"
         )
-    num_records, read = openers[file_format](files)
+    num_records, read = record_files.open_records(files, file_format)
     if num_records != sum(size_of.values()):
         raise TfdsError(
-            f"{builder.data_path}: the files of {expression} hold {num_records} records where "
+            f"{builder.data_path}: the files of {expression} hold {num_records} records, but "
             f"dataset_info.json counts {sum(size_of.values())}"
         )
     start = dict(zip(files, np.cumsum([0, *size_of.values()]).tolist(), strict=False))
@@ -294,12 +299,12 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What is read of every example of a split, in the order of the records.
+    """Names and labels of the examples of a split, in the order of the records.
 
     Attributes:
         names: N strings.
-        codes: the labels of all examples, one after the other: classes, or texts.
-        num_codes: int64 (N,), how many each example has.
+        codes: The labels of all examples, one after the other, as classes or as texts.
+        num_codes: int64 (N,), the number of labels of each example.
     """
 
     names: np.ndarray
@@ -307,14 +312,22 @@ class Columns:
     num_codes: np.ndarray
 
     def labels(self, num_classes: int, source: str) -> scipy.sparse.csr_array:
-        """Multi-hot labels, bool (N, C) CSR; `source` is named where a code is no class."""
+        """Multi-hot labels, bool (N, C) CSR.
+
+        Args:
+            num_classes: C.
+            source: What an error calls the place that the labels come from.
+
+        Raises:
+            TfdsError: A code is not a class.
+        """
         wrong = np.flatnonzero((self.codes < 0) | (self.codes >= num_classes))
         if wrong.size:
             rows = np.repeat(np.arange(len(self.num_codes)), self.num_codes)[wrong]
             raise TfdsError(
                 f"{source}: {len(np.unique(rows))} examples hold something other than classes 0 to "
                 f"{num_classes - 1}, or zeros and ones; the first is example {rows[0]}. Splits "
-                "without annotations are often filled so"
+                "without annotations often have such values"
             )
         return assembly.label_matrix(self.codes, self.num_codes, num_classes)
 
@@ -327,27 +340,26 @@ def read_columns(
     key: str,
     cache_dir: str | os.PathLike,
 ) -> Columns:
-    """Reads names and labels by one pass over the records, decoding these features alone.
+    """Reads names and labels in one pass over the records that decodes only these features.
 
-    The result is remembered in `cache_dir` for as long as the record files are the same.
+    The result is remembered in `cache_dir` for as long as the record files stay the same.
 
     Args:
-        split: to read.
-        features: which to decode, as `tfds.decode.PartialDecoding` takes them.
-        parse: maps a decoded example to its name, string (), and labels, of rank 1. It runs inside
+        split: The split to read.
+        features: The features to decode, as `tfds.decode.PartialDecoding` takes them.
+        parse: Maps a decoded example to its name, string (), and labels, of rank 1. It runs inside
             `tf.data`.
-        key: names what `parse` does.
-        cache_dir: of what is remembered.
+        key: A name for what `parse` does.
+        cache_dir: The folder where the result is remembered.
 
     Raises:
-        TfdsError: a record that cannot be read.
+        TfdsError: A record cannot be read.
     """
     info = split.builder.info
-    digest = assembly.digest_of(info.full_name, split.expression, key, files=split.files)
-    cached = pathlib.Path(cache_dir, "tfds_labels", f"{digest}.npz")
-    if cached.exists():
-        with np.load(cached) as content:
-            return Columns(content["names"], content["codes"], content["num_codes"])
+    cached_file = _COLUMNS.path(cache_dir, [info.full_name, split.expression, key], split.files)
+    cached = cache.load(cached_file, _load_columns)
+    if cached is not None:
+        return cached
     print(f"reading the labels of {len(split.positions)} images of {split}")
     decoded = tfds.decode.PartialDecoding(features).extract_features(info.features)
 
@@ -376,11 +388,14 @@ def read_columns(
         raise TfdsError(f"{split}: a record cannot be read: {error.message}") from error
     bar.update(len(names), finalize=True)
     columns = Columns(_array(names), _array(codes), np.array(num_codes))
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    beside = cached.with_suffix(f".{os.getpid()}.npz")
-    np.savez(beside, **vars(columns))
-    os.replace(beside, cached)
+    with cache.writing(cached_file) as tmp_path:
+        np.savez(tmp_path, **vars(columns))
     return columns
+
+
+def _load_columns(path: str | os.PathLike) -> Columns:
+    with np.load(path) as content:
+        return Columns(content["names"], content["codes"], content["num_codes"])
 
 
 def record_examples(
@@ -400,63 +415,9 @@ def record_examples(
     return Examples(names=names, labels=labels, read=read, files=split.file_of_example)
 
 
-def open_tf_records(
-    paths: Sequence[str | os.PathLike],
-) -> tuple[int, Callable[[tf.Tensor], tf.Tensor]]:
-    """Opens TFRecord files, which are not compressed, as one sequence of records.
-
-    The format has no index: the places of the records are found by walking from length to length.
-
-    Args:
-        paths: of the files, in the order in which their records are counted.
-
-    Returns:
-        The number of records, and a function that reads the record at a position, int64 () →
-        string (). It runs inside `tf.data`.
-
-    Raises:
-        TfdsError: names a file that is no whole TFRecord file.
-    """
-    paths = [os.fspath(path) for path in paths]
-    of_files = [np.array(list(_record_places(path)), np.int64).reshape(-1, 2) for path in paths]
-    starts, lengths = np.concatenate(of_files).T
-    file_numbers = np.repeat(np.arange(len(paths)), [len(places) for places in of_files])
-
-    def fetch(position: np.ndarray) -> bytes:
-        with open(paths[file_numbers[position]], "rb") as file:
-            file.seek(starts[position])
-            return file.read(lengths[position])
-
-    def read(position: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(fetch, [position], tf.string, stateful=False), ())
-
-    return len(starts), read
-
-
-def _record_places(path: str) -> Iterator[tuple[int, int]]:
-    """Start and length of every record."""
-    size = os.path.getsize(path)
-    with open(path, "rb", buffering=0) as file:
-        start = 0
-        while start < size:
-            file.seek(start)
-            header = file.read(_HEADER)
-            end = start
-            if len(header) == _HEADER:
-                (length,) = _LENGTH.unpack_from(header)
-                end = start + _HEADER + length + _FOOTER
-            if not start < end <= size:
-                raise TfdsError(
-                    f"{path} is no whole TFRecord file: it ends at byte {size}, within the record "
-                    f"that begins at byte {start}"
-                )
-            yield start + _HEADER, length
-            start = end
-
-
 @dataclasses.dataclass(frozen=True)
 class _LabelForm:
-    """How a feature holds labels: `codes` maps its tensor to classes, or texts, of rank 1."""
+    """How a feature holds labels: `codes` maps its tensor to classes or texts of rank 1."""
 
     path: tuple[str, ...]
     class_names: Sequence[str] | None  # None: the labels are texts
@@ -470,8 +431,8 @@ def _label_form(builder: tfds.core.DatasetBuilder, label_feature: str) -> _Label
     if label_feature in forms:
         return forms[label_feature]
     raise TfdsError(
-        f"{builder.info.full_name} has no feature {label_feature!r} with several labels an image. "
-        f"Those that would do: {', '.join(forms) or 'none'}. All features: "
+        f"{builder.info.full_name} has no feature {label_feature!r} with several labels per image. "
+        f"These features can be used: {', '.join(forms) or 'none'}. All features: "
         f"{', '.join(_feature_names(builder.info.features))}"
     )
 
@@ -498,7 +459,7 @@ def _label_forms(feature: Any, path: tuple[str, ...], *, in_list: bool) -> Itera
 
 
 def _is_number_list(sequence: tfds.features.Sequence) -> bool:
-    """Whether a sequence is a tensor of fixed length in other words."""
+    """Whether a sequence is a tensor of fixed length under another name."""
     inner = sequence.feature
     return (
         type(inner) in _TENSORS
@@ -531,11 +492,11 @@ def _image_feature(builder: tfds.core.DatasetBuilder, image_feature: str | None)
         return found[0]
     if image_feature in found:
         return image_feature
-    asked = "one image" if image_feature is None else f"an image {image_feature!r}"
+    asked = "exactly one image" if image_feature is None else f"an image {image_feature!r}"
     raise TfdsError(
         f"{builder.info.full_name} does not have {asked} of 8 or 16 bits; its images are: "
         f"{', '.join(found) or 'none'}. All features: "
-        f"{', '.join(_feature_names(builder.info.features))}. --image_feature names one"
+        f"{', '.join(_feature_names(builder.info.features))}. Choose one with --image_feature"
     )
 
 
@@ -552,10 +513,10 @@ def _feature_names(feature: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 def _builder(
     name: str, data_dir: str | os.PathLike | None, **options: Any
 ) -> tfds.core.DatasetBuilder:
-    """The builder; of the newest version that is prepared where that of today is not."""
+    """The builder, or that of the newest prepared version if the current one is not prepared."""
     try:
         builder = tfds.builder(name, data_dir=data_dir, **options)
-    except Exception as error:  # of the name's parser, the registry, the data set itself
+    except Exception as error:  # the parser, the registry and the data set raise many types
         raise TfdsError(
             f"TensorFlow Datasets has no {name!r}, neither among its own nor prepared in "
             f"{_root(data_dir)}: {error}"
@@ -587,7 +548,7 @@ def _at(example: Mapping[str, Any], path: Sequence[str]) -> tf.Tensor:
 
 
 def _array(values: Sequence[int | bytes]) -> np.ndarray:
-    """Integers, or texts decoded; empty where there are none."""
+    """Integers, or decoded texts; an empty integer array if there are none."""
     if values and isinstance(values[0], bytes):
         return np.array([value.decode() for value in values])
     return np.array(values, np.int64)

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import scipy.sparse
 
+from dbl_tf.messages import first_lines
 from pipelines.datasets import assembly, benchmark_sets, tfds_source
 
 CLASSES = (
@@ -47,7 +48,6 @@ MAX_COUNT = 800
 _LISTS = {"train": ("VOC2012", "trainval"), "test": ("VOC2007", "test")}
 _THREADS = 16  # on a network drive opening a file waits, it does not compute
 _BLOCK = 64
-_NUM_SHOWN = 5
 
 
 def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
@@ -66,7 +66,7 @@ def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.spa
 
 
 def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr_array:
-    """Labels of annotation files; what is wrong with any of them is raised as one error."""
+    """The labels of annotation files; raises one error for everything that is wrong with them."""
     index = {name: code for code, name in enumerate(CLASSES)}
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     bar = keras.utils.Progbar(len(paths), interval=1, unit_name="annotation")
@@ -87,10 +87,9 @@ def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr
             bar.update(len(num_labels), finalize=False)
     bar.update(len(paths), finalize=True)
     if problems:
-        more = f"\n  and {len(problems) - _NUM_SHOWN} more" if len(problems) > _NUM_SHOWN else ""
         raise benchmark_sets.BenchmarkError(
             f"{len(problems)} of the {len(paths)} annotations that {image_list} lists cannot be "
-            "used:\n  " + "\n  ".join(problems[:_NUM_SHOWN]) + more
+            f"used:\n{first_lines(problems)}"
         )
     return assembly.label_matrix(np.array(codes, np.int64), np.array(num_labels), len(CLASSES))
 
@@ -107,7 +106,7 @@ def _names_in(path: str) -> set[str] | str:
         return f"line {line}, column {column + 1}: malformed XML, {error}"
     if annotation.tag != "annotation":
         return f"its root is <{annotation.tag}>, not <annotation>"
-    # Parts (head, hand, foot) lie inside objects and have names of their own.
+    # Only the names of objects count; their parts (head, hand, foot) have names of their own.
     names = {(box.findtext("name") or "").strip() for box in annotation.iterfind("object")}
     return "an object without a name" if "" in names else names
 

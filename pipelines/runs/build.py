@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dbl_tf import label_graphs, methods, models, optimizers
+from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from dbl_tf.training import Batches
 from pipelines import inputs, sampling
@@ -58,9 +59,8 @@ def check_classes(config: ResolvedConfig, statistics: LabelStatistics) -> None:
     empty = names[counts == 0]
     if len(empty) and not config.clamp_counts:
         raise ValueError(
-            f"{len(empty)} classes have no training example: {', '.join(empty[:20])}"
-            f"{', …' if len(empty) > 20 else ''}. Add some, leave the classes out, or pass "
-            "--clamp_counts"
+            f"{len(empty)} classes have no training example: {first_few(empty, limit=20)}. Add "
+            "some, leave the classes out, or pass --clamp_counts"
         )
     full = names[counts == statistics.num_examples]
     if len(full) and "kappa" in methods.get(config.method).parameters and config.loss.kappa != 0:

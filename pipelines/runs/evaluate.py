@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from dbl_tf import metrics, prediction, serving
+from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
 from pipelines import inputs
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import report
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import DataConfig, ResolvedConfig
-from pipelines.runs.lock import Lock
 from pipelines.runs.scores import Scored, Thresholds
 
 BATCH_SIZE = 64

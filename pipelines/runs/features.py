@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import prediction
+from dbl_tf import atomic, prediction
 from pipelines.examples import Examples
 from pipelines.runs import evaluate
 from pipelines.runs.config import ResolvedConfig
@@ -50,10 +50,8 @@ class Features:
                 self.backbone, evaluate.image_batches(examples, size)
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Processes that compute the same features do so beside each other.
-        beside = path.with_suffix(f".{os.getpid()}.npy")
-        np.save(beside, features)
-        os.replace(beside, path)
+        with atomic.replacing(path) as tmp_path:
+            np.save(tmp_path, features)
         return features
 
     def batches(self, examples: Examples) -> tf.data.Dataset:

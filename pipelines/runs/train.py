@@ -10,23 +10,18 @@ import numpy as np
 import tensorflow as tf
 
 from dbl_tf import atomic, methods, models, prediction, serving, training
+from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import build, evaluate, report
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
-from pipelines.runs.lock import Lock
 
 # A pipeline runs fewer batches than this ahead of the step that training is at.
 _LOOK_AHEAD_BATCHES = 64
-# What a run that was killed at once may leave before its configuration.
-_WRITTEN_FIRST = {
-    Lock.NAME,
-    "statistics.json",
-    "statistics.json.incomplete",
-    "config.incomplete.json",
-}
+# What a run that was killed at once may leave before its configuration, or temporary files of it.
+_WRITTEN_FIRST = {Lock.NAME, "statistics.json", "config.json"}
 
 
 def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
@@ -223,7 +218,9 @@ def check_directory(config: ResolvedConfig, run_dir: pathlib.Path) -> None:
                 f"{run_dir} holds a run of another configuration: continue it with its own, or "
                 "choose another --run_dir. What differs:\n  " + "\n  ".join(differences)
             )
-    elif run_dir.exists() and {path.name for path in run_dir.iterdir()} - _WRITTEN_FIRST:
+    elif run_dir.exists() and any(
+        atomic.target_name(path.name) not in _WRITTEN_FIRST for path in run_dir.iterdir()
+    ):
         raise ConfigError(f"{run_dir} is not empty and holds no run; choose another --run_dir")
 
 

@@ -1,1 +1,1 @@
-"""Data sets as record files: how they lie on disk, and writing them here or on many machines."""
+"""Data sets as record files: their layout, and writing and reading them."""

@@ -1,7 +1,7 @@
 """Writes shards and their statistics as an Apache Beam pipeline, on many machines.
 
-Every worker opens the data set for itself and writes whole shards, by the function that writes them
-on one machine, into a folder that all of them see.
+Every worker opens the data set itself. It writes complete shards into a folder that all workers
+share, with the function that writes them on one machine.
 """
 
 import functools
@@ -18,7 +18,7 @@ from pipelines.examples import LabelledData
 from pipelines.shards import writing
 from pipelines.shards.layout import Manifest, Plan, ShardInfo
 
-# What a shard adds to the manifest and, of train, to the statistics: a list of one, or of none.
+# What a shard adds to the manifest and, if it belongs to train, to the statistics: one or none.
 Part = tuple[ShardInfo, list[LabelStatistics]]
 
 
@@ -28,23 +28,23 @@ def write(
     plan: Plan,
     options: Sequence[str] = (),
 ) -> Manifest:
-    """Does what `writing.write` does, with the same bytes as the result.
+    """Writes the same bytes as `writing.write`.
 
     Args:
-        load: gives the data set, on any worker; is pickled.
-        directory: that all workers see under this path.
-        plan: of `layout.make_plan` for these data.
-        options: of the Beam pipeline, such as `--runner=FlinkRunner`.
+        load: Gives the data set on any worker; it is pickled.
+        directory: The folder, which all workers must see under this path.
+        plan: What `layout.make_plan` gave for these data.
+        options: Options of the Beam pipeline, such as `--runner=FlinkRunner`.
 
     Raises:
-        ShardsError: the folder holds something else.
-        OSError: a file cannot be written; Beam's runners may raise it as an error of their own.
+        ShardsError: The folder holds something else.
+        OSError: A file cannot be written. Beam's runners may raise an error of their own for it.
     """
     finished = writing.open_directory(directory, plan)
     if finished:
         return finished
     directory = os.path.abspath(directory)
-    # Leaving the block runs the pipeline and waits for its end.
+    # The end of the block runs the pipeline and waits until it has finished.
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         parts = (
             pipeline
@@ -72,7 +72,7 @@ def write(
 
 
 class _WriteShard(beam.DoFn):
-    """(split, number of a shard) → its part of manifest and statistics, once it is written."""
+    """Writes a shard, given as (split, number), and yields its part of manifest and statistics."""
 
     def __init__(self, load: Callable[[], LabelledData], directory: str, plan: Plan):
         self._load, self._directory, self._plan = load, directory, plan
@@ -92,7 +92,7 @@ class _WriteShard(beam.DoFn):
 
 
 def _merge(parts: Iterable[LabelStatistics]) -> LabelStatistics:
-    """The statistics of the examples of all parts together; counts simply add up."""
+    """The statistics of the examples of all parts together; the counts add up."""
     merged = None
     for part in parts:
         if merged is None:

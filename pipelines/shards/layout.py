@@ -1,17 +1,18 @@
-"""How the record files of a data set lie on disk.
+"""The layout of a data set in record files, called shards.
 
-A folder of shards holds, of each split, for example of "train" in ten shards:
+A folder of shards holds for each split, for example for "train" in ten shards:
 
-* `train-00003-of-00010.array_record` or `….tfrecord`: the images, in the bytes that they had. A
-  record of an ArrayRecord file is the image itself; one of a TFRecord file is a `tf.train.Example`
-  with `image/encoded`, `image/name` and `image/labels`, the indices of its classes.
+* `train-00003-of-00010.array_record` or `….tfrecord`: the images, with their original bytes. A
+  record of an ArrayRecord file is the image itself; a record of a TFRecord file is a
+  `tf.train.Example` with `image/encoded`, `image/name` and `image/labels`, the indices of its
+  classes.
 * `train-labels.npz`, `train-names.json`: sparse labels and names, in the order of the shards.
 
-and of the whole `statistics.json`, the `LabelStatistics` of train, and `shards.json`, the manifest,
-which is written last and holds sizes and digests of all other files.
+It also holds `statistics.json`, the `LabelStatistics` of train, and `shards.json`, the manifest,
+which is written last and gives sizes and digests of all other files.
 
-The examples of train are shuffled once by a seed before they are cut into shards of nearly equal
-size, so that a stream of any part of them is well mixed; other splits keep their order.
+The examples of train are shuffled once by a seed before they are divided into shards of nearly
+equal size, so that a stream of any part of them is well mixed. Other splits keep their order.
 """
 
 import dataclasses
@@ -27,8 +28,8 @@ import numpy as np
 import scipy.sparse
 
 from pipelines.examples import LabelledData
+from pipelines.record_files import FORMATS
 
-FORMATS = ("array_record", "tfrecord")
 MANIFEST = "shards.json"
 UNFINISHED_MANIFEST = "shards.unfinished.json"
 STATISTICS = "statistics.json"
@@ -40,7 +41,7 @@ _FORMAT = "dbl_tf.Shards/1"
 
 
 class ShardsError(ValueError):
-    """A folder of shards that cannot be used, or not for what it was meant to."""
+    """A folder of shards that cannot be used, or not for these data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Plan:
     """Which example of a data set lies in which shard: a function of the data and a few numbers.
 
     Attributes:
-        record_format: one of `FORMATS`.
+        record_format: One of `record_files.FORMATS`.
         class_names: C names.
-        flip_probability: of the data set.
-        shuffle_seed: of the order of train.
-        num_examples: of each split.
-        num_shards: of each split.
-        data_digest: of names and labels of all examples.
+        flip_probability: The `flip_probability` of the data set.
+        shuffle_seed: The seed that orders the train examples.
+        num_examples: The number of examples of each split.
+        num_shards: The number of shards of each split.
+        data_digest: A digest of the names and labels of all examples.
     """
 
     record_format: str
@@ -66,7 +67,7 @@ class Plan:
     data_digest: str
 
     def shards(self) -> list[tuple[str, int]]:
-        """All shards, as split and number."""
+        """All shards, each as its split and its number."""
         return [(split, k) for split, n in self.num_shards.items() for k in range(n)]
 
     def shard_name(self, split: str, shard: int) -> str:
@@ -74,24 +75,28 @@ class Plan:
         return f"{split}-{shard:05d}-of-{self.num_shards[split]:05d}.{self.record_format}"
 
     def order(self, split: str) -> np.ndarray:
-        """The positions of the data set's examples in the order of the shards, int64 (N,)."""
+        """The positions of a split's examples in the data set, in the order of the shards.
+
+        Returns:
+            int64 (N,).
+        """
         if split == "train":
             return _shuffled(self.num_examples[split], self.shuffle_seed)
         return np.arange(self.num_examples[split])
 
     def positions(self, split: str, shard: int) -> np.ndarray:
-        """The positions of the data set's examples that lie in a shard, in their order."""
+        """The positions in the data set of the examples of one shard, in their order."""
         size, count = self.num_examples[split], self.num_shards[split]
         return self.order(split)[size * shard // count : size * (shard + 1) // count]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as the manifest holds it."""
+        """The plan in the form that the manifest holds."""
         return {"format": _FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
 
 
 @functools.lru_cache(maxsize=2)
 def _shuffled(size: int, seed: int) -> np.ndarray:
-    # The legacy generator, since its stream never changes with a version of NumPy.
+    # The legacy generator, because no version of NumPy changes its stream.
     return np.random.RandomState(seed).permutation(size).astype(np.int64)
 
 
@@ -102,17 +107,18 @@ def make_plan(
     examples_per_shard: int = EXAMPLES_PER_SHARD,
     shuffle_seed: int = 0,
 ) -> Plan:
-    """Decides how a data set is cut into shards.
+    """Decides how a data set is divided into shards.
 
     Args:
-        data: any data set whose images are read by position.
-        record_format: "array_record", read by position, or "tfrecord", read as a stream.
-        examples_per_shard: at most so many lie in one shard.
-        shuffle_seed: of the order of train, in [0, 2^32).
+        data: Any data set whose images are read by position.
+        record_format: "array_record", which is read by position, or "tfrecord", which is read as a
+            stream.
+        examples_per_shard: The largest number of examples in one shard.
+        shuffle_seed: The seed that orders the train examples, in [0, 2^32).
 
     Raises:
-        ShardsError: a split without examples, or one that is read as a stream.
-        ValueError: an argument out of its range.
+        ShardsError: A split has no examples, or is read as a stream.
+        ValueError: An argument is out of its range.
     """
     if record_format not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}; got {record_format!r}")
@@ -126,8 +132,8 @@ def make_plan(
             raise ShardsError(f"the split {split} has no examples, so there is nothing to write")
         if examples.is_stream:
             raise ShardsError(
-                f"the split {split} is a stream, and shards are cut by position: write them from "
-                "the data that the stream was made of"
+                f"the split {split} is a stream, and shards are written by position: write them "
+                "from the data that the stream was made from"
             )
         labels = canonical_labels(examples.labels)
         digest.update(json.dumps([split, list(examples.names)]).encode())
@@ -146,7 +152,7 @@ def make_plan(
 
 
 def canonical_labels(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    """Labels of which equal ones are equal in every byte: bool CSR, sorted, without zeros."""
+    """Labels in a form that is the same byte by byte for equal labels: sorted bool CSR."""
     labels = scipy.sparse.csr_array(labels, dtype=bool, copy=True)
     labels.sum_duplicates()
     labels.eliminate_zeros()
@@ -160,10 +166,10 @@ class ShardInfo:
     """What the manifest says of one file.
 
     Attributes:
-        file: its name.
-        bytes: its size.
-        sha256: of its content, in hexadecimal digits.
-        records: that it holds; None where it is no shard.
+        file: Its name.
+        bytes: Its size.
+        sha256: The digest of its content, in hexadecimal digits.
+        records: The number of records in it, None if it is not a shard.
     """
 
     file: str
@@ -173,7 +179,7 @@ class ShardInfo:
 
     @classmethod
     def of(cls, path: str | os.PathLike, records: int | None = None) -> "ShardInfo":
-        """Reads the file."""
+        """Computes what the manifest says of a file; reads the whole file."""
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(os.path.basename(path), os.path.getsize(path), digest, records)
@@ -181,7 +187,7 @@ class ShardInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Files of one split: its shards in their order, its labels and its names."""
+    """The files of one split: its shards in their order, its labels and its names."""
 
     shards: Sequence[ShardInfo]
     labels: ShardInfo
@@ -190,7 +196,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What lies in a finished folder of shards."""
+    """The content of a finished folder of shards."""
 
     plan: Plan
     splits: Mapping[str, Split]
@@ -208,7 +214,7 @@ class Manifest:
         """Reads `shards.json`.
 
         Raises:
-            ShardsError: there is none, or not of this version.
+            ShardsError: There is no such file, or it is damaged or of another version.
         """
         path = pathlib.Path(directory, MANIFEST)
         if not path.is_file():
@@ -217,7 +223,7 @@ class Manifest:
                     f"{directory} holds shards that were not written to their end; run the command "
                     "that writes them again"
                 )
-            raise ShardsError(f"{directory} is no folder of shards: there is no {MANIFEST} in it")
+            raise ShardsError(f"{directory} is not a folder of shards: it has no {MANIFEST}")
         content = load_json(path)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             found = content.get("format") if isinstance(content, dict) else None
@@ -246,7 +252,7 @@ def load_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file.
 
     Raises:
-        ShardsError: it is not JSON.
+        ShardsError: The file is not JSON.
     """
     with open(path, encoding="utf-8") as file:
         try:
@@ -256,18 +262,21 @@ def load_json(path: str | os.PathLike) -> Any:
 
 
 def check_file(directory: str | os.PathLike, info: ShardInfo, *, content: bool) -> str | None:
-    """What is wrong with a file of the manifest, None if nothing is.
+    """Says what is wrong with a file of the manifest.
 
     Args:
-        directory: of the shards.
-        info: of the file.
-        content: whether its content is read and compared; else its size alone.
+        directory: The folder of the shards.
+        info: What the manifest says of the file.
+        content: Whether the content of the file is read and compared, and not just its size.
+
+    Returns:
+        What is wrong, None if nothing is.
     """
     path = pathlib.Path(directory, info.file)
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        return f"{path} is missing"
+        return f"{path} was not found"
     if size != info.bytes:
         if not size:
             return f"{path} is empty; it should have {info.bytes} bytes"

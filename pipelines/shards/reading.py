@@ -1,4 +1,4 @@
-"""Record files that `pipelines.write_shards` has made of another data set."""
+"""Reads the shards that `pipelines.write_shards` has made from another data set."""
 
 import io
 import json
@@ -10,12 +10,13 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from dbl_tf.messages import first_lines
 from pipelines.examples import Examples, LabelledData
-from pipelines.record_files import open_array_records
+from pipelines.record_files import open_records
 from pipelines.shards import layout
 from pipelines.shards.layout import Manifest, ShardsError
 
-# A stream reads so many shards at once, so many records of each in turn.
+# A stream reads this many shards at once, and in turn this many records of each.
 _SHARDS_AT_ONCE = 8
 _RECORDS_IN_TURN = 16
 
@@ -52,11 +53,9 @@ def load(
             layout.check_file(directory, info, content=True) for info in (split.labels, split.names)
         ]
     if problems := [problem for problem in problems if problem]:
-        shown = "\n  ".join(problems[:5])
-        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ShardsError(
-            f"the shards of {directory} cannot be used:\n  {shown}{more}\nWrite them again into an "
-            "empty folder, or copy what is missing from where they came"
+            f"the shards of {directory} cannot be used:\n{first_lines(problems)}\nWrite them again "
+            "into an empty folder, or copy these files from where the shards came from"
         )
     splits = {name: _open(directory, manifest, name) for name in needed}
     return LabelledData(manifest.plan.class_names, splits, manifest.plan.flip_probability)
@@ -83,17 +82,17 @@ def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
             files=files[order].tolist(),
             stream=lambda start: _stream(paths, counts, labels.shape[1], start),
         )
-    num_records, read = open_array_records(paths)
+    num_records, read = open_records(paths, manifest.plan.record_format)
     if num_records != len(names):
         raise ShardsError(
-            f"the {name} shards of {directory} hold {num_records} records, {layout.MANIFEST} says "
-            f"{len(names)}"
+            f"the {name} shards of {directory} hold {num_records} records, but {layout.MANIFEST} "
+            f"says {len(names)}"
         )
     return Examples(names, labels, read, files.tolist(), reads_blocks=True)
 
 
 def _stream_order(counts: Sequence[int]) -> np.ndarray:
-    """The places, counted from shard to shard, of the records of a stream in its order."""
+    """The order in which a stream gives the records, as places counted from shard to shard."""
     shard = np.repeat(np.arange(len(counts)), counts)
     place = np.concatenate([np.arange(count) for count in counts])
     return np.lexsort((shard, place // _RECORDS_IN_TURN, shard // _SHARDS_AT_ONCE))
@@ -102,7 +101,7 @@ def _stream_order(counts: Sequence[int]) -> np.ndarray:
 def _stream(
     paths: Sequence[str], counts: Sequence[int], num_classes: int, start: int
 ) -> tf.data.Dataset:
-    """Groups of shards one after the other, the shards of a group in turn."""
+    """Reads groups of shards one after the other, and the shards of a group in turn."""
     sizes = np.add.reduceat(counts, np.arange(0, len(counts), _SHARDS_AT_ONCE))
     ends = np.cumsum(sizes)
     first = min(int(np.searchsorted(ends, start, side="right")), len(sizes) - 1)

@@ -1,10 +1,11 @@
 """Writes a data set as shards, one after the other, and continues where it was stopped."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
@@ -14,31 +15,33 @@ import tensorflow as tf
 from absl import logging
 from array_record.python import array_record_module
 
+from dbl_tf import atomic
+from dbl_tf.messages import first_lines
 from dbl_tf.statistics import LabelStatistics
+from pipelines import record_files
 from pipelines.examples import Examples, LabelledData
 from pipelines.shards import layout
 from pipelines.shards.layout import Manifest, Plan, ShardInfo, ShardsError
 
-_TEMPORARY = ".incomplete"
-# One record a group, so that a record is read alone; images are compressed as they are. One
-# thread, so that the bytes of a file do not depend on which of several was first.
+# One record a group, so that each record can be read alone. Images are already compressed. One
+# thread, because with several the bytes of a file would depend on which of them was first.
 _ARRAY_RECORD_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
 
 
 def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manifest:
     """Writes all splits of a data set as shards into a folder.
 
-    A shard that is there already, whole, is kept, so that a run that was killed goes on when it is
-    started again, and ends with the bytes of one that was not.
+    A complete shard that is there already is kept. So a run that was killed continues when it is
+    started again, and ends with the same bytes as one that was not.
 
     Args:
-        data: whose images are read by position.
-        directory: is made where there is none.
-        plan: of `layout.make_plan` for these data.
+        data: A data set whose images are read by position.
+        directory: The folder, which is created if it does not exist.
+        plan: What `layout.make_plan` gave for these data.
 
     Raises:
-        ShardsError: the folder holds something else.
-        OSError: a file cannot be written, on a full disk for example; none is left half-written.
+        ShardsError: The folder holds something else.
+        OSError: A file cannot be written, for example on a full disk; no file is left half-written.
     """
     finished = open_directory(directory, plan)
     if finished:
@@ -55,37 +58,43 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
 
 
 def open_directory(directory: str | os.PathLike, plan: Plan) -> Manifest | None:
-    """Makes a folder ready for the shards of a plan.
+    """Prepares a folder for the shards of a plan, and removes what killed runs have left there.
+
+    Args:
+        directory: The folder, which is created if it does not exist. No other run may write to it.
+        plan: The plan of the shards.
 
     Returns:
-        The manifest where all has been written already, else None.
+        The manifest if all shards have been written already, otherwise None.
 
     Raises:
-        ShardsError: the folder holds something else.
+        ShardsError: The folder holds something else.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if (directory / layout.MANIFEST).exists():
         manifest = Manifest.load(directory)
-        _refuse_another(directory, manifest.plan.to_json(), plan)
+        _check_plan(directory, manifest.plan.to_json(), plan)
         problems = find_problems(directory, manifest, content=False)
         if not problems:
             return manifest
         raise ShardsError(
-            "\n  ".join([f"{directory} was finished and has been damaged since:", *problems])
+            f"{directory} was finished and has been damaged since:\n{first_lines(problems)}"
         )
     unfinished = directory / layout.UNFINISHED_MANIFEST
-    # What a run that was killed has left.
-    for path in directory.glob(f"*{_TEMPORARY}"):
-        if unfinished.exists() or path.name.startswith(unfinished.name):
-            path.unlink()
+    # Where the first file is not there, only what a run has left that was killed while writing it.
+    if unfinished.exists() or all(
+        path.name != (target := atomic.target_name(path.name))
+        and target.startswith(unfinished.name)
+        for path in directory.iterdir()
+    ):
+        atomic.remove_incomplete(directory)
     if unfinished.exists():
-        _refuse_another(directory, layout.load_json(unfinished), plan)
+        _check_plan(directory, layout.load_json(unfinished), plan)
     elif any(directory.iterdir()):
         raise ShardsError(f"{directory} is not empty and holds no shards; choose another folder")
     else:
-        content = json.dumps(plan.to_json(), ensure_ascii=False)
-        _write_file(unfinished, lambda path: _write_text(path, content))
+        _write_text(unfinished, json.dumps(plan.to_json(), ensure_ascii=False))
     return None
 
 
@@ -97,35 +106,37 @@ def write_shard(
     shard: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ShardInfo:
-    """Writes one shard, or checks the one that is there.
+    """Writes one shard, or checks the one that is there already.
 
     Args:
-        examples: of the whole split.
-        directory: of the shards, ready for the plan.
-        plan: of the data set.
-        split: of the shard.
-        shard: its number.
-        progress: is told of images that are done.
+        examples: All examples of the split.
+        directory: The folder of the shards, which `open_directory` has prepared.
+        plan: The plan of the shards.
+        split: The split of the shard.
+        shard: The number of the shard.
+        progress: Is called with the number of images that have just been written.
 
     Raises:
-        ShardsError: the shard that is there holds other images.
-        OSError: it cannot be written; the message names the file.
+        ShardsError: The shard that is there holds other images.
+        OSError: The shard cannot be written; the message names the file.
     """
     path = pathlib.Path(directory, plan.shard_name(split, shard))
     positions = plan.positions(split, shard)
     if path.exists():
-        _refuse_other_content(path, plan.record_format, examples, positions)
+        _check_kept_shard(path, plan.record_format, examples, positions)
         progress(len(positions))
         return ShardInfo.of(path, len(positions))
     records = _records(plan.record_format, examples, positions)
 
-    def told() -> Iterator[bytes]:
+    def counted() -> Iterator[bytes]:
         for record in records:
             yield record
             progress(1)
 
-    _write_file(path, lambda temporary: _write_records(plan.record_format, temporary, told()))
-    return ShardInfo.of(path, len(positions))
+    info = _write_file(
+        path, lambda tmp_path: _write_records(plan.record_format, tmp_path, counted())
+    )
+    return dataclasses.replace(info, records=len(positions))
 
 
 def finish(
@@ -135,17 +146,17 @@ def finish(
     shards: Sequence[ShardInfo],
     statistics: LabelStatistics,
 ) -> Manifest:
-    """Writes what lies beside the shards, the manifest last.
+    """Writes the files next to the shards, with the manifest last.
 
     Args:
-        data: that was written.
-        directory: of the shards.
-        plan: of the data set.
-        shards: all of them, in any order.
-        statistics: of train.
+        data: The data set that has been written.
+        directory: The folder of the shards.
+        plan: The plan of the shards.
+        shards: What the manifest says of all shards, in any order.
+        statistics: The statistics of train.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
     directory = pathlib.Path(directory)
     by_name = {info.file: info for info in shards}
@@ -159,16 +170,12 @@ def finish(
                 by_name[plan.shard_name(split, shard)] for shard in range(plan.num_shards[split])
             ],
             labels=_write_file(
-                directory / f"{split}-labels.npz",
-                lambda path, labels=labels: _write_labels(path, labels),
+                directory / f"{split}-labels.npz", functools.partial(_write_labels, labels=labels)
             ),
-            names=_write_file(
-                directory / f"{split}-names.json",
-                lambda path, names=names: _write_text(path, names),
-            ),
+            names=_write_text(directory / f"{split}-names.json", names),
         )
     manifest = Manifest(plan, splits, _write_file(directory / layout.STATISTICS, statistics.save))
-    _write_file(directory / layout.MANIFEST, lambda path: _write_text(path, manifest.dumps()))
+    _write_text(directory / layout.MANIFEST, manifest.dumps())
     (directory / layout.UNFINISHED_MANIFEST).unlink(missing_ok=True)
     logging.info("%s: %d shards", directory, len(shards))
     return manifest
@@ -180,12 +187,12 @@ def find_problems(
     """Compares all files of a folder of shards with its manifest.
 
     Args:
-        directory: of the shards.
-        manifest: of the folder.
-        content: whether every byte is read; else the sizes alone are compared.
+        directory: The folder of the shards.
+        manifest: The manifest of the folder.
+        content: Whether every byte is read and compared, and not just the sizes.
 
     Returns:
-        What is wrong, a line for each file.
+        What is wrong, one line for each damaged file.
     """
     files = [manifest.statistics]
     for split in manifest.splits.values():
@@ -194,35 +201,34 @@ def find_problems(
     return [problem for problem in found if problem]
 
 
-def _refuse_another(directory: pathlib.Path, found: dict, plan: Plan) -> None:
+def _check_plan(directory: pathlib.Path, found: dict, plan: Plan) -> None:
     wanted = plan.to_json()
     if found == wanted:
         return
     names = [key for key in wanted if found.get(key) != wanted[key]]
     raise ShardsError(
-        f"{directory} holds shards of other data or of another form; choose another folder. What "
-        f"differs: {', '.join(names)}"
+        f"{directory} holds shards of other data or with other settings; choose another folder. "
+        f"What differs: {', '.join(names)}"
     )
 
 
-def _refuse_other_content(
+def _check_kept_shard(
     path: pathlib.Path, record_format: str, examples: Examples, positions: np.ndarray
 ) -> None:
-    """Compares a shard that is kept with the data: its first record, and how many it holds.
+    """Compares the first record and the number of records of a shard that is kept with the data.
 
-    The plan knows names and labels only, and other images may stand under the same names.
+    The plan depends on names and labels only, and the same names may stand for other images now.
     """
     try:
         if record_format == "array_record":
-            reader = array_record_module.ArrayRecordReader(os.fspath(path))
-            found, count = reader.read([0])[0], reader.num_records()
-            reader.close()
-        else:
+            count, read = record_files.open_records([path], record_format)
+            found = read(tf.constant(0, tf.int64)).numpy() if count else None
+        else:  # TensorFlow's own reader compares the checksums of all records too
             records = tf.data.TFRecordDataset(os.fspath(path))
-            found = next(records.as_numpy_iterator())
+            found = next(records.as_numpy_iterator(), None)
             count = int(records.reduce(np.int64(0), lambda count, _: count + 1))
-    except Exception as error:  # what readers raise differs with what they meet
-        raise ShardsError(f"{path} is no whole {record_format} file: {error}; delete it") from error
+    except Exception as error:  # the readers raise errors of many types
+        raise ShardsError(f"{path} is damaged, delete it: {error}") from error
     wanted = next(_records(record_format, examples, positions[:1]))
     if found != wanted or count != len(positions):
         raise ShardsError(
@@ -252,12 +258,12 @@ def _records(record_format: str, examples: Examples, positions: np.ndarray) -> I
         yield example.SerializeToString(deterministic=True)
 
 
-def _write_records(record_format: str, path: str, records: Iterable[bytes]) -> None:
+def _write_records(record_format: str, path: pathlib.Path, records: Iterable[bytes]) -> None:
     with _failures_as_os_error():
         if record_format == "array_record":
-            writer = array_record_module.ArrayRecordWriter(path, _ARRAY_RECORD_OPTIONS)
+            writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
         else:
-            writer = tf.io.TFRecordWriter(path)
+            writer = tf.io.TFRecordWriter(str(path))
     try:
         for record in records:
             with _failures_as_os_error():
@@ -278,36 +284,24 @@ def _failures_as_os_error() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _write_text(path: str, text: str) -> None:
-    pathlib.Path(path).write_text(text, encoding="utf-8")
-
-
-def _write_labels(path: str, labels: scipy.sparse.csr_array) -> None:
+def _write_labels(path: pathlib.Path, labels: scipy.sparse.csr_array) -> None:
     with open(path, "wb") as file:
         scipy.sparse.save_npz(file, labels)
 
 
-def _write_file(path: pathlib.Path, write_to: Callable[[str], None]) -> ShardInfo:
-    """Writes a file beside its name, has it on the disk, and renames it."""
-    temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY}"
+def _write_text(path: pathlib.Path, text: str) -> ShardInfo:
+    return _write_file(path, lambda tmp_path: tmp_path.write_text(text, encoding="utf-8"))
+
+
+def _write_file(path: pathlib.Path, write_to: Callable[[pathlib.Path], object]) -> ShardInfo:
+    """Writes a file as a whole or not at all."""
     try:
-        write_to(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        for left in (temporary, f"{temporary}.incomplete"):  # the second one is of `save`
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(left)
-        if isinstance(error, OSError):
-            raise OSError(
-                f"cannot write {path}: {error}. Nothing of it is left; once that is mended, the "
-                "same command goes on with the shards that are whole"
-            ) from error
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with atomic.replacing(path) as tmp_path:
+            write_to(tmp_path)
+    except OSError as error:
+        reason = error.strerror if error.filename == str(path) else error
+        raise OSError(
+            f"cannot write {path}: {reason}. Nothing of it is left. Once the cause is fixed, the "
+            "same command continues with the shards that are complete"
+        ) from error
     return ShardInfo.of(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measuring
+from dbl_tf.cores import usable_cores
 
 
 def test_in_turns_calls_each_once_a_round_and_lets_each_begin():
@@ -73,7 +74,7 @@ def test_a_process_of_its_own_has_its_own_environment():
 def test_cores_are_given_back():
     before = os.sched_getaffinity(0)
     with measuring.on_cores(1):
-        assert measuring.num_cores() == 1
+        assert usable_cores() == 1
     assert os.sched_getaffinity(0) == before
     with (
         pytest.raises(ValueError, match=f"this process may use {len(before)}"),

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from dbl_tf import LabelStatistics, models, serving
+from dbl_tf import LabelStatistics, atomic, models, serving
 from pipelines import images
 
 NAMES = ("cat", "dog", "emu", "fox", "gnu", "yak")
@@ -211,7 +211,7 @@ def test_killed_export_leaves_no_version_and_the_next_one_clears_up(tmp_path):
     assert serving.versions(directory) == []
     (left,) = directory.iterdir()
     # Another export that is still under way is left alone.
-    with serving._incomplete(directory) as other:
+    with atomic.temporary_folder(directory) as other:
         _, version = export(directory)
         assert version.name == "1" and other.exists() and not left.exists()
     assert tf.saved_model.load(str(version)).signatures["serving_default"]

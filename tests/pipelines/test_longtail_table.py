@@ -175,7 +175,7 @@ def test_summary_gives_the_published_figures(folder, write):
     assert before == ["before", "121", "101", "40", "1", "2", "0"]
     train = [row for row in rows_of(thinned.examples) if row["split"] == "train"]
     assert reached[1] == str(len({row["image"] for row in train}))
-    assert "train images without labels, which take no part: 1" in str(thinned)
+    assert "train images without labels, which are left out: 1" in str(thinned)
     assert "fewer train images than their reference: 1: 'dog'" in str(thinned)
     assert "without train images from the start: 1: 'yak'" in str(thinned)
     assert "over 3 classes" in str(thinned)
@@ -213,7 +213,7 @@ def test_same_seed_same_bytes_other_seed_other_images(folder, write):
 
 def test_nothing_is_overwritten(folder, write):
     (folder / "out").mkdir()
-    with pytest.raises(FileExistsError, match=r"out exists; nothing is overwritten"):
+    with pytest.raises(FileExistsError, match=r"out exists and is not overwritten"):
         write(folder / "data" / "examples.csv", folder / "out")
     assert os.listdir(folder / "out") == []
 

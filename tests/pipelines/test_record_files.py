@@ -8,19 +8,32 @@ from array_record.python import array_record_module
 from pipelines import record_files
 
 
-@pytest.fixture
-def paths(tmp_path):
-    paths = [tmp_path / f"{k}.array_record" for k in range(3)]
-    for k, path in enumerate(paths):
+def write_file(path, record_format, records):
+    if record_format == "array_record":
         writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for i in range(10 * (k + 1)):
-            writer.write(b"%d-%d" % (k, i))
-        writer.close()
+    else:
+        writer = tf.io.TFRecordWriter(str(path))
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+@pytest.fixture(params=record_files.FORMATS)
+def record_format(request):
+    return request.param
+
+
+@pytest.fixture
+def paths(tmp_path, record_format):
+    """Three files of 10, 20 and 30 records."""
+    paths = [tmp_path / f"{k}.{record_format}" for k in range(3)]
+    for k, path in enumerate(paths):
+        write_file(path, record_format, [b"%d-%d" % (k, i) for i in range(10 * (k + 1))])
     return paths
 
 
-def test_positions_count_from_file_to_file_in_any_shape(paths):
-    size, read = record_files.open_array_records(paths)
+def test_positions_count_from_file_to_file_in_any_shape(paths, record_format):
+    size, read = record_files.open_records(paths, record_format)
     assert size == 60
     expected = [b"%d-%d" % (k, i) for k in range(3) for i in range(10 * (k + 1))]
     one_by_one = tf.data.Dataset.range(60).map(read, num_parallel_calls=4)
@@ -32,15 +45,38 @@ def test_positions_count_from_file_to_file_in_any_shape(paths):
     assert blocks.element_spec == tf.TensorSpec((7, 2), tf.string)
 
 
-def test_a_position_outside_is_an_error(paths):
-    _, read = record_files.open_array_records(paths)
+def test_files_without_records_take_no_positions(tmp_path, record_format):
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    for path, records in zip(paths, ([], [b"one", b""], []), strict=True):
+        write_file(path, record_format, records)
+    size, read = record_files.open_records(paths, record_format)
+    assert size == 2
+    assert read(tf.constant([1, 0, 1], tf.int64)).numpy().tolist() == [b"", b"one", b""]
+
+
+def test_a_position_outside_is_an_error(paths, record_format):
+    _, read = record_files.open_records(paths, record_format)
     with pytest.raises(tf.errors.OpError, match="record 60 of 60"):
         list(tf.data.Dataset.range(60, 61).map(read))
 
 
-@pytest.mark.parametrize("left", [0, 100, 0.5])
-def test_a_file_that_is_not_whole_is_named(paths, left):
+@pytest.mark.parametrize("left", [100, 0.5])
+def test_a_file_that_is_not_complete_is_named(paths, record_format, left):
     size = os.path.getsize(paths[1])
     os.truncate(paths[1], int(left * size) if isinstance(left, float) else left)
-    with pytest.raises(ValueError, match=r"1\.array_record is no whole ArrayRecord file"):
-        record_files.open_array_records(paths)
+    with pytest.raises(
+        record_files.RecordFileError, match=rf"1\.{record_format} is not a complete \w+Record file"
+    ):
+        record_files.open_records(paths, record_format)
+
+
+@pytest.mark.parametrize("record_format", ["array_record"], indirect=True)
+def test_an_empty_file_is_no_array_record_file(paths, record_format):
+    os.truncate(paths[1], 0)
+    with pytest.raises(record_files.RecordFileError, match=r"1\.array_record is not a complete"):
+        record_files.open_records(paths, record_format)
+
+
+def test_another_format_is_refused_with_the_choices(paths):
+    with pytest.raises(ValueError, match="one of array_record, tfrecord; got 'parquet'"):
+        record_files.open_records(paths, "parquet")

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import os
 import pathlib
@@ -6,9 +7,17 @@ import pathlib
 import numpy as np
 import PIL.Image
 import pytest
+import scipy.sparse
+import tensorflow as tf
 
 from pipelines.datasets import image_checks
-from pipelines.datasets.image_checks import BadImage, bad_images_error, check_images
+from pipelines.datasets.image_checks import (
+    BadImage,
+    bad_images_error,
+    check_images,
+    check_records,
+)
+from pipelines.examples import Examples
 
 
 @pytest.fixture
@@ -187,6 +196,19 @@ def test_damaged_cache_is_named_and_rebuilt_and_not_trusted(tmp_path, cache_dir,
         assert len(np.load(cache)) == 3, damage
 
 
+def test_cache_of_an_earlier_version_is_not_trusted(tmp_path, cache_dir):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"no picture")
+    status = path.stat()
+    state = f"{path}\0{status.st_size}\0{status.st_mtime_ns}".encode()
+    digest = hashlib.blake2b(state, digest_size=8, key=b"1").digest()  # as version 1 had it
+    passed = np.frombuffer(digest, np.uint64) & ~np.uint64(3) | np.uint64(2)
+    cache_dir.mkdir()
+    np.save(cache_dir / image_checks.CACHE_NAME, passed)
+    (found,) = check_images([path], level="all", cache_dir=cache_dir)
+    assert found.path == str(path)
+
+
 def test_flipped_bytes_in_the_cache_never_stop_the_check(tmp_path, cache_dir):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg())
@@ -256,3 +278,46 @@ def test_check_that_lasts_shows_how_far_it_is(tmp_path, cache_dir, monkeypatch, 
     assert "60/60" not in capfd.readouterr().out
     check_images(paths, level=level, cache_dir=cache_dir / "other")
     assert "60/60" in capfd.readouterr().out
+
+
+def in_records(encoded: list[bytes], file: pathlib.Path) -> Examples:
+    """Images of one record file; `file` stands for it, and is not read."""
+    with tf.device("CPU"):
+        table = tf.constant(encoded)
+    return Examples(
+        names=[f"train/{i}" for i in range(len(encoded))],
+        labels=scipy.sparse.csr_array((len(encoded), 2), dtype=bool),
+        read=lambda position: table[position],
+        files=[str(file)] * len(encoded),
+    )
+
+
+@pytest.mark.parametrize("num_images", [9, 150])
+def test_bad_images_in_records_are_found_wherever_they_are(tmp_path, cache_dir, num_images):
+    file = tmp_path / "records"
+    file.write_bytes(b"records")
+    bad = {0: b"", 4: jpeg()[:700], num_images - 1: b"no picture"}
+    examples = in_records([bad.get(i, jpeg(i)) for i in range(num_images)], file)
+    found = {
+        level: check_records(examples, level=level, cache_dir=cache_dir)
+        for level in image_checks.LEVELS
+    }
+    assert found["exists"] == []
+    assert [image.position for image in found["header"]] == [0, num_images - 1]
+    assert [image.position for image in found["all"]] == sorted(bad)
+    assert [image.path for image in found["all"]] == [f"train/{i}" for i in sorted(bad)]
+    assert all(image.reason for image in found["all"])
+    assert check_records(examples, level="all", cache_dir=cache_dir) == found["all"]
+    with pytest.raises(ValueError, match=r"exists, header, all.*'deep'"):
+        check_records(examples, level="deep", cache_dir=cache_dir)
+
+
+def test_records_that_passed_are_read_again_only_when_their_file_changed(tmp_path, cache_dir):
+    file = tmp_path / "records"
+    file.write_bytes(b"records")
+    good, spoilt = [jpeg(i) for i in range(3)], [jpeg(0), b"no picture", jpeg(2)]
+    assert check_records(in_records(good, file), level="all", cache_dir=cache_dir) == []
+    assert check_records(in_records(spoilt, file), level="all", cache_dir=cache_dir) == []
+    assert len(check_records(in_records(spoilt, file), level="header", cache_dir=cache_dir)) == 1
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert len(check_records(in_records(spoilt, file), level="all", cache_dir=cache_dir)) == 1

@@ -269,13 +269,13 @@ def test_class_names_that_cannot_be_used(folder, text, found):
 
 def test_missing_files_are_named_with_what_lies_near(folder, load):
     write(folder / "examples.csv", simple())
-    with pytest.raises(table.TableError, match=r"exmaples\.csv is missing.*near it: examples\.csv"):
+    with pytest.raises(table.TableError, match=r"exmaples\.csv was not found; .*: examples\.csv"):
         load(folder / "exmaples.csv")
-    with pytest.raises(table.TableError, match="so is its folder"):
+    with pytest.raises(table.TableError, match="neither was its folder"):
         load(folder / "no" / "examples.csv")
     with pytest.raises(table.TableError, match="is not a file"):
         load(folder)
-    with pytest.raises(table.TableError, match=r"list of class names .*classes\.txt is missing"):
+    with pytest.raises(table.TableError, match=r"list of class names .*classes\.txt was not found"):
         load(folder / "examples.csv", class_names=folder / "classes.txt")
 
 

@@ -222,9 +222,9 @@ def test_a_wrong_name_lists_what_there_is(array_records, cache_dir):
     with pytest.raises(tfds_source.TfdsError) as raised:
         _load(array_records, cache_dir, label_feature="main")
     message = str(raised.value)
-    assert "no feature 'main' with several labels an image" in message
+    assert "no feature 'main' with several labels per image" in message
     useful = "labels, things/kind, tags, holds, flags, shares, meta/labels"
-    assert f"Those that would do: {useful}." in message
+    assert f"These features can be used: {useful}." in message
     assert "photograph" in message and "things/size" in message
     with pytest.raises(tfds_source.TfdsError, match="its images are: photograph, thumbnail"):
         _load(array_records, cache_dir, image_feature=None)
@@ -239,10 +239,10 @@ def test_damaged_record_files_are_named(data_dir, tmp_path):
     path = next(own.rglob("*train*00001-of-00003"))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{path.name} is no whole"):
+    with pytest.raises(ValueError, match=f"{path.name} is not a complete"):
         _load(own, tmp_path)
     path.unlink()
-    with pytest.raises(ValueError, match=f"1 of 3 record files are missing: .*{path.name}"):
+    with pytest.raises(ValueError, match=f"1 of 3 record files were not found: .*{path.name}"):
         _load(own, tmp_path)
 
 

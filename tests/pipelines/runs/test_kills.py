@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 
 from dbl_tf import training
+from dbl_tf.lock import Lock
 from pipelines.runs.config import RunConfig
-from pipelines.runs.lock import Lock
 from pipelines.runs.train import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -1,0 +1,89 @@
+"""What is found in a file, collected by kind, so that one message says all of it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dbl_tf.messages import SHOWN, first_lines
+
+
+@dataclasses.dataclass
+class _Kind:
+    count: int = 0
+    shown: list[str] = dataclasses.field(default_factory=list)
+    says_rest: bool = True  # whether what is not shown is counted
+
+
+class Findings:
+    """What was found in a file, counted by kind, with the first few findings of each kind.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str):
+        self._path = path
+        self._kinds: dict[str, _Kind] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def add(self, kind: str, line: int, found: str) -> None:
+        """Counts one more finding of a kind.
+
+        Args:
+            kind: What such findings have in common, in words.
+            line: The line of the file, counted from 1.
+            found: What is there.
+        """
+        entry = self._kinds.setdefault(kind, _Kind())
+        entry.count += 1
+        if len(entry.shown) < SHOWN:
+            entry.shown.append(f"line {line}: {found}")
+
+    def add_all(
+        self, kind: str, lines: Sequence[int] | np.ndarray, describe: Callable[[int], str]
+    ) -> None:
+        """Adds all findings of a kind.
+
+        Args:
+            kind: What they have in common, in words.
+            lines: The line of each.
+            describe: Maps a position in `lines` to what is there. It is called for the findings
+                that are shown.
+        """
+        shown = [f"line {line}: {describe(i)}" for i, line in enumerate(lines[:SHOWN])]
+        self._set(kind, _Kind(len(lines), shown))
+
+    def add_names(self, kind: str, names: Sequence[str]) -> None:
+        """Adds names that do not belong to a line."""
+        self._set(kind, _Kind(len(names), [repr(name) for name in names[:SHOWN]]))
+
+    def add_count(self, kind: str, count: int) -> None:
+        """Adds findings of which only the number matters."""
+        self._set(kind, _Kind(count, says_rest=False))
+
+    def add_text(self, kind: str, count: int, text: str) -> None:
+        """Adds a description of all findings of a kind, one or more lines, as it stands."""
+        lines = [line.strip() for line in text.splitlines()]
+        self._set(kind, _Kind(count, lines, says_rest=False))
+
+    def text(self, title: str) -> str:
+        """All findings as one block of lines below a title."""
+        lines = [title]
+        for kind, entry in self._kinds.items():
+            lines.append(f"  {kind}: {entry.count}")
+            if entry.shown:
+                count = entry.count if entry.says_rest else None
+                lines.append(first_lines(entry.shown, "    ", len(entry.shown), count=count))
+        return "\n".join(lines)
+
+    def raise_if_any(self, error: type[Exception]) -> None:
+        """Raises an error of this type with all findings, if there are any."""
+        if self:
+            raise error(self.text(f"{self._path} cannot be used:"))
+
+    def _set(self, kind: str, entry: _Kind) -> None:
+        if entry.count:
+            self._kinds[kind] = entry
