@@ -38,7 +38,7 @@ class Examples:
         labels: bool (N, C), CSR.
         read: maps a position, int64 (), to the encoded bytes of that image, string (); runs inside
             `tf.data`.
-        files: N paths of the files that the images lie in, None where they are made in memory. A
+        files: N paths of the files that hold the images; empty where they are made in memory. A
             file may hold many of them.
         reads_blocks: whether `read` also maps positions (n,) to images (n,), quicker than one by
             one.
@@ -50,7 +50,7 @@ class Examples:
     names: Sequence[str]
     labels: scipy.sparse.csr_array
     read: Read = _not_by_position
-    files: Sequence[str] | None = None
+    files: Sequence[str] = ()
     reads_blocks: bool = False
     stream: Stream = _not_a_stream
 
@@ -85,7 +85,7 @@ class Examples:
             self,
             names=[self.names[i] for i in positions],
             labels=self.labels[positions],
-            files=None if self.files is None else [self.files[i] for i in positions],
+            files=[self.files[i] for i in positions] if self.files else (),
         )
         if not self.is_stream:
             table = tf.constant(positions)

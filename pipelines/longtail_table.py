@@ -5,7 +5,6 @@ import dataclasses
 import importlib.util
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -122,9 +121,12 @@ def write(
 
     train = data.splits["train"]
     before = LabelStatistics.from_labels(train.labels, data.class_names)
-    law = {"max_count": max_count, "min_count": min_count, "power": power}
-    ranking, references = longtail.references_of_classes(before, **law)
-    chosen = longtail.pareto_subset(train.labels, seed=seed, **law)
+    ranking, references = longtail.references_of_classes(
+        before, max_count=max_count, min_count=min_count, power=power
+    )
+    chosen = longtail.pareto_subset(
+        train.labels, max_count=max_count, min_count=min_count, power=power, seed=seed
+    )
     files = {train.files[i] for i in chosen}
     files.update(*(split.files for name, split in data.splits.items() if name != "train"))
 
@@ -145,7 +147,7 @@ def write(
     return thinned
 
 
-def _size_line(name: str, of: LabelStatistics, classes: Sequence[int]) -> str:
+def _size_line(name: str, of: LabelStatistics, classes: np.ndarray) -> str:
     counts = of.class_counts[classes]
     head, medium, tail = (np.isin(group, classes).sum() for group in of.groups.values())
     return (

@@ -11,6 +11,7 @@ The same command continues a run that was stopped.
 
 from absl import app, flags
 
+from pipelines.record_files import FORMATS
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, writing
@@ -20,8 +21,8 @@ _OUTPUT_DIR = flags.DEFINE_string(
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
-    layout.FORMATS[0],
-    layout.FORMATS,
+    FORMATS[0],
+    FORMATS,
     "Record format: array_record is read by position, tfrecord as a stream.",
 )
 _EXAMPLES_PER_SHARD = flags.DEFINE_integer(

@@ -108,7 +108,7 @@ def load(
             benchmark, split, data_dir, options.download, cache_dir
         )
         if split == "train":
-            if wanted is None:
+            if wanted is None or options.image_ids is None:
                 chosen = draw_train(benchmark, examples.labels, seed=load_options.data_seed)
             else:
                 ids = [benchmark.id_of(name) for name in examples.names]
@@ -215,7 +215,7 @@ def _by_name(examples: Examples) -> Examples:
 
 
 def _roots(benchmark: Benchmark, data_dir: str | os.PathLike) -> list[str]:
-    return [os.path.join(data_dir, benchmark.folder), data_dir]
+    return [os.path.join(data_dir, benchmark.folder), os.fspath(data_dir)]
 
 
 def _folder(benchmark: Benchmark, split: str, data_dir: str | os.PathLike | None) -> str | None:

@@ -123,7 +123,7 @@ def _scene(
         top, left = half * np.array(divmod(quarter, 2)) + random.randint(0, half - size + 1, 2)
         place = scene[top : top + size, left : left + size]
         place += ink * (random.uniform(0.7, 1.0, 3) - place)
-    return np.uint8(np.clip(scene, 0.0, 1.0) * 255.0 + 0.5)
+    return (np.clip(scene, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
 def _enlarge(image: np.ndarray, size: int) -> np.ndarray:

@@ -156,7 +156,7 @@ def describe(
     bad: Sequence[BadImage],
     *,
     examples: str | os.PathLike | None = None,
-    lines: Sequence[int] | None = None,
+    lines: Sequence[int] | np.ndarray | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> str:
     """The first five bad images, one on each line, and the most frequent reasons if there are more.
@@ -186,7 +186,7 @@ def describe(
 def _list(
     bad: Sequence[BadImage],
     examples: str | os.PathLike,
-    lines: Sequence[int] | None,
+    lines: Sequence[int] | np.ndarray | None,
     cache_dir: str | os.PathLike,
 ) -> str:
     """Writes all bad images as CSV; returns the path."""
@@ -208,7 +208,7 @@ def bad_images_error(
     *,
     num_images: int,
     examples: str | os.PathLike | None = None,
-    lines: Sequence[int] | None = None,
+    lines: Sequence[int] | np.ndarray | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> BadImagesError:
     """The error that names bad images and says what to do about them.

@@ -80,7 +80,9 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
     return list(first_line)
 
 
-def positions(wanted: Sequence[str], ids: Sequence[str], *, path: str | os.PathLike) -> np.ndarray:
+def positions(
+    wanted: Sequence[str], ids: Sequence[str | None], *, path: str | os.PathLike
+) -> np.ndarray:
     """The positions of the wanted ids among all ids.
 
     Args:

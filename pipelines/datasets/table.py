@@ -129,11 +129,20 @@ def load(
         images.paths, level=load_options.check_images, cache_dir=cache_dir
     )
     if bad:
-        arguments = {"examples": path, "lines": images.lines, "cache_dir": cache_dir}
         if not load_options.skip_bad_images:
-            raise image_checks.bad_images_error(bad, num_images=len(images.paths), **arguments)
+            raise image_checks.bad_images_error(
+                bad,
+                num_images=len(images.paths),
+                examples=path,
+                lines=images.lines,
+                cache_dir=cache_dir,
+            )
         kind = f"images of {len(images.paths)} that cannot be used and are left out"
-        findings.add_text(kind, len(bad), image_checks.describe(bad, **arguments))
+        findings.add_text(
+            kind,
+            len(bad),
+            image_checks.describe(bad, examples=path, lines=images.lines, cache_dir=cache_dir),
+        )
         kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
         images, labels = images.take(kept), labels[kept]
         absence = "has no {} rows with an image that can be used"
@@ -187,6 +196,8 @@ def copy_rows(
     path, folder = os.path.abspath(options.examples), os.path.abspath(folder)
     images_dir = os.path.abspath(options.images_dir or os.path.dirname(path))
     is_json = _is_json(path)
+    image: str | int
+    labels: str | int
     if is_json:
         rows = [json.loads(text) for text in _text_lines(path) if not text.isspace()]
         image, labels = "image", "labels"
@@ -203,10 +214,10 @@ def copy_rows(
     had_bar = any("|" in cell for _, cell in cells(rows))
     kept = []
     for row in rows:
-        file = _image_path(images_dir, row[image])
-        if file in files:
+        image_file = _image_path(images_dir, row[image])
+        if image_file in files:
             if not os.path.isabs(row[image]):
-                row[image] = os.path.relpath(file, relative_to or folder)
+                row[image] = os.path.relpath(image_file, relative_to or folder)
             kept.append(row)
     if (
         options.label_separator is None
@@ -317,7 +328,8 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
     """Reads all rows; raises one error for everything that is wrong with them."""
     problems = Findings(path)
     reader = _json_rows if _is_json(path) else _csv_rows
-    images, splits, lines = [], array.array("b"), array.array("q")
+    images: list[str] = []
+    splits, lines = array.array("b"), array.array("q")
     codes: collections.defaultdict[str, int] = collections.defaultdict()
     codes.default_factory = codes.__len__
     labelled_rows, labels_in_row, label_codes = array.array("q"), array.array("q"), array.array("i")
@@ -502,7 +514,7 @@ def _label_matrix(
 
         problems = Findings(path)
         problems.add_all(
-            f"labels that are not in {os.fspath(classes_path)} (labels are separated by "
+            f"labels that are not in {classes_path} (labels are separated by "
             f"{rows.separator!r}; --label_separator changes that)",
             rows.lines[first_rows[codes[order]]],
             describe,

@@ -490,7 +490,7 @@ def _image_feature(builder: tfds.core.DatasetBuilder, image_feature: str | None)
     ]
     if image_feature is None and len(found) == 1:
         return found[0]
-    if image_feature in found:
+    if image_feature is not None and image_feature in found:
         return image_feature
     asked = "exactly one image" if image_feature is None else f"an image {image_feature!r}"
     raise TfdsError(
@@ -549,9 +549,8 @@ def _at(example: Mapping[str, Any], path: Sequence[str]) -> tf.Tensor:
 
 def _array(values: Sequence[int | bytes]) -> np.ndarray:
     """Integers, or decoded texts; an empty integer array if there are none."""
-    if values and isinstance(values[0], bytes):
-        return np.array([value.decode() for value in values])
-    return np.array(values, np.int64)
+    texts = [value.decode() for value in values if isinstance(value, bytes)]
+    return np.array(texts) if texts else np.array(values, np.int64)
 
 
 SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

@@ -70,20 +70,21 @@ def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr
     index = {name: code for code, name in enumerate(CLASSES)}
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     bar = keras.utils.Progbar(len(paths), interval=1, unit_name="annotation")
-    codes, num_labels, problems = [], [], []
+    codes: list[int] = []
+    num_labels: list[int] = []
+    problems: list[str] = []
     print(f"reading the {len(paths)} annotations that {image_list} lists")
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         for block in threads.map(lambda block: [_names_in(path) for path in block], blocks):
             for found in block:
                 path = paths[len(num_labels)]
+                names = set() if isinstance(found, str) else found & index.keys()
                 if isinstance(found, str):
                     problems.append(f"{path}: {found}")
-                    found = ()
                 elif unknown := sorted(found - index.keys()):
                     problems.append(f"{path}: unknown class {', '.join(map(repr, unknown))}")
-                    found = ()
-                codes += [index[name] for name in found]
-                num_labels.append(len(found))
+                codes += [index[name] for name in names]
+                num_labels.append(len(names))
             bar.update(len(num_labels), finalize=False)
     bar.update(len(paths), finalize=True)
     if problems:
@@ -100,7 +101,7 @@ def _names_in(path: str) -> set[str] | str:
         with open(path, "rb") as file:
             annotation = xml.etree.ElementTree.parse(file).getroot()
     except OSError as error:
-        return error.strerror
+        return error.strerror or str(error)
     except xml.etree.ElementTree.ParseError as error:
         line, column = error.position
         return f"line {line}, column {column + 1}: malformed XML, {error}"

@@ -93,19 +93,17 @@ class _WriteShard(beam.DoFn):
 
 def _merge(parts: Iterable[LabelStatistics]) -> LabelStatistics:
     """The statistics of the examples of all parts together; the counts add up."""
-    merged = None
-    for part in parts:
-        if merged is None:
-            merged = part
-            continue
+
+    def add(merged: LabelStatistics, part: LabelStatistics) -> LabelStatistics:
         cooccurrence = merged.cooccurrence + part.cooccurrence
-        merged = LabelStatistics(
+        return LabelStatistics(
             np.diagonal(cooccurrence).copy(),
             merged.num_examples + part.num_examples,
             cooccurrence,
             part.class_names,
         )
-    return merged
+
+    return functools.reduce(add, parts)
 
 
 def _finish(

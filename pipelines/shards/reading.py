@@ -66,7 +66,7 @@ def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
     labels = scipy.sparse.load_npz(io.BytesIO((directory / split.labels.file).read_bytes()))
     labels = scipy.sparse.csr_array(labels)
     names = json.loads((directory / split.names.file).read_bytes())
-    counts = [shard.records for shard in split.shards]
+    counts = [shard.records or 0 for shard in split.shards]
     paths = [os.fspath(directory / shard.file) for shard in split.shards]
     if not labels.shape[0] == len(names) == sum(counts):
         raise ShardsError(
