@@ -1,4 +1,4 @@
-"""Scores a trained run or an exported model, or predicts a folder of images.
+r"""Scores a trained run or an exported model, or predicts a folder of images.
 
     python evaluate.py --run_dir=runs/digits_mlt-db_focal
     python evaluate.py --saved_model=DIR/saved_model/1 --dataset=table --examples=FILE.csv \

@@ -1,4 +1,4 @@
-"""Writes a data set as record files, or checks those that were written.
+r"""Writes a data set as record files, or checks those that were written.
 
     python -m pipelines.write_shards --output_dir=DIR
     python -m pipelines.write_shards --output_dir=DIR --dataset=table --examples=FILE.csv \
