@@ -1,7 +1,7 @@
-"""Draws the pictures of these pages.
+"""Draws the pictures of the README and the documentation.
 
-python -m docs.make_pictures                             # the README's
-python -m docs.make_pictures --labels=voc_mlt_train.csv  # and Fig. 2 and 5, of a list of labels
+python -m docs.make_pictures                             # the README's picture
+python -m docs.make_pictures --labels=voc_mlt_train.csv  # and Fig. 2 and 5 for a list of labels
 """
 
 import base64
@@ -26,11 +26,11 @@ ROWS, COLUMNS = 4, 5
 SCENES_WIDTH = 330
 DOCS = pathlib.Path(__file__).parent
 
-_LABELS = flags.DEFINE_string("labels", None, "CSV file with a column of labels.")
+_LABELS = flags.DEFINE_string("labels", None, "CSV file with a column `labels`.")
 
 
 def main(argv: list[str]) -> None:
-    """Writes `digits_mlt.svg` and, of a list of labels, `figures/LIST_FIGURE.svg`."""
+    """Writes `digits_mlt.svg` and, given a list of labels, `figures/LIST_FIGURE.svg`."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     draw_scenes()
@@ -39,11 +39,11 @@ def main(argv: list[str]) -> None:
 
 
 def draw_scenes() -> None:
-    """Scenes of the embedded data set, and how often each class of them is seen."""
+    """Draws scenes of the embedded data set, and how often training sees each label."""
     data = digits_mlt.compose()
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
-    draws = drawn(train.labels, NUM_DRAWS)
+    draws = draw(train.labels, NUM_DRAWS)
     shares = charts.class_shares(statistics, train.labels[draws].sum(axis=0), NUM_DRAWS)
 
     pictures = [tf.io.decode_png(train.read(tf.constant(i))).numpy() for i in range(ROWS * COLUMNS)]
@@ -67,16 +67,16 @@ def draw_scenes() -> None:
 
 
 def draw_statistics(path: pathlib.Path) -> None:
-    """Fig. 2 and 5 of a list of labels; prints their figures, a line for each class."""
+    """Draws Fig. 2 and 5 for a list of labels, and prints their numbers, a line for each label."""
     names, labels = label_lists.read(path)
     statistics = LabelStatistics.from_labels(labels, names)
-    observed = labels[drawn(labels, NUM_DRAWS_OF_LIST)].sum(axis=0)
+    observed = labels[draw(labels, NUM_DRAWS_OF_LIST)].sum(axis=0)
     variance = charts.within_class_variance(statistics, labels)
     expected = statistics.resampled_probability
     error = np.sqrt(expected * (1 - expected) / NUM_DRAWS_OF_LIST)
-    # The diagonal of the matrix is 1, whatever the data.
+    # Without the diagonal of the matrix, which is always 1.
     others = (statistics.num_classes * expected - 1) / (statistics.num_classes - 1)
-    print("class, n, Eq. 1, observed, (observed - Eq. 1)/s.e., mean p(class | another), variance")
+    print("label, n, Eq. 1, observed, (observed - Eq. 1)/s.e., mean p(label | another), variance")
     for i in np.argsort(-expected):
         share = observed[i] / NUM_DRAWS_OF_LIST
         print(
@@ -94,8 +94,8 @@ def draw_statistics(path: pathlib.Path) -> None:
         file.write_text(picture.document(), encoding="utf-8")
 
 
-def drawn(labels: scipy.sparse.csr_array, number: int) -> np.ndarray:
-    """Positions that class-aware re-sampling draws."""
+def draw(labels: scipy.sparse.csr_array, number: int) -> np.ndarray:
+    """Positions of examples drawn by class-aware re-sampling, (number,)."""
     return next(iter(sampling.class_aware_indices(labels, number, seed=0))).numpy()
 
 

@@ -1,8 +1,8 @@
-"""The paper's figures, of anyone's data: arrays and scores → `dbl_tf.svg.Picture`.
+"""The paper's figures for any data: functions from arrays and scores to an `svg.Picture`.
 
-Nothing is read, and nothing is known of samplers or models. Where there are more classes than a
-reader can tell apart, a figure shows every class by its rank, without names, or says which it
-leaves out.
+The functions read no files and know neither samplers nor models. Where there are more classes than
+a reader can tell apart, a figure shows every class by its rank, without names, or says which ones
+it leaves out. Texts for readers call a class a label.
 """
 
 import dataclasses
@@ -13,7 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
+from dbl_tf import metrics
+from dbl_tf.statistics import (
+    GROUP_NAMES,
+    HEAD_MIN_COUNT,
+    TAIL_MAX_COUNT,
+    LabelStatistics,
+    is_sparse,
+)
 from pipelines.reports.svg import (
     MAX_ROW_LABEL,
     NAME_LINE,
@@ -30,15 +37,15 @@ MAX_NAMED_CLASSES = 60
 MAX_NAMED_FIELDS = 30
 MAX_MATRIX_CLASSES = 100
 MAX_CURVE_POINTS = 300
-GROUP_COLOURS = {"head": "--blue", "medium": "--orange", "tail": "--red"}
-GROUP_LABELS = {
-    "head": "head, 100 or more",
-    "medium": "medium, 20 to 99",
-    "tail": "tail, fewer than 20 training images",
+GROUP_COLORS = {"head": "--blue", "medium": "--orange", "tail": "--red"}
+# How many training images a label of each group has.
+GROUP_RANGES = {
+    "head": f"{HEAD_MIN_COUNT} or more",
+    "medium": f"{TAIL_MAX_COUNT} to {HEAD_MIN_COUNT - 1}",
+    "tail": f"fewer than {TAIL_MAX_COUNT}",
 }
-MEAN_COLOURS = {"total": "--ink", **GROUP_COLOURS}
+MEAN_COLORS = {"total": "--ink", **GROUP_COLORS}
 
-_FRACTION = dict(low=0.0, high=1.0, percent=True)
 _LOGITS = np.linspace(-6.0, 6.0, 121)
 
 
@@ -47,9 +54,9 @@ class Classes:
     """The classes of a figure, from the most to the least frequent.
 
     Attributes:
-        index: their columns in labels and scores, (C,).
+        index: their columns in arrays of labels and scores, (C,).
         names: C names, in this order.
-        groups: C names of groups, in this order.
+        groups: the group of each class, C names in this order.
     """
 
     index: np.ndarray
@@ -57,21 +64,21 @@ class Classes:
     groups: list[str]
 
     @classmethod
-    def of(cls, names: Sequence[str], counts: Any, groups: Sequence[str]):
-        """Sorts the classes by their training examples."""
+    def of(cls, names: Sequence[str], counts: Any, groups: Sequence[str]) -> "Classes":
+        """Sorts the classes by their numbers of training examples."""
         index = np.argsort(-np.asarray(counts), kind="stable")
         return cls(index, [names[i] for i in index], [groups[i] for i in index])
 
     @classmethod
-    def of_statistics(cls, statistics: LabelStatistics):
+    def of_statistics(cls, statistics: LabelStatistics) -> "Classes":
         """The classes of a training set."""
         group_of = {int(i): name for name in GROUP_NAMES for i in statistics.groups[name]}
         groups = [group_of[i] for i in range(statistics.num_classes)]
         return cls.of(statistics.class_names, statistics.class_counts, groups)
 
     @classmethod
-    def of_scores(cls, scores: Mapping[str, Any]):
-        """The classes of `dbl_tf.evaluation.score`."""
+    def of_scores(cls, scores: Mapping[str, Any]) -> "Classes":
+        """The classes in the content of a `metrics.json`."""
         entries = scores["per_class"]
         counts = [entry["train_count"] for entry in entries.values()]
         return cls.of(list(entries), counts, [entry["group"] for entry in entries.values()])
@@ -85,17 +92,18 @@ class Classes:
         return len(self) > MAX_NAMED_CLASSES
 
     def keys(self) -> list[Key]:
-        """The groups that occur, for a legend."""
+        """A legend of the groups that occur."""
         mark = "dot" if self.by_rank else "bar"
+        present = [name for name in GROUP_NAMES if name in self.groups]
+        units = [""] * (len(present) - 1) + [" training images"]
         return [
-            Key(GROUP_LABELS[name], GROUP_COLOURS[name], mark)
-            for name in GROUP_NAMES
-            if name in self.groups
+            Key(f"{name}, {GROUP_RANGES[name]}{unit}", GROUP_COLORS[name], mark)
+            for name, unit in zip(present, units, strict=True)
         ]
 
     def rank_axis(self) -> Axis:
-        """For figures of all classes without their names."""
-        return Axis("classes by rank, most frequent first", 0, len(self) + 1, whole=True)
+        """The horizontal axis of figures that show classes without their names."""
+        return Axis("labels by rank, most frequent first", 0, len(self) + 1, whole=True)
 
 
 def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarray:
@@ -118,27 +126,10 @@ def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarra
     transposed = labels.T
     with np.errstate(invalid="ignore"):
         mean = np.asarray(transposed @ probability) / counts
-        # Two passes would need the examples of each class; the ratio is at most N²·C², in float64.
+        # Mean of squares minus square of the mean, in float64: computing the deviations would need
+        # the examples of each class one after the other.
         variance = np.asarray(transposed @ probability**2) / counts / mean**2 - 1.0
     return np.maximum(variance, 0.0)
-
-
-def precision_recall_curve(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision of one class at each distinct score, in falling order of scores.
-
-    Args:
-        labels: zeros and ones, (N,), at least a one.
-        scores: (N,).
-
-    Returns:
-        recall and precision, float64 (K,). The area under steps that end at these points is the
-        average precision.
-    """
-    order = np.argsort(scores)[::-1]
-    ranked = scores[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    hits = np.cumsum(np.asarray(labels, bool)[order])[last]
-    return hits / hits[-1], hits / (last + 1.0)
 
 
 def gradient_by_logit(
@@ -148,7 +139,7 @@ def gradient_by_logit(
     target: float,
     logits: np.ndarray = _LOGITS,
 ) -> np.ndarray:
-    """dℓ/dz of one class's loss element, by central differences, for any loss and backend.
+    """Gradient dℓ/dz of one class's element of any loss, by central differences, on any backend.
 
     Args:
         loss: targets and logits, float32 (B, C) → elements (B, C), as `call` of a Keras loss.
@@ -158,7 +149,7 @@ def gradient_by_logit(
         logits: z, (K,).
 
     Returns:
-        float64 (K,). The differences are off by less than 1e-3.
+        float64 (K,), off by less than 1e-3.
     """
     step = 0.02
     values = np.zeros((2 * len(logits), num_classes), np.float32)
@@ -166,7 +157,7 @@ def gradient_by_logit(
     targets = np.zeros_like(values)
     targets[:, index] = target
     elements = keras.ops.convert_to_numpy(loss(targets, values))[:, index].astype(np.float64)
-    # float32 has rounded the logits: the distance is not exactly twice the step.
+    # Rounding to float32 has moved the logits: their distance is not exactly twice the step.
     below, above = np.split(values[:, index].astype(np.float64), 2)
     return (elements[len(logits) :] - elements[: len(logits)]) / (above - below)
 
@@ -174,7 +165,7 @@ def gradient_by_logit(
 def class_shares(
     statistics: LabelStatistics, observed_counts: Any = None, num_draws: int | None = None
 ) -> Picture:
-    """Fig. 2: how often each class is seen, before and after re-sampling.
+    """Fig. 2: how often training sees each class, before and after re-sampling.
 
     Args:
         statistics: of the training set.
@@ -192,30 +183,31 @@ def class_shares(
     keys = [
         Key(
             label,
-            colour,
+            color,
             "dot" if values is not expected else "line" if classes.by_rank else "ring",
         )
-        for label, values, colour in series
+        for label, values, color in series
     ]
     shown = np.concatenate([values for _, values, _ in series])
     low = 10.0 ** math.floor(math.log10(min(shown[shown > 0], default=0.1)))
-    axis = Axis("share of the images that hold the class", low, 1.0, log=True, percent=True)
-    name, title = "class_shares", "How often training sees each class"
+    axis = Axis("share of the images that have the label", low, 1.0, log=True, percent=True)
+    name, title = "class_shares", "How often training sees each label"
     caption = (
-        " shows how frequent a class is in the data and among the images that training is shown; "
-        "Eq. 1 is what drawing a class first, then an image of it, should give (the paper's Fig. "
-        "2). The scale is logarithmic."
+        " shows how frequent a label is in the data and among the images that training is shown. "
+        "Eq. 1 is the share to expect where each draw picks a label first and then an image with "
+        "it (the paper's Fig. 2). The scale is logarithmic."
     )
     if classes.by_rank:
         x, axis = classes.rank_axis(), dataclasses.replace(axis, label="share of the images")
-        panel = Panel(name, title, f"Each place from left to right{caption}", x, axis, keys)
-        for _, values, colour in series:
+        caption = f"Each position from left to right{caption}"
+        panel = Panel(name, title, caption, x, axis, keys)
+        for _, values, color in series:
             if values is expected:
                 line = np.where(values > 0, values, np.nan)
-                panel.line(np.arange(1, len(values) + 1), line, colour)
+                panel.line(np.arange(1, len(values) + 1), line, color)
                 continue
-            for rank in np.flatnonzero(values > 0):
-                panel.dot(rank + 1, values[rank], colour, r=1.8)
+            for rank in np.flatnonzero(values > 0).tolist():
+                panel.dot(rank + 1, values[rank], color, r=1.8)
         return panel.picture()
     panel = Panel(name, title, f"Each row{caption}", axis, classes.names, keys, height=17)
     for row, label in enumerate(classes.names):
@@ -227,21 +219,21 @@ def class_shares(
         )
         if observed_counts is not None:
             tip += f", {percent(observed[row], 2)} drawn"
-        for _, values, colour in series:
+        for _, values, color in series:
             if values[row] > 0:
-                panel.dot(values[row], row, colour, tip, ring=values is expected)
+                panel.dot(values[row], row, color, tip, ring=values is expected)
     return panel.picture()
 
 
 def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
-    """Fig. 5, upper part: p(i given j), column i, row j, from the most frequent class on."""
+    """Fig. 5, upper part: p(i given j) in column i and row j, the most frequent class first."""
     classes = Classes.of_statistics(statistics)
     chosen = np.arange(len(classes))
     left_out = ""
     if len(classes) > MAX_MATRIX_CLASSES:
         chosen = np.linspace(0, len(classes) - 1, MAX_NAMED_FIELDS).round().astype(int)
         left_out = (
-            f" Shown are {len(chosen)} of the {len(classes):,} classes, evenly spaced from the "
+            f" Shown are {len(chosen)} of the {len(classes):,} labels, evenly spaced from the "
             "most to the least frequent."
         )
     names = [classes.names[i] for i in chosen]
@@ -251,59 +243,61 @@ def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
     size = len(names)
     if size > MAX_NAMED_FIELDS:
         names = [""] * size
-        left_out = " Names have no room here; both ways, the most frequent class comes first."
+        left_out = " There is no room for names; rows and columns start with the most frequent."
     panel = Panel(
         "conditional_probability",
-        "Which classes come together",
-        "The stronger a field's colour, the more of the training images that hold the row's class "
-        "hold the column's class too, p(column given row) (the paper's Fig. 5). Columns that are "
-        "strong throughout are classes which come along whenever others are re-sampled." + left_out,
+        "Which labels occur together",
+        "The stronger the color of a field, the more of the training images with the row's label "
+        "also have the column's label, p(column given row) (the paper's Fig. 5). A column that is "
+        "strong throughout belongs to a label that comes along whenever others are re-sampled."
+        + left_out,
         names,
         names,
         [Key("none to all of the row's images", "--blue", "ramp")],
         height=max(3, round(250 / size)),
     )
-    panel.shade(matrix, "of images with {row}, {value} hold {column}" if any(names) else "")
+    panel.shade(matrix, "of the images with {row}, {value} have {column}" if any(names) else "")
     return panel.picture()
 
 
 def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Picture:
-    """Fig. 5, lower part: what `within_class_variance` gives.
+    """Fig. 5, lower part: the variance of draws within each class.
 
     Args:
         statistics: of the training set.
-        variance: (C,), NaN for a class without examples.
+        variance: of `within_class_variance`, (C,), NaN for a class without examples.
     """
-    return _bars_by_class(
+    return _values_by_class(
         "within_class_variance",
-        "How unequally images of a class are drawn",
-        "Variance of the expected draws of the images within a class, their mean being 1: 0 means "
-        "that every image of the class is shown equally often; a high value, that a few images "
-        "which hold rare classes too stand for the whole class (the paper's Fig. 5).",
+        "How unequally the images of a label are drawn",
+        "Variance of the expected draws of the images with a label, divided by their mean: 0 means "
+        "that training is shown every image of the label equally often; a high value, that a few "
+        "images, which have rare labels too, stand for all of them (the paper's Fig. 5).",
         Classes.of_statistics(statistics),
         variance,
-        Axis("variance of normalised draws", 0, _round_up(np.nanmax(variance, initial=0.1))),
+        Axis("variance of normalized draws", 0, _round_up(np.nanmax(variance, initial=0.1))),
     )
 
 
 def average_precision_by_class(scores: Mapping[str, Any]) -> Picture:
-    """AP of each class, with what guessing would reach.
+    """Average precision of each class, next to what guessing would reach.
 
     Args:
-        scores: of `dbl_tf.evaluation.score`.
+        scores: the content of a `metrics.json`.
     """
-    entries = list(scores["per_class"].values())
-    values = np.array([math.nan if e["ap"] is None else e["ap"] for e in entries])
+    entries = scores["per_class"].values()
     chance = np.array([e["test_count"] for e in entries]) / max(scores["num_test_examples"], 1)
-    return _bars_by_class(
+    classes = Classes.of_scores(scores)
+    return _values_by_class(
         "average_precision",
-        "How well each class is found",
-        "Average precision on the test images: 100 % puts every image of the class before all "
-        "others. Guessing would reach the upright mark, the share of test images that hold the "
-        "class. Classes are ordered by their number of training images.",
-        Classes.of_scores(scores),
-        values,
-        Axis("average precision", **_FRACTION),
+        "How well each label is found",
+        "Average precision on the test images: 100 % ranks every image with the label before all "
+        f"others. Guessing would reach the {'line' if classes.by_rank else 'vertical mark'}, the "
+        "share of test images with the label. Labels are ordered by their number of training "
+        "images.",
+        classes,
+        metrics.AVERAGE_PRECISION.read(scores),
+        Axis("average precision", 0, 1, percent=True),
         chance,
     )
 
@@ -311,22 +305,24 @@ def average_precision_by_class(scores: Mapping[str, Any]) -> Picture:
 def gain_by_class(
     name: str, title: str, caption: str, scores: Mapping[str, Any], gain: np.ndarray
 ) -> Picture:
-    """Fig. 6: what a method adds to the AP of each class.
+    """Fig. 6: how much one variant changes the average precision of each class.
 
     Args:
         name: stem of the file.
         title: of the figure.
         caption: what is compared.
-        scores: of any of the runs: names, counts and groups of the classes.
-        gain: (C,), differences of AP, fractions of 1; NaN where AP is not defined.
+        scores: the content of any run's `metrics.json`, for names, counts and groups.
+        gain: (C,), differences of average precision, fractions of 1; NaN where it is not defined.
     """
+    classes = Classes.of_scores(scores)
     points = 100 * np.asarray(gain, np.float64)
     bound = _round_up(np.nanmax(np.abs(points), initial=5.0))
-    return _bars_by_class(
+    losses = "Dots below 0" if classes.by_rank else "Bars to the left"
+    return _values_by_class(
         name,
         title,
-        caption,
-        Classes.of_scores(scores),
+        f"{caption} {losses} are losses.",
+        classes,
         points,
         Axis("change of average precision, percentage points", -bound, bound),
     )
@@ -335,49 +331,49 @@ def gain_by_class(
 def loss_gradients(
     loss: Callable[[Any, Any], Any], statistics: LabelStatistics, label: str
 ) -> list[Picture]:
-    """Fig. 3: gradient of a loss by logit, of positives and of negatives, beside BCE.
+    """Fig. 3: gradient of a loss by logit, for positives and for negatives, next to that of BCE.
 
     Args:
-        loss: as of `gradient_by_logit`, without weights of examples or classes.
+        loss: as for `gradient_by_logit`, without weights of examples or classes.
         statistics: of the training set; the most and the least frequent class are drawn.
-        label: what the loss is called.
+        label: the name of the loss.
     """
     classes = Classes.of_statistics(statistics)
     present = [i for i in classes.index if statistics.class_counts[i] > 0]
     ends = {"most frequent": present[0], "rarest": present[-1]}
     pictures = []
     for target, name, pull, high, low in (
-        (1.0, "positives", "upwards where the image holds the class", 0, -1),
-        (0.0, "negatives", "downwards where it does not", 1, 0),
+        (1.0, "positives", "up where the image has the label", 0, -1),
+        (0.0, "negatives", "down where the image does not have the label", 1, 0),
     ):
         bce = 1.0 / (1.0 + np.exp(-_LOGITS)) - target
         curves = {
-            f"{label}, {which} class ({statistics.class_names[i]})": gradient_by_logit(
+            f"{label}, {which} label ({statistics.class_names[i]})": gradient_by_logit(
                 loss, statistics.num_classes, i, target
             )
             for which, i in ends.items()
         }
         first, second = curves.values()
         if np.allclose(first, second, atol=1e-3):
-            curves = {f"{label}, all classes": first}
-        colours = ("--blue", "--red")
+            curves = {f"{label}, all labels": first}
+        colors = ("--blue", "--red")
         drawn = np.concatenate([bce, *curves.values()])
         panel = Panel(
             f"loss_gradient_{name}",
             f"Pull of the loss on {name}",
-            f"How strongly one image pulls the logit {pull}, dℓ/dz, before weights; to the right "
-            "the model is surer that the class is present (the paper's Fig. 3). Where the curve is "
-            "at 0, training no longer pushes.",
+            f"How strongly one image pulls the logit {pull}: dℓ/dz, before weights (the paper's "
+            "Fig. 3). Further to the right, the model is surer that the image has the label. Where "
+            "a curve is at 0, training no longer pushes.",
             Axis("logit z", -6, 6),
             Axis("gradient dℓ/dz", min(low, np.min(drawn)), max(high, np.max(drawn))),
             [
                 Key("binary cross-entropy", "--grey", "dash"),
-                *(Key(k, c, "line") for k, c in zip(curves, colours, strict=False)),
+                *(Key(k, c, "line") for k, c in zip(curves, colors, strict=False)),
             ],
             height=170,
         )
-        for curve, colour in zip(curves.values(), colours, strict=False):
-            panel.line(_LOGITS, curve, colour)
+        for curve, color in zip(curves.values(), colors, strict=False):
+            panel.line(_LOGITS, curve, color)
         panel.line(_LOGITS, bce, "--grey", dashed=True)
         pictures.append(panel.picture())
     return pictures
@@ -390,81 +386,83 @@ def precision_recall(
     statistics: LabelStatistics,
     scores: Mapping[str, Any],
 ) -> list[Picture]:
-    """Precision–recall curves of up to three classes of each group: its best, middle and worst.
+    """Precision-recall curves of up to three classes of each group: its best, middle and worst.
 
     Args:
         labels: multi-hot (N, C) of the test split.
         probabilities: (N, C).
-        thresholds: (C,), where each class counts as present.
+        thresholds: (C,), from which on a class is given to an image.
         statistics: of the training set.
-        scores: of `dbl_tf.evaluation.score` for these.
+        scores: the content of `metrics.json` for these.
     """
     labels = np.asarray(labels, bool)
-    entries = [scores["per_class"][name] for name in statistics.class_names]
-    average_precision = np.array([math.nan if e["ap"] is None else e["ap"] for e in entries])
+    average_precision = metrics.AVERAGE_PRECISION.read(scores)
     pictures = []
     for group, members in statistics.groups.items():
         members = members[~np.isnan(average_precision[members])]
         if not len(members):
             continue
         ranked = members[np.argsort(-average_precision[members], kind="stable")]
-        examples = dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]])
+        examples = list(dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]]))
+        which = {1: f"The one {group} label", 2: f"Both {group} labels"}.get(
+            len(members), f"Best, middle and worst of the {len(members)} {group} labels"
+        )
         styles = (("--blue", False), ("--green", True), ("--red", False))
         keys = [
             Key(
                 f"{shortened(statistics.class_names[i], 190)}, AP {percent(average_precision[i])}",
-                colour,
+                color,
                 "dash" if dashed else "line",
             )
-            for i, (colour, dashed) in zip(examples, styles, strict=False)
+            for i, (color, dashed) in zip(examples, styles, strict=False)
         ]
         panel = Panel(
             f"precision_recall_{group}",
-            f"Precision and recall: {group} classes",
-            f"Best, middle and worst of the {len(members)} {group} classes with test images: how "
-            "many of the images that get the tag really have it (precision), as more and more of "
-            "those that have it are found (recall). Dots: at the chosen threshold.",
-            Axis("recall", **_FRACTION),
-            Axis("precision", **_FRACTION),
+            f"Precision and recall: {group} labels",
+            f"{which} with test images: how many of the images that are given the label have it "
+            "(precision), as more and more of those that have it are found (recall). A dot is at "
+            "the label's threshold.",
+            Axis("recall", 0, 1, percent=True),
+            Axis("precision", 0, 1, percent=True),
             keys,
         )
-        for i, (colour, dashed) in zip(examples, styles, strict=False):
-            recall, precision = precision_recall_curve(labels[:, i], probabilities[:, i])
-            kept = _thinned(recall)
+        for i, (color, dashed) in zip(examples, styles, strict=False):
+            curve = metrics.precision_recall_curve(labels[:, i], probabilities[:, i])
+            kept = _thinned(curve.recall)
             panel.line(
-                np.append(0.0, recall[kept]),
-                np.append(precision[0], precision[kept]),
-                colour,
+                np.append(0.0, curve.recall[kept]),
+                np.append(curve.precision[0], curve.precision[kept]),
+                color,
                 dashed=dashed,
                 steps=True,
             )
-            predicted = probabilities[:, i] >= thresholds[i]
-            if predicted.any():
-                hits = np.count_nonzero(predicted & labels[:, i])
+            accepted = np.flatnonzero(curve.thresholds >= thresholds[i])
+            if len(accepted):
                 panel.dot(
-                    hits / np.count_nonzero(labels[:, i]),
-                    hits / np.count_nonzero(predicted),
-                    colour,
-                    f"{statistics.class_names[i]} from probability {thresholds[i]:.3f} on",
+                    curve.recall[accepted[-1]],
+                    curve.precision[accepted[-1]],
+                    color,
+                    f"{statistics.class_names[i]} at probability {thresholds[i]:.3f}",
                 )
         pictures.append(panel.picture())
     return pictures
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> list[Picture]:
-    """Loss, and mAP of the val split where there is one, by epoch.
+    """Loss by epoch, and mAP on the val split where it was measured.
 
     Args:
-        history: columns "epoch", "loss" and "val_map" where it was measured; NaN where it was not.
+        history: columns by name: "epoch", "loss" and perhaps "val_map"; NaN where an epoch has no
+            value.
     """
     epochs = np.asarray(history["epoch"], np.float64) + 1
     pictures = []
     for column, title, label, caption in (
-        ("loss", "Loss in training", "mean loss", "Mean loss of the training images by epoch."),
+        ("loss", "Loss in training", "mean loss", "Mean loss of the training images, by epoch."),
         (
             "val_map",
             "Quality in training",
-            "mAP of val",
+            "mAP on val",
             "Mean average precision on the images set aside (val), after each epoch.",
         ),
     ):
@@ -475,7 +473,7 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> list[Picture]:
         if column == "loss":
             axis = Axis(label, 0, _round_up(finite.max()) or 1.0)
         else:
-            axis = Axis(label, **_FRACTION)
+            axis = Axis(label, 0, 1, percent=True)
         x = Axis("epoch", 0, max(epochs[-1], 1), whole=True)
         panel = Panel(f"training_{column}", title, caption, x, axis, height=170)
         panel.line(epochs, values, "--blue")
@@ -492,23 +490,24 @@ def map_by_variant(
     means: Mapping[str, Sequence[float]],
     deviations: Mapping[str, Sequence[float]],
 ) -> Picture:
-    """mAP in total and by group of several variants.
+    """mAP of several variants, in total and by group.
 
     Args:
-        names: K variants.
-        means: K mean mAP of "total" and each group, fractions of 1; NaN where not defined.
-        deviations: K standard deviations over seeds likewise, NaN where there is one seed.
+        names: of K variants.
+        means: for "total" and each group the mean mAP of the K variants, fractions of 1; NaN where
+            it is not defined.
+        deviations: the standard deviations over seeds in the same form, NaN of a single seed.
     """
     shown = {group: mean for group, mean in means.items() if np.isfinite(mean).any()}
     lines = max(len(wrapped(name, MAX_ROW_LABEL)) for name in names)
     panel = Panel(
         "comparison_map",
         "mAP of each variant",
-        "Mean average precision over all classes (ring) and by group; bars are one standard "
-        "deviation over seeds to each side.",
-        Axis("mAP", **_FRACTION),
+        "Mean average precision over all labels (ring) and by group (dots)."
+        + _explain_deviations("horizontal", deviations),
+        Axis("mAP", 0, 1, percent=True),
         names,
-        [Key(g, MEAN_COLOURS[g], "ring" if g == "total" else "dot") for g in shown],
+        [Key(g, MEAN_COLORS[g], "ring" if g == "total" else "dot") for g in shown],
         height=max(22, lines * NAME_LINE + 3),
     )
     for group, mean in shown.items():
@@ -517,9 +516,9 @@ def map_by_variant(
                 continue
             if math.isfinite(deviation):
                 ends = (value - deviation, value + deviation)
-                panel.bar(*ends, row, MEAN_COLOURS[group], thick=0.1)
+                panel.bar(*ends, row, MEAN_COLORS[group], thick=0.1)
             tip = f"{names[row]}: {group} {percent(value)}"
-            panel.dot(value, row, MEAN_COLOURS[group], tip, ring=group == "total")
+            panel.dot(value, row, MEAN_COLORS[group], tip, ring=group == "total")
     return panel.picture()
 
 
@@ -531,43 +530,51 @@ def map_by_value(
     means: Mapping[str, Sequence[float]],
     deviations: Mapping[str, Sequence[float]],
 ) -> Picture:
-    """Fig. 7: mAP against one parameter of the loss.
+    """Fig. 7: mAP against one setting, such as a parameter of the loss.
 
     Args:
         name: stem of the file.
         title: of the figure.
         parameter: its symbol.
-        values: K values, rising.
-        means: K mean mAP of "total" and each group, fractions of 1; NaN where not defined.
-        deviations: K standard deviations over seeds likewise, NaN where there is one seed.
+        values: its K values, rising.
+        means: as for `map_by_variant`.
+        deviations: as for `map_by_variant`.
     """
     log = values[0] > 0 and values[-1] / values[0] >= 8
     margin = 0 if log else 0.05 * (values[-1] - values[0])
     low, high = (values[0] / 1.15, values[-1] * 1.15) if log else (values[0], values[-1])
     shown = {group: mean for group, mean in means.items() if np.isfinite(mean).any()}
-    finite = np.array([v for mean in shown.values() for v in mean if math.isfinite(v)])
-    bottom, top = max(0.0, finite.min() - 0.05), min(1.0, finite.max() + 0.05)
+    finite = [v for mean in shown.values() for v in mean if math.isfinite(v)]
+    bottom = max(0.0, min(finite, default=0.0) - 0.05)
+    top = min(1.0, max(finite, default=1.0) + 0.05)
     panel = Panel(
         name,
         title,
-        f"Mean average precision of runs that differ in {parameter} alone (the paper's Fig. 7); "
-        "upright lines are one standard deviation over seeds.",
+        f"Mean average precision of runs that differ only in {parameter} (the paper's Fig. 7)."
+        + _explain_deviations("vertical", deviations),
         Axis(f"{parameter}, logarithmic" if log else parameter, low - margin, high + margin, log),
         Axis("mAP", bottom, top, percent=True),
-        [Key(g, MEAN_COLOURS[g], "dash" if g == "total" else "line") for g in shown],
+        [Key(g, MEAN_COLORS[g], "dash" if g == "total" else "line") for g in shown],
     )
     for group, mean in shown.items():
-        panel.line(values, mean, MEAN_COLOURS[group], dashed=group == "total")
+        panel.line(values, mean, MEAN_COLORS[group], dashed=group == "total")
         for x, value, deviation in zip(values, mean, deviations[group], strict=True):
             if math.isfinite(value):
                 tip = f"{parameter} = {x:g}: {group} {percent(value)}"
-                panel.dot(x, value, MEAN_COLOURS[group], tip)
+                panel.dot(x, value, MEAN_COLORS[group], tip)
                 if math.isfinite(deviation):
-                    panel.whisker(x, value - deviation, value + deviation, MEAN_COLOURS[group])
+                    panel.whisker(x, value - deviation, value + deviation, MEAN_COLORS[group])
     return panel.picture()
 
 
-def _bars_by_class(
+def _explain_deviations(direction: str, deviations: Mapping[str, Sequence[float]]) -> str:
+    """The sentence about the lines of standard deviations, where there are any."""
+    if not any(np.isfinite(values).any() for values in deviations.values()):
+        return ""
+    return f" The {direction} lines reach one standard deviation over seeds to each side."
+
+
+def _values_by_class(
     name: str,
     title: str,
     caption: str,
@@ -576,7 +583,7 @@ def _bars_by_class(
     axis: Axis,
     marks: np.ndarray | None = None,
 ) -> Picture:
-    """A bar for each class; a dot by rank where there are too many to name."""
+    """Bars by class, or dots by rank where there are too many classes to name each."""
     values = values[classes.index]
     marks = None if marks is None else marks[classes.index]
     keys = classes.keys()
@@ -584,11 +591,12 @@ def _bars_by_class(
         keys.append(Key("guessing", "--ink", "tick" if not classes.by_rank else "line"))
     missing = int(np.isnan(values).sum())
     if missing:
-        caption += f" {missing:,} of {len(classes):,} have no value: nothing to measure it on."
+        have = "has" if missing == 1 else "have"
+        caption += f" {missing:,} of {len(classes):,} labels {have} no images to measure this on."
     if classes.by_rank:
         panel = Panel(name, title, caption, classes.rank_axis(), axis, keys, height=240)
-        for rank in np.flatnonzero(~np.isnan(values)):
-            panel.dot(rank + 1, values[rank], GROUP_COLOURS[classes.groups[rank]], r=1.8)
+        for rank in np.flatnonzero(~np.isnan(values)).tolist():
+            panel.dot(rank + 1, values[rank], GROUP_COLORS[classes.groups[rank]], r=1.8)
         if marks is not None:
             panel.line(np.arange(1, len(marks) + 1), marks, "--ink")
         return panel.picture()
@@ -596,15 +604,15 @@ def _bars_by_class(
     for row, label in enumerate(classes.names):
         if not math.isnan(values[row]):
             shown = percent(values[row]) if axis.percent else f"{values[row]:.3g}"
-            colour = GROUP_COLOURS[classes.groups[row]]
-            panel.bar(0, values[row], row, colour, f"{label}: {shown}")
+            color = GROUP_COLORS[classes.groups[row]]
+            panel.bar(0, values[row], row, color, f"{label}: {shown}")
         if marks is not None:
             panel.tick(marks[row], row, "--ink")
     return panel.picture()
 
 
 def _thinned(recall: np.ndarray) -> np.ndarray:
-    """Points of a curve that can be told apart: where recall rises, evenly spaced."""
+    """Where recall rises: the points that change the drawing, thinned evenly if there are many."""
     risen = np.flatnonzero(np.diff(recall, prepend=0.0) > 0)
     if len(risen) > MAX_CURVE_POINTS:
         risen = risen[np.linspace(0, len(risen) - 1, MAX_CURVE_POINTS).round().astype(int)]

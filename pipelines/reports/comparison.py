@@ -1,4 +1,4 @@
-"""The comparison of several runs on one data set, methods by seeds, as one HTML page."""
+"""The comparison of several runs on one data set, methods by seeds: an HTML page and its tables."""
 
 import dataclasses
 import math
@@ -8,16 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from dbl_tf import methods
+from dbl_tf import methods, metrics
+from dbl_tf.messages import first_few
+from dbl_tf.metrics import TOTAL_AND_GROUPS
 from dbl_tf.statistics import GROUP_NAMES
 from pipelines.reports import charts, pages, published
-from pipelines.reports.svg import Picture, escape
+from pipelines.reports.svg import Picture, escape, percent
 
-# Fields of a configuration that do not change what is learned, or number its repetitions.
+# Fields of a configuration that do not change what a run learns, or only number its repetitions.
 _NOT_SETTINGS = {
     "seed", "run_dir", "cache_dir", "export", "checkpoint_every", "strategy", "check_images",
     "rebalance",
 }  # fmt: skip
+# Settings and scores of a run: its configuration by name, and the content of its `metrics.json`.
+Run = tuple[Mapping[str, Any], Mapping[str, Any]]
+
 _SYMBOLS = {"alpha": "α", "beta": "β", "mu": "μ", "lambda_": "λ", "kappa": "κ"}
 
 
@@ -25,24 +30,24 @@ def write_comparison(
     path: str | os.PathLike,
     *,
     title: str,
-    runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    runs: Sequence[Run],
     figures_dir: str | os.PathLike | None = None,
 ) -> None:
     """Writes the comparison of several runs on one data set, and its figures as SVG files.
 
-    Runs that differ in their seed alone are one variant, of which mean and standard deviation are
-    shown. Where variants differ in one number, such as β, mAP is plotted against it.
+    Runs that differ only in their seed are one variant, shown by mean and standard deviation.
+    Where variants differ in one number, such as β, mAP is plotted against it.
 
     Args:
         path: of the HTML file.
         title: its heading.
-        runs: (config, scores) of each run, its settings by name and what `dbl_tf.evaluation.score`
-            gives. The first variant is the one that the others are compared with.
-        figures_dir: folder of the figures; `figures` beside the page if None.
+        runs: settings and scores of each. The first variant is the one that the others are
+            compared with.
+        figures_dir: folder of the figures; `figures` next to the page if None.
 
     Raises:
-        ValueError: fewer than two runs, runs whose classes or test images differ, or one that is
-            given twice.
+        ValueError: fewer than two runs, runs whose classes or test images differ, or two runs of
+            equal settings and seed.
     """
     _check_comparable(runs)
     variants, differing = _variants(runs)
@@ -51,27 +56,26 @@ def write_comparison(
     page.add("<h2>All variants</h2>")
     overview = charts.map_by_variant(
         [v.label for v in variants],
-        {c: [v.mean(c) for v in variants] for c in pages.COLUMNS},
-        {c: [v.deviation(c) for v in variants] for c in pages.COLUMNS},
+        {c.group: [c.mean(v) for v in variants] for c in _MAP_COLUMNS},
+        {c.group: [c.deviation(v) for v in variants] for c in _MAP_COLUMNS},
     )
-    table = _comparison_table(variants)
-    page.add_panels([overview], beside=f'<div class="wide">{table}</div>')
+    page.add_panels([overview], extra=f'<div class="wide">{_comparison_table(variants)}</div>')
     page.add(_published_rows(str(runs[0][0].get("dataset")), variants))
     page.add(_method_list(variants))
 
     sweeps = _sweep_panels(variants, differing)
     if sweeps:
-        page.add("<h2>What the value changes</h2>")
+        page.add("<h2>What the setting changes</h2>")
         page.add_panels(sweeps)
     if len(variants) > 1:
         first = variants[0]
         page.add(
-            f"<h2>Gain and loss by class</h2><p>Bars to the right are tags that a variant finds "
-            f"better than {pages.named(first.label)} does.</p>"
+            "<h2>Gain and loss by label</h2><p>How much better or worse each variant finds each "
+            f"label than {pages.named(first.label)} does.</p>"
         )
         page.add_panels([_gain(f"gain_{k}", first, v) for k, v in enumerate(variants[1:], start=1)])
         if len(variants) > 2:
-            page.add("<details><summary>Step by step: each variant against the one before it")
+            page.add("<details><summary>Step by step: each variant against the previous one")
             page.add("</summary>")
             page.add_panels(
                 [
@@ -80,88 +84,158 @@ def write_comparison(
                 ]
             )
             page.add("</details>")
-        page.add("<h3>Average precision of every tag</h3>", _comparison_classes(variants))
+        page.add("<h3>Average precision of every label</h3>", _comparison_classes(variants))
     if differing:
         page.add("<h2>Settings that differ</h2>", _differing_table(variants, differing))
     page.write(title)
 
 
-def table(
-    runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
-) -> list[dict[str, Any]]:
-    """A row for each variant: its label, number of runs, and mAP in percent.
-
-    Args:
-        runs: as of `write_comparison`.
+def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each run: its method, seed, directory and metrics.
 
     Returns:
-        Rows of "variant", "runs", and of each of total, head, medium and tail the mean under its
-        name, the sample standard deviation over seeds with " sd" behind it, and the published
-        figure with " published" behind it. NaN where there is none.
+        Rows of "method", "seed", "run_dir", "total", "head", "medium", "tail" (of mAP), and the
+        other metrics by heading and group. Fractions of 1; None where a value is not defined.
     """
     rows = []
-    for variant in _variants(runs)[0]:
-        dataset, method = (str(variant.config.get(name)) for name in ("dataset", "method"))
-        known = published.MEAN_AVERAGE_PRECISION.get(dataset, {}).get(method)
-        row: dict[str, Any] = {"variant": variant.label, "runs": len(variant.scores)}
-        for i, column in enumerate(published.GROUPS):
-            row[column] = 100 * variant.mean(column)
-            row[f"{column} sd"] = 100 * variant.deviation(column)
-            row[f"{column} published"] = known[i] if known else math.nan
+    for config, scores in runs:
+        row = {name: config[name] for name in ("method", "seed", "run_dir")}
+        for column in _columns():
+            row[column.name] = _none_for_nan(column.read(scores))
         rows.append(row)
     return rows
 
 
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `table` as text, published figures below those of a variant that has them."""
-    width = max(len("published"), *(len(row["variant"]) for row in rows))
-    columns = published.GROUPS
-    lines = [f"{'mAP %':{width}}  runs" + "".join(f"{column:>16}" for column in columns)]
-    for row in rows:
-        cells = [
-            f"{row[c]:.2f}" + ("" if math.isnan(row[f"{c} sd"]) else f" ± {row[f'{c} sd']:.2f}")
-            for c in columns
-        ]
-        lines.append(
-            f"{row['variant']:{width}}{row['runs']:6}" + "".join(f"{cell:>16}" for cell in cells)
+def variant_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each variant: its label, its number of runs and its metrics.
+
+    Returns:
+        Rows of "variant", "runs", and for each of "total", "head", "medium" and "tail" (of mAP),
+        and the other metrics by heading and group, the mean under its name, the sample standard
+        deviation over seeds with " sd" appended, and for mAP the published value with " published"
+        appended. Metrics that are fractions of 1 are in percent; None where there is no value.
+    """
+    rows = []
+    for variant in _variants(runs)[0]:
+        known = published.mean_average_precision(variant.config)
+        row: dict[str, Any] = {"variant": variant.label, "runs": len(variant.scores)}
+        for column in _columns():
+            factor = 100 if column.metric.percent else 1
+            row[column.name] = _none_for_nan(factor * column.mean(variant))
+            row[f"{column.name} sd"] = _none_for_nan(factor * column.deviation(variant))
+            if column in _MAP_COLUMNS:
+                row[f"{column.name} published"] = known and known[column.position]
+        rows.append(row)
+    return rows
+
+
+def format_table(runs: Sequence[Run]) -> str:
+    """The metrics of all variants as text: a table for each metric by group, one for the others.
+
+    Published values follow below those of a variant that has them.
+    """
+    variants = _variants(runs)[0]
+    by_group: dict[str, list[_Column]] = {}
+    for column in _columns():
+        by_group.setdefault(column.metric.heading_with_unit if column.group else "", []).append(
+            column
         )
-        if not math.isnan(row["total published"]):
-            known = "".join(f"{row[f'{c} published']:>16.2f}" for c in columns)
-            lines.append(f"{'  published':{width}}{'':6}{known}")
+    width = max(len("  published"), *(len(variant.label) for variant in variants))
+    lines = []
+    for corner, members in by_group.items():
+        heads = [column.group or column.metric.heading_with_unit for column in members]
+        lines.append(f"{corner:{width}}  runs" + "".join(f"{head:>16}" for head in heads))
+        for variant in variants:
+            cells = "".join(f"{column.text(variant):>16}" for column in members)
+            lines.append(f"{variant.label:{width}}{len(variant.scores):6}{cells}")
+            known = published.mean_average_precision(variant.config)
+            if known and members[0] in _MAP_COLUMNS:
+                cells = "".join(f"{cell:>16}" for cell in pages.published_cells(known))
+                lines.append(f"{'  published':{width}}{'':6}{cells}")
     return "\n".join(lines)
+
+
+def _none_for_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 @dataclasses.dataclass(frozen=True)
 class _Variant:
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed.
+
+    Attributes:
+        label: what distinguishes it from the other variants.
+        config: settings of its first run.
+        scores: of each run.
+    """
 
     label: str
     config: Mapping[str, Any]
     scores: list[Mapping[str, Any]]
 
-    def means(self, column: str) -> np.ndarray:
-        return np.array([pages.number(scores["mAP"][column]) for scores in self.scores])
-
-    def mean(self, column: str) -> float:
-        return float(np.mean(self.means(column)))
-
-    def deviation(self, column: str) -> float:
-        """Sample standard deviation over seeds; NaN of one."""
-        values = self.means(column)
-        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
     def average_precision(self) -> np.ndarray:
         """Mean over seeds by class, (C,)."""
-        return np.mean(
-            [
-                [pages.number(e["ap"]) for e in scores["per_class"].values()]
-                for scores in self.scores
-            ],
-            axis=0,
-        )
+        return np.mean([metrics.AVERAGE_PRECISION.read(s) for s in self.scores], axis=0)
 
 
-def _check_comparable(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """One number that a comparison shows of each run and variant.
+
+    Attributes:
+        metric: over groups or the split.
+        group: of the metric, "total" or a group's name; empty for a metric over the split.
+    """
+
+    metric: metrics.Metric
+    group: str = ""
+
+    @property
+    def position(self) -> int:
+        """Where the number is among the values of the metric."""
+        return TOTAL_AND_GROUPS.index(self.group) if self.group else 0
+
+    @property
+    def name(self) -> str:
+        """The name of the column in CSV files; those of mAP are named by the group alone."""
+        if self.metric is metrics.MEAN_AVERAGE_PRECISION:
+            return self.group
+        return f"{self.metric.heading} {self.group}".rstrip()
+
+    def read(self, scores: Mapping[str, Any]) -> float:
+        return float(self.metric.read(scores)[self.position])
+
+    def mean(self, variant: _Variant) -> float:
+        """Mean over seeds."""
+        return float(np.mean([self.read(scores) for scores in variant.scores]))
+
+    def deviation(self, variant: _Variant) -> float:
+        """Sample standard deviation over seeds; NaN of a single one."""
+        values = [self.read(scores) for scores in variant.scores]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+    def text(self, variant: _Variant) -> str:
+        return self.metric.text(self.mean(variant), self.deviation(variant))
+
+    def merit(self, variant: _Variant) -> float:
+        """The mean, with its sign changed if lower values are better."""
+        return self.mean(variant) if self.metric.higher_is_better else -self.mean(variant)
+
+
+_MAP_COLUMNS = [_Column(metrics.MEAN_AVERAGE_PRECISION, group) for group in TOTAL_AND_GROUPS]
+
+
+def _columns() -> list[_Column]:
+    """The columns of all metrics that have a heading and are not of single classes."""
+    return [
+        _Column(metric, group)
+        for metric in metrics.METRICS
+        if metric.heading and metric.over != "class"
+        for group in (TOTAL_AND_GROUPS if metric.over == "group" else ("",))
+    ]
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
     if len(runs) < 2:
         raise ValueError(f"a comparison needs at least two runs, got {len(runs)}")
 
@@ -176,18 +250,21 @@ def _check_comparable(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]
         found = data_of(scores)
         pair = f"the runs {runs[0][0].get('run_dir')} and {config.get('run_dir')}"
         if list(found) != list(expected):
-            raise ValueError(f"{pair} cannot be compared: they have different classes")
+            raise ValueError(
+                f"{pair} cannot be compared: they have different labels, "
+                f"{first_few(list(expected))} in one, {first_few(list(found))} in the other"
+            )
         for name in expected:
             if found[name] != expected[name]:
                 raise ValueError(
-                    f"{pair} cannot be compared: class {name!r} is {expected[name][0]} with "
+                    f"{pair} cannot be compared: the label {name!r} is {expected[name][0]} with "
                     f"{expected[name][1]} test images in one, {found[name][0]} with "
                     f"{found[name][1]} in the other"
                 )
 
 
 def _variants(
-    runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    runs: Sequence[Run],
 ) -> tuple[list[_Variant], list[str]]:
     """Variants in the order of their first runs, and the settings in which they differ."""
     fields = [f for f in dict.fromkeys(f for c, _ in runs for f in c) if f not in _NOT_SETTINGS]
@@ -195,7 +272,7 @@ def _variants(
     differing = [f for f in fields if len(set(values[f])) > 1]
     naming = differing
     if "method" in differing:
-        # What follows from the method, such as its sampler, need not be said beside it.
+        # A setting that follows from the method, such as its sampler, does not need to be named.
         naming = ["method"] + [
             f
             for f in differing
@@ -212,8 +289,8 @@ def _variants(
         if repeated:
             directories = [str(runs[k][0].get("run_dir")) for k in members]
             raise ValueError(
-                f"{', '.join(directories)}: runs of equal settings must have different seeds, "
-                f"found seed {repeated[0]} more than once"
+                f"{', '.join(directories)}: runs of equal settings must have different seeds, but "
+                f"seed {repeated[0]} occurs more than once"
             )
         config = runs[members[0]][0]
         words = [
@@ -232,65 +309,55 @@ def _text(value: object) -> str:
 def _comparison_summary(
     title: str,
     variants: Sequence[_Variant],
-    runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    runs: Sequence[Run],
 ) -> str:
     scores = runs[0][1]
+    head, medium, tail = (f"{name} ({charts.GROUP_RANGES[name]})" for name in GROUP_NAMES)
+    ranges = f"{head}, {medium} or {tail} by their number of training images"
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{len(runs)} runs of {len(variants)} "
         f"{'variant' if len(variants) == 1 else 'variants'}, each tested on the same "
-        f"{scores['num_test_examples']:,} images with {len(scores['per_class']):,} tags. Mean "
-        "average precision (mAP) says how well the images that have a tag are put before those "
-        "that have not: 100 % is perfect. Tags are head (100 training images or more), medium (20 "
-        "to 99) or tail (fewer than 20).</p><ul>",
+        f"{scores['num_test_examples']:,} images with {len(scores['per_class']):,} labels. Mean "
+        "average precision (mAP) says how well the images with a label are ranked before those "
+        f"without it: 100 % is perfect. Labels are {ranges}.</p><ul>",
     ]
-    for column, words in (
-        ("total", "over all tags"),
-        ("head", "on head tags"),
-        ("medium", "on medium tags"),
-        ("tail", "on tail tags"),
-    ):
-        ranked = [v for v in variants if not math.isnan(v.mean(column))]
+    for column in _MAP_COLUMNS:
+        ranked = [v for v in variants if not math.isnan(column.mean(v))]
         if len(ranked) < 2:
             continue
-        ranked.sort(key=lambda v: -v.mean(column))
-        best, second = ranked[:2]
-        parts.append(
-            f"<li><b>Best {words}:</b> {pages.named(best.label)} with "
-            f"{_plus_minus(best, column)}, then "
-            f"{pages.named(second.label)} with {_plus_minus(second, column)}.</li>"
+        ranked.sort(key=lambda v: -column.mean(v))
+        leader, runner_up = (
+            f"{pages.named(v.label)} with {percent(column.mean(v), deviation=column.deviation(v))}"
+            for v in ranked[:2]
         )
+        where = "over all labels" if column.group == "total" else f"on {column.group} labels"
+        parts.append(f"<li><b>Best {where}:</b> {leader}, then {runner_up}.</li>")
     names = list(scores["per_class"])
     if len(variants) > 1:
         first = variants[0]
-        best = max(variants[1:], key=lambda v: np.nan_to_num(v.mean("total"), nan=-1.0))
+        best = max(variants[1:], key=lambda v: np.nan_to_num(_MAP_COLUMNS[0].mean(v), nan=-1.0))
         gain = best.average_precision() - first.average_precision()
         defined = np.flatnonzero(~np.isnan(gain))
-        step = f"{pages.named(best.label)} changed against {pages.named(first.label)}"
+        step = f"{pages.named(best.label)} changed compared with {pages.named(first.label)}"
         ups, downs = defined[gain[defined] > 0], defined[gain[defined] < 0]
         ups, downs = ups[np.argsort(-gain[ups])], downs[np.argsort(gain[downs])]
         parts.append(
-            f"<li><b>What {step}:</b> {len(ups)} of {len(defined)} tags are found better"
+            f"<li><b>What {step}:</b> {len(ups)} of {len(defined)} labels are found better"
             f"{_gains(ups, names, gain)}; {len(downs)} worse{_gains(downs, names, gain)}.</li>"
         )
     parts.append("</ul>")
     if min(len(v.scores) for v in variants) == 1:
         parts.append(
-            "<p>A variant of one seed is a single run: with another seed its figures move, so that "
-            "a difference of a few points is no ranking.</p>"
+            "<p>A variant with one seed is a single run. Another seed would change its results, so "
+            "a difference of a few points does not rank two variants.</p>"
         )
     return "".join(parts)
 
 
-def _plus_minus(variant: _Variant, column: str) -> str:
-    deviation = variant.deviation(column)
-    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.1f}"
-    return f"{100 * variant.mean(column):.1f}{spread}\u00a0%"
-
-
 def _gains(index: np.ndarray, names: Sequence[str], gain: np.ndarray) -> str:
     shown = ", ".join(f"{pages.named(names[i])} {_points(gain[i])}" for i in index[:3])
-    return f" (most: {shown})" if shown else ""
+    return f" (most of all {shown})" if shown else ""
 
 
 def _points(difference: float) -> str:
@@ -298,41 +365,54 @@ def _points(difference: float) -> str:
 
 
 def _comparison_table(variants: Sequence[_Variant]) -> str:
-    table = published.MEAN_AVERAGE_PRECISION.get(variants[0].config.get("dataset"), {})
-    best = {c: max((v.mean(c) for v in variants if not math.isnan(v.mean(c))), default=math.nan)
-            for c in pages.COLUMNS}  # fmt: skip
+    """All metrics of all variants, then what is published about their methods."""
+    columns = _columns()
+    best = {c: max((c.merit(v) for v in variants if not math.isnan(c.mean(v))), default=math.nan)
+            for c in columns}  # fmt: skip
     rows = []
     for variant in variants:
         cells = []
-        for column in pages.COLUMNS:
-            cell = pages.percent_cell(variant.mean(column), variant.deviation(column))
-            if variant.mean(column) == best[column] and len(variants) > 1:
+        for column in columns:
+            mean, deviation = column.mean(variant), column.deviation(variant)
+            cell = pages.value_cell(column.metric, mean, deviation)
+            if column.merit(variant) == best[column] and len(variants) > 1:
                 cell = pages.Cell(cell.replace("<td>", "<td><b>").replace("</td>", "</b></td>"))
             cells.append(cell)
         rows.append([pages.name_cell(variant.label), f"{len(variant.scores)}", *cells])
-    heads = ["variant", "seeds", *pages.COLUMNS]
-    for method in dict.fromkeys(v.config.get("method") for v in variants):
-        if method in table:
-            rows.append([f"{method}, published", "–", *(f"{v:.2f}" for v in table[method])])
-    sizes = pages.group_sizes(variants[0].scores[0])
+    heads = ["variant", "seeds", *(_heading(column) for column in columns)]
+    for method, known in {
+        v.config.get("method"): published.mean_average_precision(v.config) for v in variants
+    }.items():
+        if known:
+            of_map = dict(zip(_MAP_COLUMNS, pages.published_cells(known), strict=True))
+            rows.append([f"{method}, published", "–", *(of_map.get(c, "") for c in columns)])
+    sizes = metrics.num_classes_by_group(variants[0].scores[0])
     count = ", ".join(f"{sizes[name]} {name}" for name in GROUP_NAMES)
-    return (
-        f'<p class="muted">mAP in percent, mean ± standard deviation over seeds; {sizes["total"]} '
-        f"classes, {count}. The best of each column is bold.</p>{pages.table(heads, rows)}"
+    meanings = "; ".join(
+        f"{metric.heading}: {metric.description}"
+        for metric in dict.fromkeys(column.metric for column in columns)
     )
+    return (
+        f'<p class="muted">Mean ± standard deviation over seeds; {sizes["total"]} labels, {count}. '
+        f"{escape(meanings)}. The best value of each column is bold.</p>{pages.table(heads, rows)}"
+    )
+
+
+def _heading(column: _Column) -> str:
+    return f"{column.metric.heading_with_unit} {column.group}".rstrip()
 
 
 def _published_rows(dataset: str, variants: Sequence[_Variant]) -> str:
     table = published.MEAN_AVERAGE_PRECISION.get(dataset)
     if table is None:
         return ""
-    rows = [[m, *(f"{v:.2f}" for v in row)] for m, row in table.items()]
+    rows = [[method, *pages.published_cells(row)] for method, row in table.items()]
     backbones = sorted({str(v.config.get("backbone")) for v in variants})
     return (
-        f"<details><summary>All published figures of {escape(dataset)}</summary>"
-        "<p class='muted'>mAP in percent, ResNet-50 pre-trained on ImageNet. The runs here have "
-        f"{escape(', '.join(backbones))}; ltml is the best published loss or sampler since.</p>"
-        f"{pages.table(['method', *pages.COLUMNS], rows)}</details>"
+        f"<details><summary>All published results on {escape(dataset)}</summary>"
+        "<p class='muted'>mAP in percent, of ResNet-50 pre-trained on ImageNet. The runs of this "
+        f"comparison use {escape(', '.join(backbones))}; ltml is the best loss or sampler "
+        f"published since.</p>{pages.table(['method', *TOTAL_AND_GROUPS], rows)}</details>"
     )
 
 
@@ -340,8 +420,8 @@ def _gain(name: str, before: _Variant, after: _Variant) -> Picture:
     return charts.gain_by_class(
         f"comparison_{name}",
         f"{after.label} against {before.label}",
-        f"What {after.label} adds to the average precision of each class that {before.label} "
-        "reaches, means over seeds (the paper's Fig. 6). Bars to the left are losses.",
+        f"How much {after.label} adds to the average precision of each label, compared with "
+        f"{before.label}; means over seeds (the paper's Fig. 6).",
         before.scores[0],
         after.average_precision() - before.average_precision(),
     )
@@ -349,7 +429,7 @@ def _gain(name: str, before: _Variant, after: _Variant) -> Picture:
 
 def _sweep_panels(variants: Sequence[_Variant], differing: Sequence[str]) -> list[Picture]:
     """mAP against the one number in which variants of a method differ, if there is one."""
-    panels = []
+    panels: list[Picture] = []
     for method in dict.fromkeys(v.config.get("method") for v in variants):
         own = [v for v in variants if v.config.get("method") == method]
         fields = [f for f in differing if len({repr(v.config.get(f)) for v in own}) > 1]
@@ -366,8 +446,8 @@ def _sweep_panels(variants: Sequence[_Variant], differing: Sequence[str]) -> lis
                 f"mAP against {symbol}" + (f", {method}" if method else ""),
                 symbol,
                 [v.config[field] for v in own],
-                {c: [v.mean(c) for v in own] for c in pages.COLUMNS},
-                {c: [v.deviation(c) for v in own] for c in pages.COLUMNS},
+                {c.group: [c.mean(v) for v in own] for c in _MAP_COLUMNS},
+                {c.group: [c.deviation(v) for v in own] for c in _MAP_COLUMNS},
             )
         )
     return panels
@@ -383,17 +463,22 @@ def _comparison_classes(variants: Sequence[_Variant]) -> str:
             pages.name_cell(names[i]),
             pages.left_cell(entries[i]["group"]),
             f"{entries[i]['train_count']:,}",
-            *(pages.bar_cell(ap[i], charts.GROUP_COLOURS[entries[i]["group"]]) for ap in values),
+            *(
+                pages.bar_cell(
+                    metrics.AVERAGE_PRECISION, ap[i], charts.GROUP_COLORS[entries[i]["group"]]
+                )
+                for ap in values
+            ),
         ]
         for i in shown
     ]
-    heads = ["tag", "group", "train images", *(v.label for v in variants)]
+    heads = ["label", "group", "train images", *(v.label for v in variants)]
     table = pages.table(heads, rows)
     return f'<p class="muted">In percent, means over seeds.</p>{note}{table}'
 
 
 def _method_list(variants: Sequence[_Variant]) -> str:
-    """What the names of the methods stand for."""
+    """Explains the names of the methods."""
     names = dict.fromkeys(str(v.config.get("method")) for v in variants)
     items = [
         f"<li>{pages.named(name)}: {escape(methods.METHODS[name].summary)}</li>"

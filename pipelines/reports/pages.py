@@ -1,24 +1,22 @@
-"""The parts that pages are made of: frame and style, tables, names, and the files they go to.
+"""What all pages are made of: frame and style, tables, names, and the files they are written to.
 
-A page loads nothing: styles, figures and thumbnails are inside, and it holds no script. All text
-that comes from the user is escaped.
+A page is complete in itself: it contains its styles, figures and thumbnails, loads nothing and runs
+no script. All text that comes from the user is escaped.
 """
 
 import datetime
 import math
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from dbl_tf import atomic
+from dbl_tf import atomic, metrics
 from dbl_tf.statistics import GROUP_NAMES
 from pipelines.reports import charts
 from pipelines.reports.svg import STYLE, Picture, escape
 
-COLUMNS = ("total", *GROUP_NAMES)
 MAX_TABLE_CLASSES = 150
 
 _CSS = """*{box-sizing:border-box}
@@ -61,7 +59,12 @@ _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 class Page:
-    """Collects the parts of a page; writes it and the figures in it."""
+    """A page that is being put together; it ends by writing itself and its figures.
+
+    Args:
+        path: of the HTML file.
+        figures_dir: folder of the figures; `figures` next to the page if None.
+    """
 
     def __init__(self, path: str | os.PathLike, figures_dir: str | os.PathLike | None):
         self.path = pathlib.Path(path)
@@ -73,22 +76,26 @@ class Page:
         """Appends HTML."""
         self.parts.extend(parts)
 
-    def add_panels(self, pictures: Sequence[Picture], beside: str = "") -> None:
+    def add_panels(self, pictures: Sequence[Picture], extra: str = "") -> None:
         """Appends figures with their captions, as many in a row as the screen has room for.
 
         Args:
-            pictures: that become files too.
-            beside: HTML that takes the place of two more.
+            pictures: the figures, which are also written as files.
+            extra: HTML that follows them in the same rows and is two figures wide.
         """
         self.pictures.extend(pictures)
         panels = "".join(
             f"<figure>{p.inline()}<figcaption>{escape(p.caption)}</figcaption></figure>"
             for p in pictures
         )
-        self.add(f'<div class="panels">{panels}{beside}</div>')
+        self.add(f'<div class="panels">{panels}{extra}</div>')
 
     def write(self, title: str) -> None:
-        """Writes the figures and, last, the page."""
+        """Writes the figures and then the page.
+
+        Args:
+            title: plain text, of the browser's tab.
+        """
         self.figures_dir.mkdir(parents=True, exist_ok=True)
         for picture in self.pictures:
             _write(self.figures_dir / f"{picture.name}.svg", picture.document())
@@ -100,19 +107,19 @@ class Page:
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f"<title>{escape(title)}</title><style>{STYLE}\n{_CSS}</style></head><body>\n"
             + "\n".join(self.parts)
-            + f'\n<p class="muted"><small>Made {escape(made)} by dbl_tf. The figures are also '
-            f"files in the folder {named(self.figures_dir.name)}. Figures follow Wu et al., "
+            + f'\n<p class="muted"><small>Made by dbl_tf, {escape(made)}. The folder '
+            f"{named(self.figures_dir.name)} holds the figures as files; they follow Wu et al., "
             "Distribution-Balanced Loss, ECCV 2020.</small></p></body></html>\n",
         )
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    with atomic.replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic.replacing(path) as tmp_path:
+        tmp_path.write_text(text, encoding="utf-8")
 
 
 def named(value: object) -> str:
-    """A name of the user's within a sentence, whatever direction its script runs in."""
+    """A name from the user within a sentence, whichever direction its script runs in."""
     return f"<bdi>{escape(value)}</bdi>"
 
 
@@ -120,43 +127,39 @@ class Cell(str):
     """The element of a table's cell."""
 
 
-def percent_cell(fraction: float, deviation: float = math.nan) -> Cell:
-    """A fraction of 1 in percent, with its standard deviation where there is one."""
-    if math.isnan(fraction):
-        return Cell("<td>–</td>")
-    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.2f}"
-    return Cell(f"<td>{100 * fraction:.2f}{spread}</td>")
+def value_cell(metric: metrics.Metric, value: float, deviation: float = math.nan) -> Cell:
+    """A value of a metric, with its standard deviation where there is one."""
+    return Cell(f"<td>{metric.text(value, deviation)}</td>")
 
 
-def bar_cell(fraction: float, colour: str) -> Cell:
-    """A fraction of 1 in percent, with a bar under it."""
-    if math.isnan(fraction):
-        return Cell("<td>–</td>")
+def bar_cell(metric: metrics.Metric, value: float, color: str) -> Cell:
+    """A value of a metric that is a fraction of 1, with a bar of its length below it."""
+    if math.isnan(value):
+        return value_cell(metric, value)
     return Cell(
-        f'<td class="bar" style="--v:{100 * fraction:.1f}%;--c:var({colour})">'
-        f"{100 * fraction:.2f}</td>"
+        f'<td class="bar" style="--v:{100 * value:.1f}%;--c:var({color})">{metric.text(value)}</td>'
     )
 
 
 def name_cell(name: str) -> Cell:
-    """A name, and its whole as a tip where the column is too narrow."""
+    """A name, which appears whole while the pointer is on it if the column is too narrow."""
     return Cell(f'<td title="{escape(name)}">{named(name)}</td>')
 
 
 def left_cell(value: object) -> Cell:
-    """Text that is set to the left."""
+    """Left-aligned text."""
     return Cell(f'<td class="l">{escape(value)}</td>')
 
 
 def table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = ("group",)
 ) -> str:
-    """A table that scrolls in its box.
+    """A table, in a box that scrolls where the table is wider than the page.
 
     Args:
-        heads: of the columns.
-        rows: cells; what is no `Cell` yet is text.
-        left: heads of the columns, beside the first, that are set to the left.
+        heads: headings of the columns.
+        rows: their cells; what is not yet a `Cell` is text.
+        left: headings of the columns that are left-aligned, as the first always is.
     """
     lines = [
         "<tr>"
@@ -172,7 +175,16 @@ def table(
 
 
 def shown_classes(classes: charts.Classes, average_precision: np.ndarray) -> tuple[list[int], str]:
-    """Columns of the classes that a table shows, and what it says of the others."""
+    """The classes that a table shows, and a note about the others.
+
+    Args:
+        classes: all of them.
+        average_precision: (C,), NaN where it is not defined.
+
+    Returns:
+        Their columns in arrays of labels and scores, the most frequent class first; and the note as
+        HTML, empty where all classes are shown.
+    """
     if len(classes) <= MAX_TABLE_CLASSES:
         return [int(i) for i in classes.index], ""
     half = MAX_TABLE_CLASSES // (2 * len(GROUP_NAMES))
@@ -183,23 +195,12 @@ def shown_classes(classes: charts.Classes, average_precision: np.ndarray) -> tup
         ranked = members[np.argsort(-average_precision[members], kind="stable")]
         shown.update(int(i) for i in [*ranked[:half], *ranked[-half:]])
     note = (
-        f'<p class="muted">Shown are {len(shown)} of {len(classes):,} classes: of each group the '
+        f'<p class="muted">Shown are {len(shown)} of {len(classes):,} labels: of each group, the '
         f"{half} best and the {half} worst. The others are in metrics.json.</p>"
     )
     return [int(i) for i in classes.index if int(i) in shown], note
 
 
-def group_sizes(scores: Mapping[str, Any]) -> dict[str, int]:
-    """How many classes there are in total and in each group."""
-    groups = [entry["group"] for entry in scores["per_class"].values()]
-    return {"total": len(groups), **{name: groups.count(name) for name in GROUP_NAMES}}
-
-
-def number(fraction: float | None) -> float:
-    """NaN in place of the None that JSON has."""
-    return math.nan if fraction is None else fraction
-
-
-def and_more(count: int) -> str:
-    """How a list ends that leaves out this many, if any."""
-    return f" and {count} more" if count > 0 else ""
+def published_cells(row: Sequence[float]) -> list[str]:
+    """Published figures in percent, with the digits that were printed."""
+    return [f"{value:.2f}" for value in row]

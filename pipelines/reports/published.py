@@ -1,15 +1,17 @@
-"""Published results on the two benchmarks, mAP in percent: total, head, medium, tail.
+"""Published mAP on the two benchmarks, in percent: total, head, medium and tail.
 
 Tables 1 and 2 of Wu et al., Distribution-Balanced Loss for Multi-Label Classification in
-Long-Tailed Datasets, ECCV 2020; and, as `ltml`, the best published loss or sampler since with the
-same backbone, Guo and Wang, Long-Tailed Multi-Label Visual Recognition by Collaborative Training
-on Uniform and Re-Balanced Samplings, CVPR 2021. All are of ResNet-50 at 224², pre-trained on
-ImageNet.
+Long-Tailed Datasets, ECCV 2020; and, as `ltml`, the best loss or sampler published since then with
+the same backbone: Guo and Wang, Long-Tailed Multi-Label Visual Recognition by Collaborative
+Training on Uniform and Re-Balanced Samplings, CVPR 2021. All results are of ResNet-50 at 224²,
+pre-trained on ImageNet.
 """
 
-GROUPS = ("total", "head", "medium", "tail")
+from collections.abc import Mapping
+from typing import Any
 
-# Data set → method, by its name in `dbl_tf.methods` where it has one → mAP in percent.
+# Data set → method, by its name in `dbl_tf.methods` where it has one → mAP in percent, in the order
+# of `dbl_tf.metrics.TOTAL_AND_GROUPS`.
 MEAN_AVERAGE_PRECISION: dict[str, dict[str, tuple[float, float, float, float]]] = {
     "voc_mlt": {
         "erm": (70.86, 68.91, 80.20, 65.31),
@@ -46,3 +48,13 @@ MEAN_AVERAGE_PRECISION: dict[str, dict[str, tuple[float, float, float, float]]] 
         "ltml": (56.90, 54.13, 60.59, 54.47),
     },
 }
+
+
+def mean_average_precision(config: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    """Published mAP of a run's method on its data set, in percent; None where there is none.
+
+    Args:
+        config: settings of the run, of which "dataset" and "method" are used.
+    """
+    dataset, method = str(config.get("dataset")), str(config.get("method"))
+    return MEAN_AVERAGE_PRECISION.get(dataset, {}).get(method)

@@ -1,4 +1,4 @@
-"""The report of one model on a test split, as one HTML page that opens from disk."""
+"""The report of one model on a test split, as an HTML page that opens from disk."""
 
 import base64
 import io
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dbl_tf import methods
-from dbl_tf.statistics import LabelStatistics, is_sparse
+from dbl_tf import methods, metrics
+from dbl_tf.messages import first_few
+from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
 from pipelines.reports import charts, pages, published
 from pipelines.reports.svg import Picture, escape, percent
 
 MAX_WORST_IMAGES = 12
 _THUMBNAIL = 240
-_TAGS_SHOWN = 5
+_LABELS_SHOWN = 5
 _ROWS_PER_BLOCK = 4096
 
 
@@ -42,7 +43,8 @@ def write_run_report(
 ) -> None:
     """Writes the report of one model on a test split, and its figures as SVG files.
 
-    What is None, because only a training run knows it, is left out, and the page says so.
+    Arguments that only a training run knows may be None; the page leaves out what depends on them,
+    and says so.
 
     Args:
         path: of the HTML file.
@@ -50,27 +52,27 @@ def write_run_report(
         statistics: of the training labels.
         labels: multi-hot (N, C) of the test split, dense or `scipy.sparse`.
         probabilities: (N, C).
-        thresholds: (C,), where each class counts as present.
-        scores: of `dbl_tf.evaluation.score` for these.
+        thresholds: (C,), from which on a class is given to an image.
+        scores: the content of `metrics.json` for these.
         image_names: N names of the test images.
         read_image: position in the test split → uint8 (H, W, 3).
-        config: the run's settings by name; "method", "dataset" and "sampler" are used.
-        history: of `figures.training_curves`.
+        config: the run's settings by name; "method" and "dataset" are interpreted.
+        history: as for `charts.training_curves`.
         loss: targets and logits, float32 (B, C) → elements (B, C), without weights of examples or
             classes.
         train_labels: multi-hot (M, C) of the training split, dense or `scipy.sparse`.
         observed_counts: (C,), how many of the examples that training drew hold each class.
         num_draws: how many examples it drew.
-        figures_dir: folder of the figures; `figures` beside the page if None.
+        figures_dir: folder of the figures; `figures` next to the page if None.
 
     Raises:
-        ValueError: arguments that do not fit each other.
+        ValueError: arguments whose shapes or classes do not agree.
     """
     labels = _dense(labels)
     probabilities, thresholds = np.asarray(probabilities), np.asarray(thresholds, np.float64)
     _check_run(statistics, labels, probabilities, thresholds, scores, image_names)
     if (observed_counts is None) != (num_draws is None):
-        raise ValueError("observed_counts and num_draws are given together, or neither")
+        raise ValueError("observed_counts and num_draws must be given together")
     if observed_counts is not None and np.shape(observed_counts) != (statistics.num_classes,):
         raise ValueError(
             f"observed_counts must be of shape ({statistics.num_classes},), got "
@@ -82,10 +84,10 @@ def write_run_report(
     page.add(_what_the_method_changed(config, statistics, loss, observed_counts, num_draws))
     page.add(_published_of_run(config, scores))
 
-    page.add("<h2>Which tags the model finds, and which it misses</h2>")
+    page.add("<h2>Which labels the model finds, and which it misses</h2>")
     page.add_panels(
         [charts.average_precision_by_class(scores)],
-        beside=f'<div class="wide"><h3>Every tag in numbers</h3>{_class_table(scores)}</div>',
+        extra=f'<div class="wide"><h3>Every label in numbers</h3>{_class_table(scores)}</div>',
     )
     page.add_panels(charts.precision_recall(labels, probabilities, thresholds, statistics, scores))
     page.add(_worst_images(labels, probabilities, thresholds, statistics, image_names, read_image))
@@ -108,20 +110,20 @@ def write_run_report(
         page.add("<h2>How it learned</h2>")
         page.add_panels(learned)
     left_out = [
-        what
-        for what, given in (
+        part
+        for part, given in (
             ("the settings", config),
             ("training curves", history),
             ("the gradient of the loss", loss),
-            ("sampling variance", train_labels is not None),
-            ("frequencies observed in training", observed_counts is not None),
+            ("the variance of draws", train_labels is not None),
+            ("how often training drew each label", observed_counts is not None),
         )
         if not given
     ]
     if left_out:
         page.add(
-            f'<p class="muted">Not shown, since an evaluation without its training run does not '
-            f"know it: {', '.join(left_out)}.</p>"
+            f'<p class="muted">Not shown, because only the training run knows it: '
+            f"{', '.join(left_out)}.</p>"
         )
     if config:
         page.add("<h2>Settings</h2>", _settings(config))
@@ -131,9 +133,9 @@ def write_run_report(
 def mistakes(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How wrong each image is: how far its probabilities lie on the wrong side of the thresholds.
+    """Images by how far their probabilities are on the wrong side of the thresholds.
 
-    The distance is of logits, summed over the classes that are decided wrongly.
+    The distance is that of the logits, summed over the classes with a wrong decision.
 
     Args:
         labels: multi-hot bool (N, C).
@@ -141,7 +143,7 @@ def mistakes(
         thresholds: (C,).
 
     Returns:
-        The positions of images with mistakes, the worst first, and the sum of each.
+        The positions of the images with a wrong decision, the worst first, and their sums.
     """
     total = np.zeros(len(labels))
     limits = _logit(np.asarray(thresholds))
@@ -149,7 +151,7 @@ def mistakes(
         rows = slice(start, start + _ROWS_PER_BLOCK)
         wrong = (probabilities[rows] >= thresholds) != labels[rows]
         total[rows] = (np.abs(_logit(probabilities[rows]) - limits) * wrong).sum(axis=1)
-        # A probability that lies on the threshold is wrong too, by little.
+        # A wrong decision counts even where the probability equals the threshold.
         total[rows] += 1e-9 * wrong.sum(axis=1)
     order = np.argsort(-total, kind="stable")
     order = order[total[order] > 0]
@@ -173,7 +175,10 @@ def _check_run(
     if thresholds.shape != shape[1:]:
         raise ValueError(f"thresholds must be of shape {shape[1:]}, got {thresholds.shape}")
     if tuple(scores["per_class"]) != statistics.class_names:
-        raise ValueError("the scores are of other classes than the statistics")
+        raise ValueError(
+            f"the scores are of the classes {first_few(list(scores['per_class']))}; the statistics "
+            f"are of {first_few(statistics.class_names)}"
+        )
 
 
 def _run_summary(
@@ -184,63 +189,66 @@ def _run_summary(
     probabilities: np.ndarray,
     thresholds: np.ndarray,
 ) -> str:
-    entries = scores["per_class"]
-    tested = {n: e for n, e in entries.items() if e["ap"] is not None}
-    chance = {n: e["test_count"] / max(len(labels), 1) for n, e in tested.items()}
-    ranked = sorted(tested, key=lambda n: -tested[n]["ap"])
+    values = metrics.AVERAGE_PRECISION.read(scores)
+    found = {
+        name: float(value)
+        for name, value in zip(statistics.class_names, values, strict=True)
+        if not math.isnan(value)
+    }
+    counts = {name: scores["per_class"][name]["test_count"] for name in found}
+    chance = {name: count / max(len(labels), 1) for name, count in counts.items()}
+    ranked = sorted(found, key=lambda name: -found[name])
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>The model learned {statistics.num_classes:,} tags from {statistics.num_examples:,} "
+        f"<p>The model learned {statistics.num_classes:,} labels from {statistics.num_examples:,} "
         f"images and was tested on {len(labels):,} images that it had not seen.</p>",
-        _cards(scores["mAP"], pages.group_sizes(scores)),
+        _cards(scores),
     ]
     if ranked:
         guessing = sum(chance.values()) / len(chance)
         parts.append(
-            "<p><b>Mean average precision</b> (mAP) says how well the images that have a tag are "
-            "put before those that have not, on average over tags: 100 % is perfect, guessing "
-            f"would reach {percent(guessing)} here. Tags are head, medium or tail by their number "
-            "of training images.</p><ul>"
+            "<p><b>Mean average precision</b> (mAP) says how well the images with a label are "
+            "ranked before those without it, on average over labels: 100 % is perfect, guessing "
+            f"would reach {percent(guessing)} here. Labels are head, medium or tail by their "
+            "number of training images.</p><ul>"
         )
         count = min(5, (len(ranked) + 1) // 2)
-        parts.append(f"<li><b>Found best:</b> {_tag_list(ranked[:count], tested)}.</li>")
+        parts.append(f"<li><b>Found best:</b> {_with_values(ranked[:count], found)}.</li>")
         worst = ranked[::-1][: min(5, len(ranked) // 2)]
         if worst:
-            parts.append(f"<li><b>Found worst:</b> {_tag_list(worst, tested)}.</li>")
-        hardly = [n for n in ranked if tested[n]["ap"] - chance[n] < 0.1 * (1 - chance[n])]
+            parts.append(f"<li><b>Found worst:</b> {_with_values(worst, found)}.</li>")
+        hardly = [n for n in ranked if found[n] - chance[n] < 0.1 * (1 - chance[n])]
         if hardly:
-            shown = ", ".join(pages.named(n) for n in hardly[:10])
             parts.append(
-                f"<li><b>Hardly better than guessing</b> (less than a tenth of the way to "
-                f"perfect): {shown}{pages.and_more(len(hardly) - 10)}.</li>"
+                "<li><b>Hardly better than guessing</b> (less than a tenth of the way to "
+                f"perfect): {_first_names(hardly)}.</li>"
             )
         chosen_on = scores["F1"]["thresholds_from"]
-        where = (
-            "the training images themselves, for want of others"
+        origin = (
+            "the training images, since there were no others"
             if chosen_on == "train"
             else f"the split {escape(chosen_on)}"
         )
-        predicted = probabilities >= thresholds
-        hits = int((predicted & labels).sum())
-        given, present = int(predicted.sum()), int(labels.sum())
+        given = probabilities >= thresholds
+        num_given, num_present = int(given.sum()), int(labels.sum())
+        num_right = int((given & labels).sum())
+        right = num_right / num_given if num_given else math.nan
         parts.append(
-            f"<li><b>As a tagger</b>, with a threshold of its own for each tag (chosen on "
-            f"{where}), it gives {given:,} tags to the test "
-            f"images, of which {percent(hits / given if given else None)} are right, and finds "
-            f"{percent(hits / present if present else None)} of the {present:,} that are there."
+            "<li><b>Decisions:</b> with a threshold for each label, chosen on "
+            f"{origin}, the model gives {num_given:,} labels to the test images, of which "
+            f"{percent(right)} are right. It finds {percent(num_right / num_present)} of the "
+            f"{num_present:,} labels that the images have."
         )
-        given_ever = predicted.any(axis=0)
-        never = [n for n, ever in zip(entries, given_ever, strict=True) if n in tested and not ever]
+        num_given_of = dict(zip(statistics.class_names, given.sum(axis=0), strict=True))
+        never = [name for name in scores["per_class"] if name in found and not num_given_of[name]]
         if never:
-            shown = ", ".join(pages.named(n) for n in never[:10])
-            parts.append(f" It never gives: {shown}{pages.and_more(len(never) - 10)}.")
+            parts.append(f" It never gives: {_first_names(never)}.")
         parts.append("</li></ul>")
     missing = scores["classes_without_test_positives"]
     if missing:
-        shown = ", ".join(pages.named(n) for n in missing[:10])
         parts.append(
-            f"<p>Without test images, so left out of the means: {shown}"
-            f"{pages.and_more(len(missing) - 10)}.</p>"
+            "<p>Labels without test images, which are left out of the means: "
+            f"{_first_names(missing)}.</p>"
         )
     return "".join(parts)
 
@@ -252,7 +260,7 @@ def _what_the_method_changed(
     observed_counts: Any,
     num_draws: int | None,
 ) -> str:
-    method = methods.METHODS.get(config.get("method"))
+    method = methods.METHODS.get(str(config.get("method")))
     parts = []
     if method is not None:
         parts.append(f"Trained with {pages.named(config['method'])}: {escape(method.summary)}. ")
@@ -260,14 +268,14 @@ def _what_the_method_changed(
     if observed_counts is not None and len(present):
         counts = statistics.class_counts[present]
         for words, i in (
-            ("The rarest tag", present[np.argmin(counts)]),
-            ("The most frequent tag", present[np.argmax(counts)]),
+            ("The rarest label", present[np.argmin(counts)]),
+            ("The most frequent label", present[np.argmax(counts)]),
         ):
             seen = np.asarray(observed_counts)[i] / num_draws
             parts.append(
-                f"{words}, {pages.named(statistics.class_names[i])}, is in "
-                f"{percent(statistics.priors[i])} of the data and was in {percent(seen)} of the "
-                "images that training was shown. "
+                f"{words}, {pages.named(statistics.class_names[i])}, is on "
+                f"{percent(statistics.priors[i])} of the training images and was on "
+                f"{percent(seen)} of the images that training drew. "
             )
     if loss is not None and len(present):
         rarest = int(present[np.argmin(statistics.class_counts[present])])
@@ -278,75 +286,99 @@ def _what_the_method_changed(
         force = float(pull[0]) / 0.1
         if abs(force - 1) > 0.02:
             parts.append(
-                "Where an image does not hold the rarest tag and the model gives it 10 % already, "
-                f"the loss pushes it further down with {percent(force, 0)} of the force that "
-                "binary cross-entropy has there. "
+                "Where an image does not have the rarest label and its probability is already as "
+                f"low as 10 %, the loss pushes it further down with {percent(force, 0)} of the "
+                "force of binary cross-entropy. "
             )
     return f"<p><b>What the method changed.</b> {''.join(parts)}</p>" if parts else ""
 
 
-def _cards(mean: Mapping[str, float | None], sizes: Mapping[str, int]) -> str:
-    words = {
-        "total": "all",
-        "head": "head: 100 training images or more",
-        "medium": "medium: 20 to 99",
-        "tail": "tail: fewer than 20",
-    }
-    cards = "".join(
-        f'<div class="card" style="--c:var({charts.MEAN_COLOURS[name]})">'
-        f"<b>{percent(mean[name])}</b>"
-        f"<small>mAP, {words[name]} ({sizes[name]:,} {'tag' if sizes[name] == 1 else 'tags'})"
-        "</small></div>"
-        for name in pages.COLUMNS
+def _cards(scores: Mapping[str, Any]) -> str:
+    """The metrics of the whole split: a row of cards for each by group, and one for the others."""
+    ranges = {name: f"{name}: {charts.GROUP_RANGES[name]} training images" for name in GROUP_NAMES}
+    words = {"total": "all", **ranges}
+    sizes = metrics.num_classes_by_group(scores)
+    rows, others = [], []
+    for metric in metrics.METRICS:
+        if not metric.heading or metric.over == "class":
+            continue
+        values = metric.read(scores)
+        if metric.over == "split":
+            others.append(_card("--ink", metric, values[0], f": {metric.description}"))
+            continue
+        row = []
+        for name, value in zip(metrics.TOTAL_AND_GROUPS, values, strict=True):
+            unit = "label" if sizes[name] == 1 else "labels"
+            rest = f", {words[name]} ({sizes[name]:,} {unit})"
+            row.append(_card(charts.MEAN_COLORS[name], metric, value, rest))
+        rows.append(row)
+    return "".join(f'<div class="cards">{"".join(row)}</div>' for row in (*rows, others) if row)
+
+
+def _card(color: str, metric: metrics.Metric, value: float, rest: str) -> str:
+    shown = percent(value) if metric.percent else metric.text(value)
+    return (
+        f'<div class="card" style="--c:var({color})"><b>{shown}</b>'
+        f"<small>{escape(metric.heading)}{escape(rest)}</small></div>"
     )
-    return f'<div class="cards">{cards}</div>'
 
 
-def _tag_list(names: Sequence[str], entries: Mapping[str, Any]) -> str:
-    return ", ".join(f"{pages.named(n)} {percent(entries[n]['ap'])}" for n in names)
+def _first_names(names: Sequence[str]) -> str:
+    return first_few([pages.named(name) for name in names], limit=10)
+
+
+def _with_values(names: Sequence[str], values: Mapping[str, float]) -> str:
+    return ", ".join(f"{pages.named(name)} {percent(values[name])}" for name in names)
 
 
 def _published_of_run(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    row = published.MEAN_AVERAGE_PRECISION.get(config.get("dataset"), {}).get(config.get("method"))
+    row = published.mean_average_precision(config)
     if row is None:
         return ""
-    ours = [pages.percent_cell(pages.number(scores["mAP"][name])) for name in pages.COLUMNS]
+    metric = metrics.MEAN_AVERAGE_PRECISION
+    ours = [pages.value_cell(metric, value) for value in metric.read(scores)]
     return pages.table(
-        ["mAP in percent", *pages.COLUMNS],
-        [["this run", *ours], ["published, ResNet-50", *(f"{v:.2f}" for v in row)]],
+        ["mAP in percent", *metrics.TOTAL_AND_GROUPS],
+        [["this run", *ours], ["published, ResNet-50", *pages.published_cells(row)]],
     )
 
 
 def _class_table(scores: Mapping[str, Any]) -> str:
+    """All metrics of each class."""
+    shown_metrics = [m for m in metrics.METRICS if m.heading and m.over == "class"]
+    values = {metric: metric.read(scores) for metric in shown_metrics}
     names, entries = list(scores["per_class"]), list(scores["per_class"].values())
-    values = np.array([pages.number(e["ap"]) for e in entries])
-    shown, note = pages.shown_classes(charts.Classes.of_scores(scores), values)
+    shown, note = pages.shown_classes(
+        charts.Classes.of_scores(scores), metrics.AVERAGE_PRECISION.read(scores)
+    )
     rows = []
     for i in shown:
-        entry, decided = entries[i], entries[i]["at_threshold"]
-        tested = entry["test_count"] > 0
+        entry = entries[i]
+        cells = []
+        for metric in shown_metrics:
+            # Without test images there is nothing that a metric could measure.
+            value = values[metric][i] if entry["test_count"] else math.nan
+            if metric is metrics.AVERAGE_PRECISION:
+                color = charts.GROUP_COLORS[entry["group"]]
+                cells.append(pages.bar_cell(metric, value, color))
+            else:
+                cells.append(pages.value_cell(metric, value))
         rows.append(
             [
                 pages.name_cell(names[i]),
                 pages.left_cell(entry["group"]),
                 f"{entry['train_count']:,}",
                 f"{entry['test_count']:,}",
-                pages.bar_cell(pages.number(entry["ap"]), charts.GROUP_COLOURS[entry["group"]]),
-                *(
-                    pages.percent_cell(decided[key] if tested else math.nan)
-                    for key in ("precision", "recall", "f1")
-                ),
-                f"{decided['threshold']:.3f}",
+                *cells,
+                f"{entry['at_threshold']['threshold']:.3f}",
             ]
         )
-    heads = ["tag", "group", "train images", "test images", "AP %", "precision %", "recall %",
-             "F1 %", "threshold"]  # fmt: skip
-    f1 = scores["F1"]
+    headings = [metric.heading_with_unit for metric in shown_metrics]
+    heads = ["label", "group", "train images", "test images", *headings, "threshold"]
+    meanings = "; ".join(f"{m.heading}: {m.description}" for m in shown_metrics)
     return (
-        "<p class='muted'>Precision, recall and F1 are of the decisions at each tag's threshold, "
-        f"chosen on {escape(f1['thresholds_from'])}; over all decisions F1 is "
-        f"{percent(f1['micro_at_threshold'], 2)}, on average over tags "
-        f"{percent(f1['macro_at_threshold'], 2)}.</p>{note}{pages.table(heads, rows)}"
+        f"<p class='muted'>{escape(meanings)}. Thresholds were chosen on "
+        f"{escape(scores['F1']['thresholds_from'])}.</p>{note}{pages.table(heads, rows)}"
     )
 
 
@@ -361,41 +393,39 @@ def _worst_images(
     worst, _ = mistakes(labels, probabilities, thresholds)
     heading = "<h2>The test images that the model gets most wrong</h2>"
     if not len(worst):
-        return f"{heading}<p>Every tag of every test image is right.</p>"
+        return f"{heading}<p>All labels of all test images are right.</p>"
     names = statistics.class_names
     figures_of_images = []
     for position in worst[:MAX_WORST_IMAGES]:
         truth, row = labels[position], probabilities[position]
-        predicted = row >= thresholds
+        given = row >= thresholds
         lines = [f"<small>{pages.named(image_names[position])}</small>"]
         for words, chosen, mark in (
-            ("right", truth & predicted, ""),
-            ("missed", truth & ~predicted, ' class="no"'),
-            ("wrongly given", ~truth & predicted, ' class="no"'),
+            ("right", truth & given, ""),
+            ("missed", truth & ~given, ' class="no"'),
+            ("wrongly given", ~truth & given, ' class="no"'),
         ):
             index = np.flatnonzero(chosen)
-            # The worst of the missed are the least probable, of the others the most.
+            # Of the missed labels the least probable comes first, of the others the most probable.
             index = index[np.argsort(row[index] if words == "missed" else -row[index])]
             if len(index):
-                tags = ", ".join(
+                items = [
                     f"{pages.named(names[i])} {percent(row[i], 0)} ({percent(thresholds[i], 0)})"
-                    for i in index[:_TAGS_SHOWN]
-                )
-                lines.append(
-                    f"<b{mark}>{words}:</b> {tags}{pages.and_more(len(index) - _TAGS_SHOWN)}"
-                )
+                    for i in index
+                ]
+                lines.append(f"<b{mark}>{words}:</b> {first_few(items, limit=_LABELS_SHOWN)}")
         if not truth.any():
-            lines.append("no tag is there")
+            lines.append("the image has no label")
         figures_of_images.append(
             f"<figure>{_thumbnail(read_image(int(position)), image_names[position])}"
             f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
         )
     return (
-        f"{heading}<p>{len(worst):,} of {len(labels):,} test images have a wrong tag. These "
-        f"{len(figures_of_images)} are the worst: their probabilities lie furthest on the wrong "
-        "side of the tags' thresholds. With each tag stand the model's probability and, in "
-        "brackets, the threshold from which on the tag is given. Some images may be labelled "
-        f'wrongly.</p><div class="thumbs">{"".join(figures_of_images)}</div>'
+        f"{heading}<p>{len(worst):,} of {len(labels):,} test images have a wrong or missing label. "
+        f"The {len(figures_of_images)} worst are shown, whose probabilities are furthest on the "
+        "wrong side of the thresholds. Each label is followed by the model's probability and, in "
+        "parentheses, the threshold from which on the label is given. Some of these images may be "
+        f'labeled wrongly in the data.</p><div class="thumbs">{"".join(figures_of_images)}</div>'
     )
 
 
@@ -403,13 +433,14 @@ def _thumbnail(image: np.ndarray, name: str) -> str:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
-            f"read_image must give uint8 (H, W, 3), gave {image.dtype} {image.shape} for {name}"
+            f"read_image must return uint8 (H, W, 3), returned {image.dtype} {image.shape} for "
+            f"{name}"
         )
     picture = Image.fromarray(image)
     small = max(picture.size) <= _THUMBNAIL // 2
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
-    # A few pixels across, JPEG would blur them.
+    # JPEG would blur an image of few pixels.
     kind = "png" if small else "jpeg"
     picture.save(buffer, kind, **({} if small else {"quality": 80}))
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,7 @@
 """Charts as SVG that follow the reader's light or dark background, in a page or as files.
 
-A panel is as wide as a telephone, so that its text is readable there; a page puts several beside
-each other. Colours are CSS variables: a page and a file define them by the same `STYLE`.
+A panel is as wide as a phone, so that its text is readable there; a wider page puts several next to
+each other. Colors are CSS variables, which pages and files define by the same `STYLE`.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Okabe and Ito's colours, told apart by the colour-blind; lighter where the background is dark.
+# Okabe and Ito's colors, which color-blind readers can tell apart; lighter on a dark background.
 STYLE = """:root{color-scheme:light dark;--paper:#fff;--ink:#1b1b1b;--muted:#5c5c5c;--grid:#dedede;
 --grey:#8c8c8c;--blue:#0072b2;--orange:#d98e00;--red:#c74e00;--green:#00876a;--purple:#b2558a}
 @media(prefers-color-scheme:dark){:root{--paper:#15181c;--ink:#ececec;--muted:#a9adb3;
@@ -31,22 +31,30 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 
 def escape(value: object) -> str:
-    """Text that is safe in HTML and SVG, attributes included; what neither may hold becomes U+FFFD.
+    """Text that is safe in HTML and SVG, attributes included.
 
-    Names of files and classes are the user's, and may hold anything.
+    Names of files and labels come from the user and may hold anything; characters that neither
+    format allows become U+FFFD.
     """
     return html.escape(_UNPRINTABLE.sub("\ufffd", str(value)), quote=True)
 
 
-def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction of 1 as text, such as "38.3 %" (the space does not break); a dash for NaN."""
-    if fraction is None or math.isnan(fraction):
+def percent(fraction: float, digits: int = 1, deviation: float = math.nan) -> str:
+    """A fraction of 1 as part of a sentence, such as "38.3 %"; a dash for NaN.
+
+    Args:
+        fraction: of 1.
+        digits: decimal places; a fraction that they would round to zero gets more.
+        deviation: its standard deviation, "38.3 ± 0.4 %"; NaN where there is none.
+    """
+    if math.isnan(fraction):
         return "–"
-    if digits and 0 < fraction < 0.005 * 0.1**digits:  # would be a zero
+    if digits and 0 < fraction < 0.005 * 0.1**digits:
         number = np.format_float_positional(100 * fraction, 2, fractional=False, trim="-")
     else:
         number = f"{100 * fraction:.{digits}f}"
-    return f"{number}\u00a0%"
+    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.{digits}f}"
+    return f"{number}{spread}\u00a0%"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +65,8 @@ class Picture:
         name: stem of its file.
         title: what it shows.
         caption: one sentence that explains it.
-        width: in pixels at which its text is 11 pixels high.
-        height: likewise.
+        width: in pixels, at which its text is 11 pixels high.
+        height: in pixels.
         body: SVG elements.
     """
 
@@ -70,11 +78,11 @@ class Picture:
     body: str
 
     def inline(self) -> str:
-        """The element for a page that holds `STYLE`."""
+        """The element for a page that defines `STYLE`."""
         return self._element("", "")
 
     def document(self) -> str:
-        """The text of an SVG file of its own."""
+        """The content of an SVG file."""
         style = f'<style>{STYLE}</style><rect width="100%" height="100%" fill="var(--paper)"/>'
         return self._element(f' xmlns="http://www.w3.org/2000/svg" width="{self.width}"', style)
 
@@ -88,7 +96,16 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Numbers from `low` to `high`; percent means fractions of 1, whole that they are counted."""
+    """Numbers from `low` to `high`.
+
+    Attributes:
+        label: what the numbers are.
+        low: the lower end.
+        high: the upper end.
+        log: whether the scale is logarithmic.
+        percent: whether the numbers are fractions of 1, labeled in percent.
+        whole: whether only whole numbers are labeled.
+    """
 
     label: str
     low: float
@@ -98,7 +115,7 @@ class Axis:
     whole: bool = False
 
     def place(self, values: object) -> np.ndarray:
-        """Where values lie between the ends, 0 to 1; values beyond an end lie on it."""
+        """Position of values between the ends, 0 to 1; values beyond an end are put on it."""
         values = np.clip(np.asarray(values, np.float64), self.low, self.high)
         low, high = self.low, self.high
         if self.log:
@@ -106,7 +123,7 @@ class Axis:
         return (values - low) / (high - low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values and their text."""
+        """Round values and their labels."""
         scale, unit = (100, "\u00a0%") if self.percent else (1, "")
         if self.log:
             decades = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
@@ -128,21 +145,21 @@ class Key:
     """An entry of a legend; `mark` is "bar", "line", "dash", "dot", "ring", "tick" or "ramp"."""
 
     label: str
-    colour: str
+    color: str
     mark: str
 
 
 class Panel:
-    """A chart that is being drawn: frame, title, legend and axes at once, then its marks.
+    """A chart that is being drawn. It starts with title, legend and axes; methods add the marks.
 
     Args:
         name: stem of its file.
         title: what it shows.
         caption: one sentence that explains it.
-        x: the axis to the right, or names of columns from left to right.
-        y: the axis upwards, or names of rows from top to bottom.
-        keys: of the legend.
-        height: of the plot area; with rows, of one row.
+        x: the horizontal axis, or names of columns from left to right.
+        y: the vertical axis, or names of rows from top to bottom.
+        keys: entries of the legend.
+        height: of the plot area in pixels; of one row where y holds names.
     """
 
     def __init__(
@@ -156,12 +173,14 @@ class Panel:
         height: int = 200,
     ):
         self.name, self.title, self.caption, self.x, self.y = name, title, caption, x, y
+        self._columns: Sequence[str] = () if isinstance(x, Axis) else x
+        self._rows: Sequence[str] = () if isinstance(y, Axis) else y
         self._elements: list[str] = []
-        top = self._add_title() + 6
+        top: float = self._add_title() + 6
         top = self._add_legend(keys, top) + 9
         if isinstance(y, Axis):
             left = 8 + max(text_width(label) for _, label in y.ticks())
-            self.text(_MARGIN, top + 8, y.label, colour="--muted")
+            self.text(_MARGIN, top + 8, y.label, color="--muted")
             top += _LINE_HEIGHT + 2
         else:
             left = 6 + min(max((text_width(name) for name in y), default=0), MAX_ROW_LABEL)
@@ -173,7 +192,7 @@ class Panel:
         self._add_axes()
 
     def at(self, x: object, y: object) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels of values; where there are rows or columns, of the middle of those counted."""
+        """Values in pixels; the number of a row or column becomes the pixel of its middle."""
         right = _fraction(self.x, x)
         down = 1.0 - _fraction(self.y, y) if isinstance(self.y, Axis) else _fraction(self.y, y)
         return (
@@ -181,8 +200,10 @@ class Panel:
             self.top + down * (self.bottom - self.top),
         )
 
-    def line(self, x: object, y: object, colour: str, *, dashed: bool = False, steps: bool = False):
-        """A line through the points, interrupted where one is NaN; or steps that end at them."""
+    def line(
+        self, x: object, y: object, color: str, *, dashed: bool = False, steps: bool = False
+    ) -> None:
+        """Draws a line through points, or steps that end at them; NaN interrupts it."""
         across, down = self.at(x, y)
         commands, pen_up = [], True
         for i in range(len(across)):
@@ -198,45 +219,48 @@ class Panel:
             pen_up = False
         dash = ' stroke-dasharray="5 3"' if dashed else ""
         self._add(
-            f'<path d="{"".join(commands)}" fill="none" stroke="var({colour})" '
+            f'<path d="{"".join(commands)}" fill="none" stroke="var({color})" '
             f'stroke-width="1.8" stroke-linejoin="round"{dash}/>'
         )
 
     def dot(
-        self, x: float, y: float, colour: str, tip: str = "", *, ring: bool = False, r: float = 3
-    ):
-        """A dot of radius r, or a ring; `tip` is shown where the pointer rests on it."""
+        self, x: float, y: float, color: str, tip: str = "", *, ring: bool = False, r: float = 3
+    ) -> None:
+        """Draws a dot of radius r, or a ring; `tip` appears while the pointer is on it."""
         across, down = self.at(x, y)
-        fill = f'fill="none" stroke="var({colour})" stroke-width="1.6"'
-        fill = fill if ring else f'fill="var({colour})"'
+        fill = f'fill="none" stroke="var({color})" stroke-width="1.6"'
+        fill = fill if ring else f'fill="var({color})"'
         self._add(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{4.5 if ring else r}" {fill}', tip)
 
-    def bar(self, low: float, high: float, row: float, colour: str, tip: str = "", thick=0.62):
-        """A horizontal bar from a value to another."""
+    def bar(
+        self, low: float, high: float, row: int, color: str, tip: str = "", thick: float = 0.62
+    ) -> None:
+        """Draws a horizontal bar between two values; `thick` is its share of the row's height."""
         (start, end), (middle, _) = self.at([low, high], [row, row])
-        thickness = thick * (self.bottom - self.top) / len(self.y)
+        thickness = thick * (self.bottom - self.top) / len(self._rows)
         start, end = min(start, end), max(start, end)
         self._add(
             f'<rect x="{start:.1f}" y="{middle - thickness / 2:.1f}" width="{end - start:.1f}" '
-            f'height="{thickness:.1f}" fill="var({colour})"',
+            f'height="{thickness:.1f}" fill="var({color})"',
             tip,
         )
 
-    def tick(self, value: float, row: float, colour: str):
-        """A short upright mark on a row."""
+    def tick(self, value: float, row: int, color: str) -> None:
+        """Draws a short vertical mark on a row."""
         across, down = self.at(value, row)
-        half = 0.42 * (self.bottom - self.top) / len(self.y)
+        half = 0.42 * (self.bottom - self.top) / len(self._rows)
         self._add(
-            f'<path d="M{across:.1f} {down - half:.1f}V{down + half:.1f}" stroke="var({colour})" '
+            f'<path d="M{across:.1f} {down - half:.1f}V{down + half:.1f}" stroke="var({color})" '
             'stroke-width="2"/>'
         )
 
-    def shade(self, matrix: np.ndarray, tip: str = ""):
-        """Fields for rows and columns, darker the nearer a fraction is to 1.
+    def shade(self, matrix: np.ndarray, tip: str = "") -> None:
+        """Draws a field for each row and column, darker the nearer its fraction is to 1.
 
         Args:
             matrix: fractions, [row, column].
-            tip: shown where the pointer rests on a field, with {row}, {column} and {value}.
+            tip: appears while the pointer is on a field, with {row}, {column} and {value} filled
+                in.
         """
         width = (self.right - self.left) / matrix.shape[1]
         height = (self.bottom - self.top) / matrix.shape[0]
@@ -246,7 +270,8 @@ class Panel:
             across, down = self.left + column * width, self.top + row * height
             value = matrix[row, column]
             if tip:
-                text = tip.format(row=self.y[row], column=self.x[column], value=percent(value))
+                names = {"row": self._rows[row], "column": self._columns[column]}
+                text = tip.format(**names, value=percent(value))
                 self._add(
                     f'<rect x="{across:.1f}" y="{down:.1f}" width="{width:.1f}" '
                     f'height="{height:.1f}" opacity="{value:.2f}"',
@@ -259,11 +284,11 @@ class Panel:
             self._add(f'<path d="{"".join(fields)}" opacity="{shade}"/>')
         self._add("</g>")
 
-    def whisker(self, x: float, low: float, high: float, colour: str):
-        """An upright line between two values of y."""
+    def whisker(self, x: float, low: float, high: float, color: str) -> None:
+        """Draws a vertical line between two values of y."""
         (across, _), (start, end) = self.at([x, x], [low, high])
         self._add(
-            f'<path d="M{across:.1f} {start:.1f}V{end:.1f}" stroke="var({colour})" '
+            f'<path d="M{across:.1f} {start:.1f}V{end:.1f}" stroke="var({color})" '
             'stroke-width="1.2"/>'
         )
 
@@ -272,18 +297,18 @@ class Panel:
         x: float,
         y: float,
         text: str,
-        colour: str = "--ink",
+        color: str = "--ink",
         anchor: str = "start",
         more: str = "",
-    ):
-        """Text at pixels; `more` are attributes."""
+    ) -> None:
+        """Writes text at a place in pixels; `more` are further attributes of the element."""
         self._add(
-            f'<text x="{x:.1f}" y="{y:.1f}" fill="var({colour})" text-anchor="{anchor}"{more}>'
+            f'<text x="{x:.1f}" y="{y:.1f}" fill="var({color})" text-anchor="{anchor}"{more}>'
             f"{escape(text)}</text>"
         )
 
     def picture(self) -> Picture:
-        """What has been drawn."""
+        """The finished chart."""
         return Picture(
             self.name,
             self.title,
@@ -309,8 +334,9 @@ class Panel:
             self.text(_MARGIN, baseline, line, more=' font-size="13" font-weight="600"')
         return baseline
 
-    def _add_legend(self, keys: Sequence[Key], top: int) -> int:
-        across, baseline = _MARGIN, top + 12
+    def _add_legend(self, keys: Sequence[Key], top: float) -> float:
+        across: float = _MARGIN
+        baseline = top + 12
         for key in keys:
             label = shortened(key.label, WIDTH - 2 * _MARGIN - 24)
             width = 24 + text_width(label) + 12
@@ -326,15 +352,15 @@ class Panel:
             for value, label in self.x.ticks():
                 across = self.left + float(self.x.place(value)) * (self.right - self.left)
                 self._add(_rule(f"M{across:.1f} {self.top}V{self.bottom}"))
-                # A label at an end would stand out of the panel.
+                # The label at the right end would reach beyond the panel.
                 shift = min(0, WIDTH - 2 - across - text_width(label) / 2)
                 self.text(across + shift, self.bottom + 14, label, "--muted", "middle")
             self.text(self.right, self.bottom + 30, self.x.label, "--muted", "end")
         else:
-            for column, name in enumerate(self.x):
-                across, _ = self.at(column, 0)
+            for column, name in enumerate(self._columns):
+                across = float(self.at(column, 0)[0])
                 turned = f' transform="rotate(-90 {across + 4:.1f} {self.top - 5})"'
-                space = (_MAX_COLUMN_LABEL, (self.right - self.left) / len(self.x))
+                space = (_MAX_COLUMN_LABEL, (self.right - self.left) / len(self._columns))
                 self._add_name(across + 4, self.top - 5, name, space, turned)
         if isinstance(self.y, Axis):
             for value, label in self.y.ticks():
@@ -342,24 +368,28 @@ class Panel:
                 self._add(_rule(f"M{self.left} {down:.1f}H{self.right}"))
                 self.text(self.left - 5, down + 4, label, "--muted", "end")
         else:
-            for row, name in enumerate(self.y):
-                _, down = self.at(0, row)
-                space = (self.left - _MARGIN - 6, (self.bottom - self.top) / len(self.y))
+            for row, name in enumerate(self._rows):
+                down = float(self.at(0, row)[1])
+                space = (self.left - _MARGIN - 6, (self.bottom - self.top) / len(self._rows))
                 self._add_name(self.left - 6, down + 4, name, space, ' text-anchor="end"')
         self._add(
             f'<path d="M{self.left} {self.top}V{self.bottom}H{self.right}" fill="none" '
             'stroke="var(--muted)"/>'
         )
 
-    def _add_name(self, x: float, y: float, name: str, space: tuple[float, float], more: str):
-        """The name of a row or column, in lines where there is room; its whole as a tip if cut.
+    def _add_name(
+        self, x: float, y: float, name: str, space: tuple[float, float], more: str
+    ) -> None:
+        """Writes the name of a row or column, in several lines where there is room.
+
+        A name that had to be cut appears whole while the pointer is on it.
 
         Args:
-            x: pixels.
-            y: pixels.
-            name: text.
-            space: its length, and the distance to its neighbour.
-            more: attributes.
+            x: in pixels.
+            y: in pixels.
+            name: the text.
+            space: the length available, and the distance to the next name, in pixels.
+            more: further attributes of the element.
         """
         size = min(11.0, space[1])
         width = space[0] * 11.0 / size
@@ -384,13 +414,13 @@ def _fraction(axis: Axis | Sequence[str], values: object) -> np.ndarray:
 
 
 def text_width(text: str) -> float:
-    """Pixels that text of 11 pixels takes at most, about; the reader's font is not known."""
+    """An upper estimate of a text's width in pixels at a font size of 11, whatever the font."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return 6.3 * (len(text) - wide) + 11.5 * wide
 
 
 def shortened(text: str, width: float) -> str:
-    """The text, its end cut off where it is wider."""
+    """The text, cut and ended with "…" where it would be wider."""
     if text_width(text) <= width:
         return text
     while text and text_width(text + "…") > width:
@@ -399,7 +429,7 @@ def shortened(text: str, width: float) -> str:
 
 
 def wrapped(text: str, width: float) -> list[str]:
-    """Lines of words that are not wider; a longer word is cut."""
+    """The words in lines of at most this width; a longer word is cut."""
     lines: list[str] = []
     for word in text.split():
         if lines and text_width(f"{lines[-1]} {word}") <= width:
@@ -414,23 +444,23 @@ def _rule(path: str) -> str:
 
 
 def _legend_mark(key: Key, x: float, y: float) -> str:
-    colour, middle = f"var({key.colour})", x + 10
+    color, middle = f"var({key.color})", x + 10
     if key.mark == "bar":
-        return f'<rect x="{x + 2}" y="{y - 4}" width="16" height="8" fill="{colour}"/>'
+        return f'<rect x="{x + 2}" y="{y - 4}" width="16" height="8" fill="{color}"/>'
     if key.mark == "dot":
-        return f'<circle cx="{middle}" cy="{y}" r="3.5" fill="{colour}"/>'
+        return f'<circle cx="{middle}" cy="{y}" r="3.5" fill="{color}"/>'
     if key.mark == "ring":
         return (
-            f'<circle cx="{middle}" cy="{y}" r="4.5" fill="none" stroke="{colour}" '
+            f'<circle cx="{middle}" cy="{y}" r="4.5" fill="none" stroke="{color}" '
             'stroke-width="1.6"/>'
         )
     if key.mark == "ramp":
         return "".join(
-            f'<rect x="{x + 5 * k}" y="{y - 5}" width="5" height="10" fill="{colour}" '
+            f'<rect x="{x + 5 * k}" y="{y - 5}" width="5" height="10" fill="{color}" '
             f'opacity="{k / 3:.2f}"/>'
             for k in range(4)
         )
     if key.mark == "tick":
-        return f'<path d="M{middle} {y - 5}V{y + 5}" stroke="{colour}" stroke-width="2"/>'
+        return f'<path d="M{middle} {y - 5}V{y + 5}" stroke="{color}" stroke-width="2"/>'
     dash = ' stroke-dasharray="5 3"' if key.mark == "dash" else ""
-    return f'<path d="M{x} {y}H{x + 20}" stroke="{colour}" stroke-width="2"{dash}/>'
+    return f'<path d="M{x} {y}H{x + 20}" stroke="{color}" stroke-width="2"{dash}/>'

@@ -108,19 +108,12 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
     if not done:
         raise ValueError("no run has come to its end:\n" + "\n".join(failed))
     output = pathlib.Path(output_dir)
-    rows = comparison.table(done)
+    rows = comparison.variant_rows(done)
     _write_csv(output / "table.csv", rows)
-    _write_csv(
-        output / "runs.csv",
-        [
-            {"method": config["method"], "seed": config["seed"], "run_dir": config["run_dir"]}
-            | scores["mAP"]
-            for config, scores in done
-        ],
-    )
+    _write_csv(output / "runs.csv", comparison.run_rows(done))
     title = f"{resolved[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
-    return "\n".join([comparison.format_table(rows), *failed, f"report: {output / 'report.html'}"])
+    return "\n".join([comparison.format_table(done), *failed, f"report: {output / 'report.html'}"])
 
 
 def _in_name(value: Any) -> str:

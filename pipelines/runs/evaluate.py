@@ -19,7 +19,8 @@ from pipelines.examples import Examples, LabelledData
 from pipelines.runs import report
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import DataConfig, ResolvedConfig
-from pipelines.runs.scores import Scored, Thresholds
+from pipelines.runs.predictions import write_predictions
+from pipelines.runs.scores import EvaluationResult, Thresholds
 
 BATCH_SIZE = 64
 
@@ -121,9 +122,7 @@ def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pat
     output = pathlib.Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     names = [os.path.relpath(path, folder) for path in paths]
-    run_scores.write_predictions(
-        names, probabilities, model.class_names, output / "predictions.csv", errors
-    )
+    write_predictions(names, probabilities, model.class_names, output / "predictions.csv", errors)
     return output / "predictions.csv"
 
 
@@ -213,20 +212,16 @@ def score_test(
     statistics: LabelStatistics,
     thresholds: Thresholds,
     output_dir: str | os.PathLike,
-) -> Scored:
+) -> EvaluationResult:
     """Predicts and scores the test split; writes `predictions.csv` and `metrics.json`."""
     test = data.splits["test"]
     probabilities = predict(test)
-    scores = run_scores.score(
-        test.labels.toarray(), probabilities, statistics, thresholds.values, thresholds.chosen_on
-    )
+    scores = run_scores.score(test.labels.toarray(), probabilities, statistics, thresholds)
     output = pathlib.Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    run_scores.write_predictions(
-        test.names, probabilities, data.class_names, output / "predictions.csv"
-    )
+    write_predictions(test.names, probabilities, data.class_names, output / "predictions.csv")
     run_scores.write_scores(scores, output / "metrics.json")
-    return Scored(test, data.class_names, statistics, probabilities, thresholds, scores)
+    return EvaluationResult(test, data.class_names, statistics, probabilities, thresholds, scores)
 
 
 @contextlib.contextmanager

@@ -16,20 +16,20 @@ from pipelines.examples import Examples
 from pipelines.reports import run as run_page
 from pipelines.runs import build
 from pipelines.runs.config import ResolvedConfig
-from pipelines.runs.scores import Scored
+from pipelines.runs.scores import EvaluationResult
 
 REPORT = "report.html"
 # Enough draws that the frequencies of rare classes are seen.
 _MAX_STEPS = 20_000
 
 
-def write(scored: Scored, output_dir: str | os.PathLike, *, title: str) -> None:
+def write(result: EvaluationResult, output_dir: str | os.PathLike, *, title: str) -> None:
     """Writes the report of a model whose training is not known here."""
-    _write(scored, output_dir, title=title)
+    _write(result, output_dir, title=title)
 
 
 def write_of_run(
-    scored: Scored,
+    result: EvaluationResult,
     output_dir: str | os.PathLike,
     *,
     config: ResolvedConfig,
@@ -39,16 +39,16 @@ def write_of_run(
     """Writes the report of a run.
 
     Args:
-        scored: its model's answers on the test split.
+        result: its model's predictions of the test split, with their scores.
         output_dir: receives `report.html` and `figures/`.
         config: of the run, resolved.
         train: the examples it was trained on.
         history_path: its `history.csv`.
     """
-    statistics = scored.statistics
+    statistics = result.statistics
     counts, num_draws = observed_counts(config, train, statistics)
     _write(
-        scored,
+        result,
         output_dir,
         title=f"{config.data_name}, {config.method}",
         config=config.flat(),
@@ -79,17 +79,17 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def _write(scored: Scored, output_dir: str | os.PathLike, **known: Any) -> None:
+def _write(result: EvaluationResult, output_dir: str | os.PathLike, **known: Any) -> None:
     path = pathlib.Path(output_dir, REPORT)
     run_page.write_run_report(
         path,
-        statistics=scored.statistics,
-        labels=scored.test.labels,
-        probabilities=scored.probabilities,
-        thresholds=scored.thresholds.values,
-        scores=scored.scores,
-        image_names=scored.test.names,
-        read_image=_image_reader(scored.test),
+        statistics=result.statistics,
+        labels=result.test.labels,
+        probabilities=result.probabilities,
+        thresholds=result.thresholds.values,
+        scores=result.scores,
+        image_names=result.test.names,
+        read_image=_image_reader(result.test),
         **known,
     )
     print(f"report: {path}")

@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    precision_recall_fscore_support,
+)
 
-from dbl_tf import metrics
+from dbl_tf import LabelStatistics, metrics
 
 
 def random_case(rng):
@@ -65,6 +70,36 @@ def test_precision_recall_f1_equals_scikit_learn():
     )
 
 
+def test_precision_recall_curve_equals_scikit_learn_on_cases_with_ties():
+    rng = np.random.default_rng(1)
+    compared = 0
+    for _ in range(300):
+        labels, scores = (values[:, 0] for values in random_case(rng))
+        if not labels.any():
+            continue
+        curve = metrics.precision_recall_curve(labels, scores)
+        precision, recall, thresholds = precision_recall_curve(labels, scores)
+        # scikit-learn's curve ends with a point at recall 0.
+        np.testing.assert_allclose(curve.precision, precision[:-1][::-1])
+        np.testing.assert_allclose(curve.recall, recall[:-1][::-1])
+        np.testing.assert_array_equal(curve.thresholds, thresholds[::-1])
+        f1 = [f1_score(labels, scores >= threshold) for threshold in curve.thresholds]
+        np.testing.assert_allclose(curve.f1, f1)
+        area = np.diff(curve.recall, prepend=0) @ curve.precision
+        assert area == pytest.approx(average_precision_score(labels, scores))
+        compared += 1
+    assert compared > 200
+
+
+def test_a_curve_needs_positives_of_one_class():
+    with pytest.raises(ValueError, match="without positives has no precision-recall curve"):
+        metrics.precision_recall_curve([0, 0], [0.1, 0.2])
+    with pytest.raises(ValueError, match=r"of shape \(N,\), got \(1, 2\) and \(1, 2\)"):
+        metrics.precision_recall_curve([[0, 1]], [[0.1, 0.2]])
+    with pytest.raises(ValueError, match="1 NaN, the first in row 1:"):
+        metrics.precision_recall_curve([0, 1], [0.1, np.nan])
+
+
 def test_best_f1_thresholds_reach_the_best_f1_of_all_thresholds():
     rng = np.random.default_rng(4)
     labels = rng.random((80, 6)) < 0.3
@@ -89,3 +124,89 @@ def test_bad_input_is_named():
         metrics.average_precision([[1, 2]], [[0.5, 0.5]])
     with pytest.raises(ValueError, match=r"got \(1, 2\) and \(1, 3\)"):
         metrics.average_precision([[1, 0]], [[0.5, 0.5, 0.5]])
+
+
+def make_evaluation():
+    rng = np.random.default_rng(7)
+    labels = rng.random((300, 6)) < [0.6, 0.4, 0.3, 0.1, 0.1, 0]
+    scores = (0.3 * labels + 0.7 * rng.random(labels.shape)).astype(np.float32)
+    counts = np.array([250, 120, 60, 25, 9, 3])
+    statistics = LabelStatistics(counts, 400, np.diag(counts), tuple("abcdef"))
+    return metrics.Evaluation(labels, scores, np.linspace(0.2, 0.7, 6), statistics)
+
+
+def test_the_list_measures_what_scikit_learn_does():
+    evaluation = make_evaluation()
+    labels, scores = evaluation.labels, evaluation.scores
+    measured = metrics.measure(evaluation)
+    ap = [average_precision_score(labels[:, i], scores[:, i]) for i in range(5)]
+    assert measured["mAP"] == pytest.approx(
+        {"total": np.mean(ap), "head": np.mean(ap[:2]), "medium": np.mean(ap[2:4]), "tail": ap[4]}
+    )
+    for name, thresholds in (("0.5", 0.5), ("threshold", evaluation.thresholds)):
+        given = scores >= thresholds
+        expected = precision_recall_fscore_support(labels, given, zero_division=0)
+        for key, values in zip(("precision", "recall", "f1"), expected, strict=False):
+            found = [entry[f"at_{name}"][key] for entry in measured["per_class"].values()]
+            np.testing.assert_allclose(found, values)
+        assert measured["F1"][f"micro_at_{name}"] == pytest.approx(
+            f1_score(labels, given, average="micro")
+        )
+        assert measured["F1"][f"macro_at_{name}"] == pytest.approx(
+            f1_score(labels[:, :5], given[:, :5], average="macro")
+        )
+    found = [entry["ap"] for entry in measured["per_class"].values()]
+    np.testing.assert_allclose(found, [*ap, np.nan])
+    assert list(measured["per_class"]) == list("abcdef")
+
+
+def test_shared_work_is_done_once(monkeypatch):
+    calls = []
+    for name in ("average_precision", "precision_recall_f1"):
+        function = getattr(metrics, name)
+
+        def counted(*args, function=function, name=name):
+            calls.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(metrics, name, counted)
+    metrics.measure(make_evaluation())
+    assert sorted(calls) == ["average_precision", "precision_recall_f1", "precision_recall_f1"]
+
+
+def test_a_metric_reads_back_what_was_measured():
+    evaluation = make_evaluation()
+    measured = metrics.measure(evaluation)
+    for metric in metrics.METRICS:
+        expected = metric.compute(evaluation)
+        if metric.over == "group":
+            expected = [expected[name] for name in ("total", "head", "medium", "tail")]
+        shape = {"class": (6,), "group": (4,), "split": (1,)}[metric.over]
+        assert metric.read(measured).shape == shape
+        np.testing.assert_array_equal(metric.read(measured), np.reshape(expected, shape))
+
+
+def test_null_and_what_an_earlier_version_did_not_measure_read_as_nan():
+    scores = {"mAP": {"total": 0.5, "head": None}, "per_class": {"a": {"ap": None}, "b": {}}}
+    for metric in metrics.METRICS:
+        expected = {"class": [np.nan] * 2, "group": [0.5, *[np.nan] * 3], "split": [np.nan]}
+        np.testing.assert_array_equal(metric.read(scores), expected[metric.over])
+
+
+def test_values_as_tables_show_them():
+    percent = metrics.Metric(("a",), "split", lambda e: 0.0, "", heading="A", digits=1)
+    number = metrics.Metric(("b",), "split", lambda e: 0.0, "", heading="B", percent=False)
+    assert (percent.heading_with_unit, number.heading_with_unit) == ("A %", "B")
+    assert percent.text(0.12345) == "12.3" and number.text(0.12345) == "0.12"
+    assert percent.text(0.12345, 0.0321) == "12.3 ± 3.2"
+    assert percent.text(float("nan"), 0.1) == "–"
+
+
+def test_evaluation_of_arrays_that_do_not_fit_is_refused():
+    evaluation = make_evaluation()
+    with pytest.raises(ValueError, match=r"thresholds of shape \(2,\) and statistics of 6"):
+        metrics.Evaluation(evaluation.labels, evaluation.scores, np.zeros(2), evaluation.statistics)
+    with pytest.raises(ValueError, match=r"labels of 2 classes .* statistics of 6 classes"):
+        metrics.Evaluation(
+            evaluation.labels[:, :2], evaluation.scores[:, :2], np.zeros(2), evaluation.statistics
+        )

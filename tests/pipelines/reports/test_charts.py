@@ -4,7 +4,6 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 import scipy.sparse
-import sklearn.metrics
 
 from dbl_tf import LabelStatistics, losses
 from pipelines.reports import charts, svg
@@ -29,9 +28,9 @@ def texts(picture):
     return [text.text for text in elements(picture, "text")]
 
 
-def marks(picture, tag, colour):
+def marks(picture, tag, color):
     return [
-        e for e in elements(picture, tag) if f"var({colour})" in (e.get("fill"), e.get("stroke"))
+        e for e in elements(picture, tag) if f"var({color})" in (e.get("fill"), e.get("stroke"))
     ]
 
 
@@ -43,8 +42,8 @@ def points(path):
 
 
 def score(labels, probabilities, statistics):
-    thresholds = np.full(statistics.num_classes, 0.5)
-    return run_scores.score(labels, probabilities, statistics, thresholds, "val")
+    thresholds = run_scores.Thresholds(np.full(statistics.num_classes, 0.5), "val")
+    return run_scores.score(labels, probabilities, statistics, thresholds)
 
 
 def test_files_stand_alone_and_follow_the_background():
@@ -53,7 +52,7 @@ def test_files_stand_alone_and_follow_the_background():
     assert "prefers-color-scheme:dark" in document
     assert not re.search(r"href|url\(|<script|<image", document)
     used = set(re.findall(r"var\((--\w+)\)", document))
-    assert used and all(f"{colour}:" in svg.STYLE for colour in used)
+    assert used and all(f"{color}:" in svg.STYLE for color in used)
 
 
 def test_class_shares_by_hand():
@@ -79,8 +78,8 @@ def test_a_class_without_examples_is_not_drawn_on_the_logarithmic_scale():
 def test_matrix_has_column_i_row_j():
     picture = charts.conditional_probability_matrix(STATISTICS)
     found = {tip.replace("\u00a0", " ") for tip in tips(picture)}
-    assert "of images with kite, 100.0 % hold person" in found
-    assert "of images with person, 4.2 % hold kite" in found
+    assert "of the images with kite, 100.0 % have person" in found
+    assert "of the images with person, 4.2 % have kite" in found
     fields = [e for e in elements(picture, "rect") if e.find(SVG + "title") is not None]
     lefts = sorted({float(e.get("x")) for e in fields})
     tops = sorted({float(e.get("y")) for e in fields})
@@ -106,7 +105,7 @@ def test_within_class_variance_by_definition(convert):
         own = draws[labels[:, i]]
         assert variance[i] == pytest.approx(np.var(own / own.mean()))
     assert np.isnan(variance[5])
-    assert "1 of 6 have no value" in charts.variance_by_class(statistics, variance).caption
+    assert "1 of 6 labels has no images" in charts.variance_by_class(statistics, variance).caption
 
 
 def test_gradient_of_plain_bce_is_the_closed_form():
@@ -134,21 +133,9 @@ def test_loss_gradients_draw_one_line_where_classes_do_not_differ():
     plain = charts.loss_gradients(losses.negative_tolerant_crossentropy, STATISTICS, "erm")
     margin = losses.DistributionBalancedLoss(STATISTICS.class_counts, 200, rebalance=None)
     shifted = charts.loss_gradients(margin.call, STATISTICS, "db_focal")
-    assert "erm, all classes" in texts(plain[0])
-    assert "db_focal, rarest class (kite)" in texts(shifted[1])
+    assert "erm, all labels" in texts(plain[0])
+    assert "db_focal, rarest label (kite)" in texts(shifted[1])
     assert [p.name for p in plain] == ["loss_gradient_positives", "loss_gradient_negatives"]
-
-
-def test_precision_recall_curve_is_sklearns_and_its_area_the_average_precision():
-    rng = np.random.default_rng(1)
-    labels = rng.random(400) < 0.1
-    scores = np.round(rng.random(400) + 0.3 * labels, 2)  # with ties
-    recall, precision = charts.precision_recall_curve(labels, scores)
-    expected = sklearn.metrics.precision_recall_curve(labels, scores)
-    np.testing.assert_allclose(precision, expected[0][:-1][::-1])
-    np.testing.assert_allclose(recall, expected[1][:-1][::-1])
-    area = np.diff(recall, prepend=0) @ precision
-    assert area == pytest.approx(sklearn.metrics.average_precision_score(labels, scores))
 
 
 def test_precision_recall_panels_of_groups_that_can_be_tested():
@@ -171,21 +158,30 @@ def test_average_precision_bars_have_the_length_of_the_scores():
     picture = charts.average_precision_by_class(score(labels, probabilities, STATISTICS))
     # person: perfect; dog: first and last of four, (1 + 2/4)/2; kite: no test image.
     head, medium = (
-        float(marks(picture, "rect", colour)[-1].get("width")) for colour in ("--blue", "--orange")
+        float(marks(picture, "rect", color)[-1].get("width")) for color in ("--blue", "--orange")
     )
     assert medium / head == pytest.approx(0.75, abs=0.005)
     assert len(marks(picture, "rect", "--red")) == 1  # of the legend
-    assert "1 of 3 have no value" in picture.caption
+    assert "1 of 3 labels has no images" in picture.caption
 
 
 def test_gain_points_to_the_right_where_it_is_one():
     scores = score(LABELS, np.zeros((200, 3)), STATISTICS)
     picture = charts.gain_by_class("gain", "title", "", scores, np.array([0.1, -0.2, np.nan]))
-    gained, lost = (marks(picture, "rect", colour)[-1] for colour in ("--blue", "--orange"))
+    gained, lost = (marks(picture, "rect", color)[-1] for color in ("--blue", "--orange"))
     zero = float(gained.get("x"))
     assert float(lost.get("x")) + float(lost.get("width")) == pytest.approx(zero, abs=0.2)
     assert float(lost.get("width")) == pytest.approx(2 * float(gained.get("width")), abs=0.3)
     assert "person: 10" in tips(picture) and "dog: -20" in tips(picture)
+
+
+def test_guessing_is_called_what_is_drawn():
+    def caption(num_classes):
+        labels = np.random.default_rng(0).random((50, num_classes)) < 0.3
+        statistics = LabelStatistics.from_labels(labels)
+        return charts.average_precision_by_class(score(labels, labels * 0.5, statistics)).caption
+
+    assert "the vertical mark" in caption(5) and "the line" in caption(100)
 
 
 def test_map_by_value_draws_the_means_in_their_places():
@@ -212,14 +208,14 @@ def test_training_curves_of_what_was_measured():
     ]
 
 
-def test_colour_values_of_many_classes_are_drawn_by_rank():
+def test_color_values_of_many_classes_are_drawn_by_rank():
     rng = np.random.default_rng(3)
     labels = rng.random((500, 200)) < np.geomspace(0.5, 0.01, 200)
     statistics = LabelStatistics.from_labels(labels)
     picture = charts.class_shares(statistics)
-    assert "classes by rank, most frequent first" in texts(picture)
+    assert "labels by rank, most frequent first" in texts(picture)
     matrix = charts.conditional_probability_matrix(statistics)
-    assert "30 of the 200 classes" in matrix.caption
+    assert "30 of the 200 labels" in matrix.caption
 
 
 @pytest.mark.parametrize(
@@ -240,5 +236,6 @@ def test_text_is_escaped_and_cut():
     assert svg.escape("<b a='\"&\x00\ud800") == "&lt;b a=&#x27;&quot;&amp;\ufffd\ufffd"
     assert svg.shortened("a very long name of a class", 60) == "a very l…"
     assert svg.wrapped("one two three", 45) == ["one two", "three"]
-    assert svg.percent(None) == svg.percent(float("nan")) == "–"
+    assert svg.percent(float("nan")) == "–"
+    assert svg.percent(0.4567, deviation=0.0123) == "45.7 ± 1.2\u00a0%"
     assert svg.percent(0.00004) == "0.004\u00a0%"

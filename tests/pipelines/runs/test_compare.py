@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +51,29 @@ def test_seeds_are_set_side_by_side_and_trained_once(tmp_path):
         compare.compare([*runs_of(tmp_path), runs_of(tmp_path)[0]], output)
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
         compare.compare(runs_of(tmp_path, learning_rate=0.5), output)
+
+
+def test_an_empty_group_is_an_empty_cell(tmp_path):
+    runs = runs_of(tmp_path)
+    for config, total in zip(runs, (0.5, 0.25), strict=True):
+        directory = pathlib.Path(config.run_dir)
+        directory.mkdir(parents=True)
+        config.resolve().save(directory / "config.json")
+        entry = {"ap": total, "train_count": 5, "test_count": 2, "group": "tail"}
+        scores = {
+            "mAP": {"total": total, "head": None, "medium": None, "tail": total},
+            "num_test_examples": 4,
+            "per_class": {"yak": entry},
+        }
+        (directory / "metrics.json").write_text(json.dumps(scores))
+        (directory / "report.html").write_text("")  # the last file of a finished run
+    text = compare.compare(runs, tmp_path / "runs")
+    assert "nan" not in text.lower()
+    assert re.search(r"^db +2 +37\.50 ± 17\.68 +– +– +37\.50 ± 17\.68$", text, re.MULTILINE)
+    for name in ("table", "runs"):
+        with open(tmp_path / "runs" / f"{name}.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                assert row["head"] == row["micro F1"] == "" and float(row["tail"]) > 0
 
 
 def test_a_sweep_takes_the_values_of_a_flag():

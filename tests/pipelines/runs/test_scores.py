@@ -1,10 +1,9 @@
-import csv
 import json
 
 import numpy as np
 import pytest
 
-from dbl_tf import LabelStatistics
+from dbl_tf import LabelStatistics, metrics
 from pipelines.runs import scores as run_scores
 
 COUNTS = np.array([150, 30, 5, 3])
@@ -14,23 +13,68 @@ PROBABILITIES = np.float32([[0.9, 0.2, 0.1, 0.3], [0.6, 0.7, 0.4, 0.1], [0.7, 0.
 
 
 def make_scores():
-    thresholds = np.array([0.65, 0.5, 0.05, 0.5])
-    return run_scores.score(LABELS, PROBABILITIES, STATISTICS, thresholds, "val")
+    thresholds = run_scores.Thresholds(np.array([0.65, 0.5, 0.05, 0.5]), "val")
+    return run_scores.score(LABELS, PROBABILITIES, STATISTICS, thresholds)
+
+
+def at(precision, recall, f1, **others):
+    values = {"precision": precision, "recall": recall, "f1": f1, **others}
+    return {name: pytest.approx(value) for name, value in values.items()}
 
 
 def test_scores_by_hand():
-    scores = make_scores()
     # Ranks: person right, wrong, right; sheep right first; yak right last of three.
-    assert scores["mAP"]["head"] == pytest.approx((1 + 2 / 3) / 2)
-    assert scores["mAP"]["medium"] == 1
-    assert scores["mAP"]["tail"] == pytest.approx(1 / 3)
-    assert scores["mAP"]["total"] == pytest.approx((5 / 6 + 1 + 1 / 3) / 3)
-    person = scores["per_class"]["person"]
-    assert (person["train_count"], person["test_count"], person["group"]) == (150, 2, "head")
-    assert person["at_0.5"] == {"precision": pytest.approx(2 / 3), "recall": 1, "f1": 0.8}
-    assert person["at_threshold"]["f1"] == pytest.approx(0.5)
-    assert scores["per_class"]["moa"]["ap"] is None
-    assert scores["classes_without_test_positives"] == ["moa"]
+    assert make_scores() == {
+        "mAP": {
+            "total": pytest.approx(13 / 18),
+            "head": pytest.approx(5 / 6),
+            "medium": 1,
+            "tail": pytest.approx(1 / 3),
+        },
+        "F1": {
+            "micro_at_0.5": pytest.approx(6 / 8),
+            "macro_at_0.5": pytest.approx(1.8 / 3),
+            "micro_at_threshold": pytest.approx(6 / 10),
+            "macro_at_threshold": pytest.approx(2 / 3),
+            "thresholds_from": "val",
+        },
+        "num_test_examples": 3,
+        "classes_without_test_positives": ["moa"],
+        "per_class": {
+            "person": {
+                "ap": pytest.approx(5 / 6),
+                "train_count": 150,
+                "test_count": 2,
+                "group": "head",
+                "at_0.5": at(2 / 3, 1, 0.8),
+                "at_threshold": at(0.5, 0.5, 0.5, threshold=0.65),
+            },
+            "sheep": {
+                "ap": 1,
+                "train_count": 30,
+                "test_count": 1,
+                "group": "medium",
+                "at_0.5": at(1, 1, 1),
+                "at_threshold": at(1, 1, 1, threshold=0.5),
+            },
+            "yak": {
+                "ap": pytest.approx(1 / 3),
+                "train_count": 5,
+                "test_count": 1,
+                "group": "tail",
+                "at_0.5": at(0, 0, 0),
+                "at_threshold": at(1 / 3, 1, 0.5, threshold=0.05),
+            },
+            "moa": {
+                "ap": None,
+                "train_count": 3,
+                "test_count": 0,
+                "group": "tail",
+                "at_0.5": at(0, 0, 0),
+                "at_threshold": at(0, 0, 0, threshold=0.5),
+            },
+        },
+    }
 
 
 def test_scores_are_valid_json_without_nan(tmp_path):
@@ -41,27 +85,58 @@ def test_scores_are_valid_json_without_nan(tmp_path):
 
 def test_table_shows_each_group_and_what_is_left_out():
     lines = run_scores.format_table(make_scores()).splitlines()
-    assert lines[0].split() == ["total", "head", "medium", "tail"]
-    assert lines[1].split() == ["classes", "4", "1", "1", "2"]
-    assert lines[2].split() == ["mAP", "%", "72.22", "83.33", "100.00", "33.33"]
-    assert "left out of the means: moa" in lines[-1]
+    assert [line.split() for line in lines[:5]] == [
+        ["total", "head", "medium", "tail"],
+        ["labels", "4", "1", "1", "2"],
+        ["mAP", "%", "72.22", "83.33", "100.00", "33.33"],
+        ["micro", "F1", "%", "60.00"],
+        ["macro", "F1", "%", "66.67"],
+    ]
+    assert lines[5] == "Decisions are at thresholds chosen on val."
+    assert lines[6] == "These labels have no test image and are left out of the means: moa"
 
 
-def test_predictions_come_back_as_they_were(tmp_path):
-    path = tmp_path / "predictions.csv"
-    run_scores.write_predictions(["a", "b", "c"], PROBABILITIES, STATISTICS.class_names, path)
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["image"] for row in rows] == ["a", "b", "c"]
-    back = np.float32([[row[name] for name in STATISTICS.class_names] for row in rows])
-    np.testing.assert_array_equal(back, PROBABILITIES)
+def test_table_has_a_dash_for_an_empty_group():
+    counts = np.array([50, 30, 25, 22])
+    statistics = LabelStatistics(counts, 200, np.diag(counts), STATISTICS.class_names)
+    thresholds = run_scores.Thresholds(np.full(4, 0.5), "val")
+    scores = run_scores.score(LABELS, PROBABILITIES, statistics, thresholds)
+    lines = run_scores.format_table(scores).splitlines()
+    assert lines[2].split() == ["mAP", "%", "72.22", "–", "72.22", "–"]
 
 
-def test_predictions_of_images_that_cannot_be_read_hold_the_reason(tmp_path):
-    path = tmp_path / "predictions.csv"
-    names = STATISTICS.class_names
-    run_scores.write_predictions(["a", "b", "c"], PROBABILITIES, names, path, ["", "cut off", ""])
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["error"] for row in rows] == ["", "cut off", ""]
-    assert [row["sheep"] for row in rows] == ["0.200000003", "", "0.100000001"]
+def test_a_metric_is_a_row_of_the_list(monkeypatch, tmp_path):
+    def rate_of_decisions(evaluation):
+        return (evaluation.scores >= evaluation.thresholds).mean(axis=0)
+
+    added = (
+        metrics.Metric(("at_threshold", "rate"), "class", rate_of_decisions, "", heading="rate"),
+        metrics.Metric(
+            ("rates", "mean"),
+            "group",
+            lambda e: e.mean_by_group(rate_of_decisions(e)),
+            "",
+            heading="rate",
+            percent=False,
+            digits=1,
+        ),
+    )
+    before = make_scores()
+    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, *added))
+    run_scores.write_scores(make_scores(), tmp_path / "metrics.json")
+    scores = json.loads((tmp_path / "metrics.json").read_text())
+    rates = [entry["at_threshold"].pop("rate") for entry in scores["per_class"].values()]
+    assert rates == pytest.approx([2 / 3, 1 / 3, 1, 0])
+    assert "rate           0.5     0.7     0.3     0.5" in run_scores.format_table(scores)
+    assert scores.pop("rates") == {
+        "mean": pytest.approx({"total": 0.5, "head": 2 / 3, "medium": 1 / 3, "tail": 0.5})
+    }
+    assert scores == before  # nothing else changes
+
+
+def test_thresholds_come_back_as_they_were(tmp_path):
+    thresholds = run_scores.Thresholds(np.array([0.1, 1 / 3]), "train")
+    thresholds.save(tmp_path / "thresholds.json")
+    loaded = run_scores.Thresholds.load(tmp_path / "thresholds.json")
+    np.testing.assert_array_equal(loaded.values, thresholds.values)
+    assert loaded.chosen_on == "train"

@@ -1,0 +1,187 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dbl_tf import methods, metrics
+from pipelines.reports import comparison
+
+
+def scores_of(total, names=("person", "dog", "kite"), groups=("head", "medium", "tail"), aps=None):
+    aps = aps or [total] * len(names)
+    by_group = {g: float(np.mean([a for a, h in zip(aps, groups, strict=True) if h == g]))
+                for g in set(groups)}  # fmt: skip
+    return {
+        "mAP": {
+            "total": float(np.mean(aps)),
+            **{g: by_group.get(g) for g in ("head", "medium", "tail")},
+        },
+        "num_test_examples": 50,
+        "per_class": {
+            name: {"ap": ap, "train_count": 200 // 8**i, "test_count": 9, "group": group}
+            for i, (name, ap, group) in enumerate(zip(names, aps, groups, strict=True))
+        },
+    }
+
+
+def config_of(method="db", seed=0, **more):
+    return {"method": method, "seed": seed, "run_dir": f"{method}-{seed}-{more}",
+            "dataset": "table", "backbone": "ResNet50", **more}  # fmt: skip
+
+
+@pytest.fixture
+def compare(tmp_path, read_page):
+    def compare(runs):
+        comparison.write_comparison(tmp_path / "comparison.html", title="Compared", runs=runs)
+        return read_page(tmp_path / "comparison.html")
+
+    return compare
+
+
+def test_comparison_shows_mean_and_deviation_over_seeds(compare, tmp_path):
+    runs = [
+        (config_of("erm", sampler="uniform"), scores_of(0.5, aps=[0.8, 0.5, 0.2])),
+        (config_of("db", 0, sampler="class_aware"), scores_of(0.6, aps=[0.7, 0.6, 0.5])),
+        (config_of("db", 1, sampler="class_aware"), scores_of(0.6, aps=[0.7, 0.7, 0.4])),
+    ]
+    page = compare(runs)
+    # These scores are of a version that did not measure F1.
+    assert page.row("erm")[1:] == ["1", "50.00", "80.00", "50.00", "20.00", "–", "–"]
+    deviation = 100 * np.std([0.4, 0.5], ddof=1)
+    row = page.row("db")
+    assert row[1] == "2" and row[2] == "60.00 ± 0.00"
+    assert row[5] == f"45.00 ± {deviation:.2f}"
+    assert "Best on tail labels: db with 45.0 ± 7.1 %, then erm with 20.0 %" in page.text
+    assert "kite +25.0 points" in page.text and "person −10.0 points" in page.text
+    # The sampler follows from the method, so it is not part of the name and is listed below.
+    assert ["db", "db", "class_aware"] in page.rows
+    assert (tmp_path / "figures" / "comparison_gain_1.svg").exists()
+
+
+def test_comparison_shows_the_published_values(compare):
+    runs = [(config_of(m, dataset="voc_mlt"), scores_of(v)) for m, v in (("erm", 0.6), ("db", 0.7))]
+    page = compare(runs)
+    assert page.row("db, published")[2:6] == ["78.65", "73.16", "84.11", "78.66"]
+    assert page.row("ltml")[1:] == ["81.44", "75.68", "85.53", "82.69"]
+
+
+def test_comparison_over_one_number_plots_it(compare, tmp_path):
+    runs = [(config_of(beta=b), scores_of(v)) for b, v in ((10.0, 0.6), (1.0, 0.4), (5.0, 0.5))]
+    page = compare(runs)
+    assert page.row("β = 5")[2] == "50.00"
+    picture = (tmp_path / "figures" / "comparison_map_by_beta_1.svg").read_text()
+    assert re.findall(r"β = (\d+): total ([\d.]+)", picture) == [
+        ("1", "40.0"), ("5", "50.0"), ("10", "60.0")
+    ]  # fmt: skip
+
+
+def test_comparison_says_what_its_methods_are(compare):
+    runs = [(config_of("erm"), scores_of(0.5)), (config_of("own_way"), scores_of(0.6))]
+    text = compare(runs).text
+    assert f"erm: {methods.METHODS['erm'].summary}" in text
+    assert "own_way:" not in text
+
+
+def test_long_names_of_variants_are_shown_whole(compare, tmp_path):
+    runs = [
+        (config_of(method, learning_rate=rate), scores_of(0.5))
+        for method in ("erm", "rs_cb_focal")
+        for rate in (0.005, 0.02)
+    ]
+    compare(runs)
+    picture = (tmp_path / "figures" / "comparison_map.svg").read_text()
+    assert "…" not in picture
+    for words in ("rs_cb_focal,", "learning_rate =", "0.005", "0.02"):
+        assert f">{words}</text>" in picture
+
+
+def test_comparison_of_hostile_names_and_undefined_scores(compare, hostile):
+    names, groups = (hostile, "<td>"), ("head", "head")
+    runs = [
+        (config_of(hostile), scores_of(0.5, names, groups)),
+        (config_of("<td>"), scores_of(0.6, names, groups)),
+    ]
+    for _, scores in runs:
+        scores["per_class"]["<td>"]["ap"] = None
+    page = compare(runs)
+    assert page.row("<td>")[2:] == ["60.00", "60.00", "–", "–", "–", "–"]
+    assert "nan" not in page.text.lower()
+
+
+def test_runs_that_cannot_be_compared_are_refused(compare):
+    one, other = scores_of(0.5), scores_of(0.5, names=("a", "b", "c"))
+    with pytest.raises(ValueError, match="at least two"):
+        compare([(config_of(), one)])
+    with pytest.raises(ValueError, match="different labels, person, dog, kite in one, a, b, c in"):
+        compare([(config_of("db"), one), (config_of("erm"), other)])
+    with pytest.raises(ValueError, match="seed 0 occurs more than once"):
+        compare([(config_of(), one), (config_of(), one)])
+    moved = json.loads(json.dumps(one))
+    moved["per_class"]["dog"]["test_count"] = 8
+    with pytest.raises(ValueError, match="label 'dog' is medium with 9 test images in one"):
+        compare([(config_of("db"), one), (config_of("erm"), moved)])
+
+
+def test_an_empty_group_has_no_number_in_text_and_tables(tmp_path):
+    names, groups = ("dog", "kite"), ("medium", "tail")
+    runs = [
+        (config_of(method, seed), scores_of(value, names, groups))
+        for method, value in (("erm", 0.5), ("db", 0.625))
+        for seed in (0, 1)
+    ]
+    assert runs[0][1]["mAP"]["head"] is None
+    heading, *rows = comparison.format_table(runs).splitlines()[:3]
+    assert heading.split() == ["mAP", "%", "runs", "total", "head", "medium", "tail"]
+    values = [re.split(r"\s{2,}", row)[2:] for row in rows]
+    assert values == [
+        ["50.00 ± 0.00", "–", "50.00 ± 0.00", "50.00 ± 0.00"],
+        ["62.50 ± 0.00", "–", "62.50 ± 0.00", "62.50 ± 0.00"],
+    ]
+    for row in comparison.variant_rows(runs):
+        assert row["head"] is row["head sd"] is row["total published"] is None
+        assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert [row["head"] for row in comparison.run_rows(runs)] == [None] * 4
+
+
+def test_every_metric_of_the_list_is_compared(compare, monkeypatch):
+    added = metrics.Metric(
+        ("miss",),
+        "split",
+        lambda e: float((e.labels != (e.scores >= e.thresholds)).mean()),
+        "share of wrong decisions",
+        heading="miss",
+        higher_is_better=False,
+    )
+    monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, added))
+    runs = [
+        (config_of(method), scores_of(0.5) | {"miss": miss, "F1": {"micro_at_threshold": 0.25}})
+        for method, miss in (("erm", 0.125), ("db", 0.0625))
+    ]
+    assert [row["miss"] for row in comparison.run_rows(runs)] == [0.125, 0.0625]
+    rows = comparison.variant_rows(runs)
+    assert [(row["miss"], row["micro F1"]) for row in rows] == [(12.5, 25.0), (6.25, 25.0)]
+    lines = [line.split() for line in comparison.format_table(runs).splitlines()]
+    assert lines[3:] == [
+        ["runs", "micro", "F1", "%", "macro", "F1", "%", "miss", "%"],
+        ["erm", "1", "25.00", "–", "12.50"],
+        ["db", "1", "25.00", "–", "6.25"],
+    ]
+    page = compare(runs)
+    assert page.row("db")[-1] == "6.25" and "miss: share of wrong decisions" in page.text
+    # The smaller value is the best of its column.
+    assert "<td><b>6.25</b></td>" in page.source and "<td><b>12.50</b></td>" not in page.source
+
+
+def test_texts_describe_what_is_drawn(compare, tmp_path):
+    few = [(config_of("erm"), scores_of(0.5)), (config_of("db"), scores_of(0.6))]
+    assert "Bars to the left are losses" in compare(few).text
+    names = [f"label {i}" for i in range(100)]
+    groups = ["head"] * 50 + ["medium"] * 50
+    many = [
+        (config_of(method), scores_of(value, names, groups))
+        for method, value in (("erm", 0.5), ("db", 0.6))
+    ]
+    page = compare(many)
+    assert "Dots below 0 are losses" in page.text and "Bars" not in page.text
+    assert "deviation over seeds to each side" not in page.text  # there is one seed
