@@ -1,41 +1,45 @@
 """The network: preprocessing, backbone, pooled features, and the head that gives the logits."""
 
+import inspect
 import os
-import warnings
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import layers, ops
 
+from dbl_tf import keras_internals
 from dbl_tf.classifiers import GraphClassifier
 
 SMALL_RESNET = "small_resnet"
 
-# The paper's training leaves the stem and the first stage of a pre-trained ResNet as they are.
+# The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
 
 
 def backbone_names() -> list[str]:
-    """Names that `build_backbone` takes."""
-    return [SMALL_RESNET, *sorted(_applications())]
+    """The names that `build_backbone` accepts."""
+    return [SMALL_RESNET, *sorted(_preprocessing_modules())]
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
-    """Prefixes of the layers that are not trained unless asked for otherwise."""
+    """The prefixes of the layers that are not trained by default."""
     return _FROZEN_BY_DEFAULT.get(backbone, ()) if pretrained else ()
 
 
 def default_learning_rate(backbone: str, *, frozen: bool = False) -> float:
-    """The rate of SGD with momentum 0.9 at which a network is trained unless asked for otherwise.
+    """The default learning rate of a network, for SGD with momentum 0.9.
 
-    The paper's 0.02 is for pre-trained ResNets, whose residual connections bear it. A MobileNet
-    with kept BatchNorm statistics does not: on photographs, its features became equal for all
-    images within 120 steps of binary cross-entropy, while 0.002, 0.005 and 0.01 trained alike.
+    The paper's 0.02 is for pre-trained ResNets; networks without residual connections diverge at
+    such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics became
+    equal for all images within 120 steps of binary cross-entropy at 0.02, while 0.002, 0.005 and
+    0.01 gave similar results.
 
     Args:
-        backbone: its name.
-        frozen: whether only the head trains, which bears the paper's rate above any backbone.
+        backbone: the name of the network.
+        frozen: whether only the head is trained, which is stable at the paper's rate above any
+            backbone.
     """
     if frozen:
         return 0.02
@@ -53,27 +57,27 @@ def build_backbone(
     options: Mapping[str, Any] | None = None,
     frozen_layers: Sequence[str] = (),
 ) -> keras.Model:
-    """A network from images to pooled features.
+    """Builds a network from images to pooled features.
 
     Args:
         name: "small_resnet", or the name of a `keras.applications` network.
-        image_size: S.
-        weights: None for random ones, "imagenet", or a file that `load_weights` reads into the
+        image_size: the side S of the images.
+        weights: None for random weights, "imagenet", or a file that `load_weights` reads into the
             network without its top.
-        pretrained: whether the network is treated as a pre-trained one; whether it has `weights`
-            if None.
+        pretrained: whether the network is treated as a pre-trained one. By default it is if it has
+            `weights`.
         options: further arguments of the network's constructor, such as `{"alpha": 0.75}`.
-        frozen_layers: prefixes of the names of layers that are not to be trained.
+        frozen_layers: the prefixes of the names of layers that are not trained.
 
     Returns:
-        A model from (B, S, S, 3) images in [0, 255] to (B, F) features; the network's own
-        preprocessing is part of it. Every BatchNorm of a pre-trained network keeps its statistics,
-        while its scale and offset train where they are not frozen; without pre-training the
-        statistics train too, synchronised over replicas.
+        A model from (B, S, S, 3) images in [0, 255] to (B, F) features. The preprocessing that the
+        network was trained with is part of it. Every BatchNorm of a pre-trained network keeps its
+        statistics, while its scale and offset train unless they are frozen; without pre-training
+        the statistics train too, synchronized over replicas.
 
     Raises:
-        ValueError: an unknown name, options that the network does not take, weights that do not
-            fit, or a prefix that no layer has.
+        ValueError: the name is unknown, the network does not accept the options, the weights do not
+            fit, or no layer has one of the prefixes.
     """
     shape = (image_size, image_size, 3)
     network, preprocess = _network(name, shape, weights, dict(options or {}))
@@ -81,7 +85,7 @@ def build_backbone(
         matching = [layer for layer in network.layers if layer.name.startswith(prefix)]
         if not matching:
             raise ValueError(
-                f"no layer of {name} has a name that starts with {prefix!r}; they are "
+                f"no layer of {name} has a name that starts with {prefix!r}; its layers are "
                 f"{', '.join(layer.name for layer in network.layers)}"
             )
         for layer in matching:
@@ -108,20 +112,20 @@ def build_head(
     classifier: layers.Layer | None = None,
     neck: bool = True,
 ) -> keras.Model:
-    """The layers above the backbone: FC 256, BatchNorm, dropout 0.5, FC C; no activation.
+    """Builds the layers above the backbone: FC 256, BatchNorm, dropout 0.5, FC C; no activation.
 
     Args:
-        num_features: F.
-        num_classes: C.
-        seed: of the dropout masks.
-        classifier: a layer named "classifier" that gives (B, C) logits in place of FC C, such as
+        num_features: the number F of features.
+        num_classes: the number C of classes.
+        seed: the seed of the dropout masks.
+        classifier: a layer named "classifier" that returns (B, C) logits and replaces FC C, such as
             `dbl_tf.CosineClassifier`.
-        neck: whether FC 256, BatchNorm and dropout stand below the classifier; if not, it takes
-            the features themselves.
+        neck: whether FC 256, BatchNorm and dropout precede the classifier. Without them, it
+            receives the features themselves.
 
     Returns:
-        A model from (B, F) features to (B, C) logits in float32. FC 256 starts He-normal by
-        fan-out, FC C from N(0, 0.01), biases at zero.
+        A model from (B, F) features to (B, C) logits in float32. FC 256 is initialized He-normal by
+        fan-out, FC C from N(0, 0.01), biases with zeros.
     """
     features = keras.Input((num_features,), name="features")
     x = features
@@ -133,7 +137,7 @@ def build_head(
             ),
             name="neck",
         )(x)
-        # PyTorch's BatchNorm, with which the recipe was made: 0.9 of the old statistics are kept.
+        # The recipe was made with PyTorch's BatchNorm, which keeps 0.9 of the old statistics.
         x = layers.BatchNormalization(
             momentum=0.9,
             epsilon=1e-5,
@@ -152,7 +156,10 @@ def build_head(
 
 
 def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
-    """The whole network, from images in [0, 255] to logits; shares its parts' weights."""
+    """Joins backbone and head to a network from images in [0, 255] to logits.
+
+    The network shares the weights of its two parts.
+    """
     images = keras.Input(backbone.input_shape[1:], name="images")
     return keras.Model(images, head(backbone(images)), name="classifier")
 
@@ -160,67 +167,71 @@ def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
 def copy_weights(
     source: str, backbone: keras.Model, head: keras.Model, *, same_classes: bool
 ) -> None:
-    """Starts a network from the weights of another, trained one.
+    """Initializes a network with the weights of a trained one.
 
     Args:
         source: a `.keras` file of a network that `join` made, or a directory with a `model.keras`.
-        backbone: of `build_backbone`.
-        head: of `build_head`.
-        same_classes: whether the classifier is copied too. It is left as it is where the networks
-            know different classes, and where their classifiers are of different kinds. The graph
-            and the label embeddings of a `GraphClassifier` are always those of `head`.
+        backbone: the result of `build_backbone`.
+        head: the result of `build_head`.
+        same_classes: whether the networks know the same classes, so that the classifier is copied
+            too. It is not copied if the classifiers are of different kinds. A `GraphClassifier`
+            always keeps its own graph and label embeddings.
 
     Raises:
-        ValueError: the file holds no such network, or one with another backbone, or without the
+        ValueError: the file holds no such network, or one with another backbone, or one that lacks
             layers that `head` has below its classifier.
     """
     path = os.path.join(source, "model.keras") if os.path.isdir(source) else source
     if not os.path.isfile(path):
-        raise ValueError(f"there are no weights to start from: {path} does not exist")
+        raise ValueError(f"{path} does not exist, so there are no weights to start from")
     trained = keras.models.load_model(path, compile=False)
     parts = {layer.name: layer for layer in trained.layers}
     if not {"backbone", "head"} <= set(parts):
-        raise ValueError(f"{path} holds no network with a backbone and a head")
+        raise ValueError(
+            f"{path} does not hold a network that consists of a backbone and a head; its layers "
+            f"are {', '.join(parts)}"
+        )
     shapes = [[tuple(w.shape) for w in b.weights] for b in (backbone, parts["backbone"])]
     if shapes[0] != shapes[1]:
-        raise ValueError(f"the backbone in {path} is another one than that of this run")
+        raise ValueError(
+            f"the backbone in {path} has variables of other shapes than the backbone of this run"
+        )
     backbone.set_weights(parts["backbone"].get_weights())
     others = {layer.name: layer for layer in parts["head"].layers}
     for layer in head.layers:
-        if isinstance(layer, StatelessDropout):  # its count of steps is that of this run
+        if isinstance(layer, StatelessDropout):  # it counts the steps of this run
             continue
         other = others.get(layer.name)
         if layer.name == "classifier" and not (same_classes and type(other) is type(layer)):
             continue
         if other is None:
             raise ValueError(
-                f"the head in {path} is another one: it has no layer {layer.name}, only "
-                f"{', '.join(others)}"
+                f"the head in {path} has no layer {layer.name}; its layers are {', '.join(others)}"
             )
         fixed = isinstance(layer, GraphClassifier)
-        targets, sources = (
-            each.trainable_variables if fixed else each.weights for each in (layer, other)
-        )
-        if [tuple(w.shape) for w in sources] != [tuple(w.shape) for w in targets]:
-            raise ValueError(f"layer {layer.name} in {path} is of another shape than in this run")
-        for target, source in zip(targets, sources, strict=True):
-            target.assign(ops.convert_to_numpy(source))
+        new, old = (each.trainable_variables if fixed else each.weights for each in (layer, other))
+        if [tuple(w.shape) for w in old] != [tuple(w.shape) for w in new]:
+            raise ValueError(
+                f"layer {layer.name} in {path} has weights of other shapes than in this run"
+            )
+        for variable, value in zip(new, old, strict=True):
+            variable.assign(ops.convert_to_numpy(value))
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
 class InferenceMode(layers.Wrapper):
-    """Runs a network as for inference also while it trains: BatchNorm keeps its statistics.
+    """Runs a network in inference mode even in training, so that BatchNorm keeps its statistics.
 
-    A model of layers would pass its own `training` argument down over one given to the network.
-    The arguments are those of `keras.layers.Wrapper`, whose `layer` is the network.
+    Without this layer, the enclosing model would override the network's `training` argument with
+    its own. The arguments are those of `keras.layers.Wrapper`, whose `layer` is the network.
     """
 
     def call(self, inputs: Any) -> Any:
-        """What the network gives with `training=False`."""
+        """The output of the network with `training=False`."""
         return self.layer(inputs, training=False)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """That of the network."""
+        """The output shape of the network."""
         return self.layer.compute_output_shape(input_shape)
 
 
@@ -229,40 +240,40 @@ class BackbonePreprocessing(layers.Layer):
     """The preprocessing that a `keras.applications` network was trained with, in float32.
 
     Args:
-        application: name of the network.
-        **kwargs: of `keras.layers.Layer`.
+        application: the name of the network.
+        **kwargs: further arguments of `keras.layers.Layer`.
     """
 
     def __init__(self, application: str, **kwargs: Any):
-        # Half precision does not hold 256 grey levels with their interpolated values.
+        # Half precision cannot represent 256 gray levels and the values interpolated between them.
         super().__init__(dtype="float32", **{k: v for k, v in kwargs.items() if k != "dtype"})
         self.application = application
-        self._preprocess = _applications()[application].preprocess_input
+        self._preprocess = _preprocessing_modules()[application].preprocess_input
 
     def call(self, images: Any) -> Any:
-        """Images in [0, 255] → what the network takes."""
+        """Converts images in [0, 255] to the input of the network."""
         return self._preprocess(images)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The same shape."""
+        """The shape of the inputs."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal layer."""
+        """Returns the arguments that create an equal layer."""
         return {**super().get_config(), "application": self.application}
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
 class StatelessDropout(layers.Layer):
-    """Dropout whose mask is a function of (seed, step, place in the global batch) alone.
+    """Dropout whose mask depends on nothing but (seed, step, place in the global batch).
 
-    So a step draws the same mask on one device and on several replicas, and after a restart: the
-    count of steps is a weight of the layer, saved with the others.
+    A step therefore draws the same mask on one device, on several replicas, and after a restart:
+    the count of steps is a weight of the layer, which is saved with the others.
 
     Args:
-        rate: share of the units that are set to zero, in [0, 1).
-        seed: integer.
-        **kwargs: of `keras.layers.Layer`.
+        rate: the share of the units that are set to zero, in [0, 1).
+        seed: an integer.
+        **kwargs: further arguments of `keras.layers.Layer`.
     """
 
     def __init__(self, rate: float, seed: int = 0, **kwargs: Any):
@@ -273,7 +284,7 @@ class StatelessDropout(layers.Layer):
         self.seed = int(seed)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the count of steps."""
+        """Creates the count of steps."""
         self.step = self.add_weight(
             name="step",
             shape=(),
@@ -284,14 +295,14 @@ class StatelessDropout(layers.Layer):
         )
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Zeroes a share of the units while training, and scales the others up."""
+        """Sets a share of the units to zero in training, and scales the others up."""
         if not training or not self.rate:
             return inputs
         replica, num_replicas = _replica()
         batch_size = ops.shape(inputs)[0]
         uniform = keras.random.uniform(
             (batch_size * num_replicas, *ops.shape(inputs)[1:]),
-            seed=_FixedSeed([self.seed % 2**31, self.step]),
+            seed=keras_internals.ComputedSeed([self.seed % 2**31, self.step]),
         )
         if num_replicas > 1:
             start = [replica * batch_size, *[0] * (len(inputs.shape) - 1)]
@@ -301,27 +312,16 @@ class StatelessDropout(layers.Layer):
         return inputs * kept / (1.0 - self.rate)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The same shape."""
+        """The shape of the inputs."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal layer."""
+        """Returns the arguments that create an equal layer."""
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
-class _FixedSeed(keras.random.SeedGenerator):
-    """Hands `keras.random` a seed that is computed, where it takes integers and generators."""
-
-    def __init__(self, state: list[Any]):
-        self._words = state
-
-    def next(self, ordered: bool = True) -> Any:
-        dtype = "uint32" if keras.backend.backend() == "jax" else "int32"
-        return ops.stack([ops.cast(word, dtype) for word in self._words])
-
-
 def _replica() -> tuple[Any, int]:
-    """This replica's number and how many there are in the running step."""
+    """The number of this replica, and how many replicas run the step."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -331,51 +331,55 @@ def _replica() -> tuple[Any, int]:
     return 0, 1
 
 
-def _applications() -> dict[str, Any]:
-    """Modules of `keras.applications` by the names of their networks."""
-    networks = {n: f for n, f in vars(keras.applications).items() if n[0].isupper()}
-    return {
-        name: getattr(keras.applications, network.__module__.rpartition(".")[2])
-        for name, network in networks.items()
+def _preprocessing_modules() -> dict[str, types.ModuleType]:
+    """The modules that hold `preprocess_input`, by the names of the networks it belongs to."""
+    modules = {
+        name: module
+        for module in vars(keras.applications).values()
+        if inspect.ismodule(module) and hasattr(module, "preprocess_input")
+        for name in vars(module)
+        if name[0].isupper()
     }
+    # Keras exports these two networks next to the module of their preprocessing, not in it.
+    for name in ("MobileNetV3Large", "MobileNetV3Small"):
+        modules[name] = keras.applications.mobilenet_v3
+    return modules
 
 
 def _network(
     name: str, shape: tuple[int, int, int], weights: str | None, options: dict[str, Any]
 ) -> tuple[keras.Model, Callable[[Any], Any]]:
-    """The network without its top, weights loaded, and its preprocessing."""
+    """Builds a network without its top, with its weights loaded; and its preprocessing."""
     if name == SMALL_RESNET:
         if weights == "imagenet":
-            raise ValueError(f"there are no ImageNet weights of {SMALL_RESNET}")
+            raise ValueError(f"there are no ImageNet weights for {SMALL_RESNET}")
         build, preprocess = (
             _small_resnet,
             layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="rescaling"),
         )
-    elif name in _applications():
+    elif name in _preprocessing_modules():
         build = getattr(keras.applications, name)
         preprocess = BackbonePreprocessing(name, name="preprocessing")
         options = {"include_top": False, **options}
     else:
         raise ValueError(f"backbone must be one of {', '.join(backbone_names())}; got {name!r}")
-    in_file = weights not in (None, "imagenet")
-    if in_file and not os.path.isfile(weights):
-        raise ValueError(f"backbone weights must be 'imagenet', 'none' or a file; {weights} is not")
+    file = None if weights == "imagenet" else weights
+    if file is not None and not os.path.isfile(file):
+        raise ValueError(
+            f"backbone weights must be 'imagenet', 'none' or a file; there is no file {file}"
+        )
     if name != SMALL_RESNET:
-        options["weights"] = None if in_file else weights
+        options["weights"] = weights if file is None else None
     try:
         network = build(input_shape=shape, **options)
     except TypeError as error:
-        raise ValueError(f"{name} does not take these options, {options}: {error}") from error
-    if in_file:
+        raise ValueError(f"{name} does not accept the options {options}: {error}") from error
+    if file is not None:
         try:
-            with warnings.catch_warnings():
-                # Keras looks for the layers a second time, in a list of its own, and says for each
-                # that the file lacks that list; missing weights are an error.
-                warnings.filterwarnings("ignore", "Skipping nested container at '_operations_by")
-                network.load_weights(weights)
+            keras_internals.load_weights(network, file)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(
-                f"{weights} does not hold weights of {name} with options {options} and without "
+                f"{file} does not hold weights of {name} with options {options} and without "
                 f"its top: {error}"
             ) from error
     return network, preprocess
@@ -384,7 +388,7 @@ def _network(
 def _small_resnet(
     input_shape: tuple[int, int, int], width: int = 16, blocks: int = 1
 ) -> keras.Model:
-    """Three stages of residual blocks, for small images and processors without a GPU."""
+    """Builds three stages of residual blocks, for small images and machines without a GPU."""
 
     def convolution(x: Any, filters: int, strides: int, size: int = 3) -> Any:
         x = layers.Conv2D(

@@ -6,29 +6,31 @@ from typing import Any
 import keras
 from keras import ops
 
+from dbl_tf.keras_internals import SumClippingOptimizer, variable_index
+
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
-class CoupledDecaySGD(keras.optimizers.Optimizer):
-    """SGD whose decay goes through the momentum, as the paper's training has it.
+class CoupledDecaySGD(SumClippingOptimizer):
+    """SGD with momentum whose weight decay is part of the gradient, as in the paper's training.
 
     With the gradient g of the whole batch, clipped to the global norm:
 
     `g ← g + d·w;  v ← m·v + g;  w ← w − lr·v`.
 
     Keras's own `SGD` multiplies the learning rate into v, which differs once the rate changes, and
-    decays the weights apart from v.
+    decays the weights separately from v.
 
     Args:
-        learning_rate: lr, a number or a `LearningRateSchedule`.
-        momentum: m in [0, 1).
-        coupled_weight_decay: d ≥ 0, for every trainable variable.
-        global_clipnorm: largest norm of all gradients together, applied after they are summed over
-            the replicas; None leaves them.
-        name: of the optimizer.
-        **kwargs: of `keras.optimizers.Optimizer`.
+        learning_rate: the rate lr, a number or a `LearningRateSchedule`.
+        momentum: the momentum m in [0, 1).
+        coupled_weight_decay: the decay d ≥ 0 of every trainable variable.
+        global_clipnorm: the largest norm of all gradients together, after they are summed over the
+            replicas. None does not clip.
+        name: the name of the optimizer.
+        **kwargs: further arguments of `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -51,44 +53,22 @@ class CoupledDecaySGD(keras.optimizers.Optimizer):
         self.coupled_weight_decay = float(coupled_weight_decay)
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Makes v, one for each variable."""
+        """Creates v, one for each variable."""
         if self.built:
             return
         super().build(variables)
         self.momentums = self.add_optimizer_variables(variables, "momentum")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One step of one variable."""
-        velocity = self.momentums[self._get_variable_index(variable)]
+        """Applies one step to one variable."""
+        velocity = self.momentums[variable_index(self, variable)]
         gradient = ops.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
         velocity_now = ops.cast(self.momentum, variable.dtype) * velocity + gradient
         self.assign(velocity, velocity_now)
         self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * velocity_now)
 
-    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
-        return grads  # each replica's share alone is not what is to be clipped
-
-    def _backend_update_step(
-        self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
-    ) -> None:
-        if keras.backend.backend() != "tensorflow":
-            grads = super()._clip_gradients(grads)
-            super()._backend_update_step(grads, trainable_variables, learning_rate)
-            return
-        import tensorflow as tf
-
-        variables = [getattr(v, "value", v) for v in trainable_variables]
-        reduced = self._all_reduce_sum_gradients(list(zip(grads, variables, strict=True)))
-        grads = super()._clip_gradients([gradient for gradient, _ in reduced])
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            self._distributed_tf_update_step,
-            tf.distribute.get_strategy(),
-            list(zip(grads, variables, strict=True)),
-            learning_rate,
-        )
-
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal optimizer."""
+        """Returns the arguments that create an equal optimizer."""
         config = super().get_config()
         config.pop("weight_decay", None)
         return {
@@ -100,15 +80,15 @@ class CoupledDecaySGD(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
 class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from a third of the rate, then a tenth of it after each boundary.
+    """Linear warm-up from a third of the rate, then division by ten at each boundary.
 
-    `lr_t = lr (1 − (1 − t/w)·2/3)` for t < w (Goyal et al., 2017), and `lr·0.1^k` once k
-    boundaries are reached.
+    `lr_t = lr (1 − (1 − t/w)·2/3)` for t < w (Goyal et al., 2017), and `lr·0.1^k` after k
+    boundaries.
 
     Args:
-        learning_rate: lr.
-        warmup_steps: w ≥ 0.
-        boundaries: steps from which each decay holds, rising.
+        learning_rate: the rate lr after the warm-up.
+        warmup_steps: the number w ≥ 0 of steps of the warm-up.
+        boundaries: the first step of each lower rate, in rising order.
     """
 
     def __init__(self, learning_rate: float, warmup_steps: int, boundaries: Sequence[int] = ()):
@@ -117,7 +97,7 @@ class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.boundaries = [int(boundary) for boundary in boundaries]
 
     def __call__(self, step: Any) -> Any:
-        """The learning rate of step `step`, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
         decays = sum(ops.cast(step >= boundary, "float32") for boundary in self.boundaries)
         missing = ops.maximum(0.0, 1.0 - step / max(self.warmup_steps, 1))
@@ -126,7 +106,7 @@ class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
         return self.learning_rate * (1.0 - missing * (2.0 / 3.0)) * 0.1**decays
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal schedule."""
+        """Returns the arguments that create an equal schedule."""
         return {
             "learning_rate": self.learning_rate,
             "warmup_steps": self.warmup_steps,

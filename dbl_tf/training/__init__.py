@@ -1,4 +1,4 @@
-"""Training that continues exactly where it was stopped, on one device or many. Needs TensorFlow."""
+"""Training that continues exactly where it stopped, on one or more devices. Requires TensorFlow."""
 
 from dbl_tf.training.callbacks import MeanAveragePrecisionCallback, TensorBoard
 from dbl_tf.training.checkpoints import Checkpoints

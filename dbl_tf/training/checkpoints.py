@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import zipfile
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -13,14 +14,14 @@ from dbl_tf import atomic
 
 
 class Checkpoints:
-    """Checkpoints of one training run: everything that changes the next step.
+    """The checkpoints of one training run: everything that the next step depends on.
 
-    A checkpoint holds every variable of the model and its optimizer, states of random generators
-    included. A process killed at any moment leaves whole checkpoints only.
+    A checkpoint holds every variable of the model and its optimizer, and the states of the random
+    generators. A process that is killed at any moment leaves only whole checkpoints behind.
 
     Args:
-        directory: where they lie; made when the first is written.
-        keep: how many of the newest are kept.
+        directory: the directory of the checkpoints. The first one creates it.
+        keep: the number of newest checkpoints that are kept.
     """
 
     _NAME = re.compile(r"step-(\d{8})\.npz")
@@ -30,48 +31,49 @@ class Checkpoints:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, rising."""
+        """The steps of the existing checkpoints, in rising order."""
         matches = (self._NAME.fullmatch(path.name) for path in self.directory.glob("*.npz"))
         return sorted(int(match[1]) for match in matches if match)
 
     def path(self, step: int) -> pathlib.Path:
-        """The file of a step."""
+        """The file of the checkpoint of a step."""
         return self.directory / f"step-{step:08d}.npz"
 
     def save(self, model: keras.Model, step: int, loss_sum: float = 0.0) -> None:
-        """Writes the state after `step` steps, and removes the oldest beyond `keep`.
+        """Writes the state after `step` steps, and removes the oldest checkpoints beyond `keep`.
 
         Args:
-            model: compiled.
-            step: steps trained.
-            loss_sum: of the steps of the epoch that is not at its end.
+            model: a compiled model.
+            step: the number of steps trained.
+            loss_sum: the sum of the losses of an epoch that has not ended yet.
 
         Raises:
-            OSError: it cannot be written; those before it are as they were.
+            FloatingPointError: the state is not finite. Nothing is written.
+            OSError: the checkpoint cannot be written. The earlier ones are left as they are.
         """
+        variables = _state(model)
+        values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        self._check_finite(variables, values, step)
         self.directory.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(self.path(step)) as beside:
-            np.savez(
-                beside,
-                loss_sum=loss_sum,
-                **{str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(_state(model))},
-            )
-        # One of a later step was passed over as damaged, or training would not be here.
+        with atomic.replacing(self.path(step)) as tmp_path:
+            arrays = {str(i): value for i, value in enumerate(values)}
+            np.savez(tmp_path, loss_sum=loss_sum, **arrays)
+        # A checkpoint of a later step is damaged, or training would have continued from it.
         kept = [other for other in self.steps() if other <= step][-self.keep :]
         for other in set(self.steps()) - set(kept):
             self.path(other).unlink()
 
     def restore(self, model: keras.Model) -> tuple[int, float]:
-        """Brings the model to the newest whole checkpoint.
+        """Restores the model from the newest checkpoint that is whole.
 
         Args:
-            model: compiled, as the one that was saved.
+            model: a compiled model of the same structure as the one that was saved.
 
         Returns:
-            The number of steps it has trained, 0 where there is no checkpoint; and `loss_sum`.
+            The number of steps it was trained for, 0 if there is no checkpoint; and `loss_sum`.
 
         Raises:
-            ValueError: there are checkpoints, and none is whole and fits the model.
+            ValueError: there are checkpoints, but none is whole and fits the model.
         """
         steps = self.steps()
         damaged = []
@@ -80,10 +82,27 @@ class Checkpoints:
                 return step, self._load(model, self.path(step))
             except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
                 damaged.append(f"{self.path(step)}: {error}")
-                logging.warning("checkpoint cannot be used, the one before it is: %s", damaged[-1])
+                logging.warning("cannot use a checkpoint; trying the one before: %s", damaged[-1])
         if damaged:
             raise ValueError("no checkpoint can be used: " + "; ".join(damaged))
         return 0, 0.0
+
+    def _check_finite(
+        self, variables: Sequence[keras.Variable], values: Sequence[np.ndarray], step: int
+    ) -> None:
+        # The loss of a step is computed before its update, so it may be finite when this is not.
+        paths = [
+            variable.path
+            for variable, value in zip(variables, values, strict=True)
+            if not np.isfinite(value).all()
+        ]
+        if paths:
+            raise FloatingPointError(
+                f"{', '.join(paths[:5])}{', …' if len(paths) > 5 else ''} "
+                f"{'is' if len(paths) == 1 else 'are'} not finite after step {step}; the last "
+                f"checkpoint is of step {max(self.steps(), default=0)}. A lower learning rate or a "
+                "longer warm-up may help."
+            )
 
     @staticmethod
     def _load(model: keras.Model, path: pathlib.Path) -> float:
@@ -93,13 +112,15 @@ class Checkpoints:
             values = [file[str(i)] for i in range(len(file.files) - 1)]
         shapes = [tuple(v.shape) for v in variables]
         if [v.shape for v in values] != shapes:
-            raise ValueError("it is of a model of other shapes")
+            raise ValueError("the shapes of its variables are not those of the model")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return loss_sum
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
-    # `model.weights` leaves out random states, `model.variables` holds those of metrics too.
-    seeds = [v for v in model.variables if v.name == "seed_generator_state"]
-    return [*model.weights, *seeds, *model.optimizer.variables]
+    """Every variable that the next step depends on, in the order of the files."""
+    # What `model.variables` holds beyond `model.weights` are the states of random generators.
+    weights = {id(v) for v in model.weights}
+    random_states = [v for v in model.variables if id(v) not in weights]
+    return [*model.weights, *random_states, *model.optimizer.variables]

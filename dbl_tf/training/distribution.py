@@ -1,38 +1,38 @@
-"""Distribution strategies by name, and what the machines of a cluster agree on."""
+"""Distribution strategies by name, and agreement among the machines of a cluster."""
 
 import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """The distribution strategy of this name.
+    """Creates the distribution strategy of this name.
 
     Args:
-        name: "one_device", the first GPU or else the CPU; "mirrored", every local GPU, or the CPU
-            where there is none; "multi_worker", every GPU of the machines that `TF_CONFIG` names,
-            of which each runs the same program; "auto", "mirrored" where there are several GPUs,
-            else "one_device".
+        name: one of `STRATEGIES`. "one_device" uses the first GPU, or the CPU if there is none;
+            "mirrored" uses every local GPU, or the CPU if there is none; "multi_worker" uses every
+            GPU of the machines that `TF_CONFIG` names, each of which runs the same program; "auto"
+            is "mirrored" if there are several GPUs, else "one_device".
 
     Raises:
-        ValueError: an unknown name, or "multi_worker" without a cluster in `TF_CONFIG`.
+        ValueError: the name is unknown, or "multi_worker" finds no cluster in `TF_CONFIG`.
     """
     if name == "multi_worker":
         try:
             cluster = json.loads(os.environ.get("TF_CONFIG") or "{}")
         except json.JSONDecodeError as error:
-            raise ValueError(f"TF_CONFIG is no JSON: {error}") from None
+            raise ValueError(f"TF_CONFIG is not valid JSON: {error}") from None
         if not (isinstance(cluster, dict) and {"cluster", "task"} <= set(cluster)):
             raise ValueError(
-                "strategy multi_worker needs TF_CONFIG, which names all machines and which of them "
-                'this is: {"cluster": {"worker": ["host0:port", "host1:port"]}, "task": {"type": '
-                f'"worker", "index": 0}}}}; found {os.environ.get("TF_CONFIG")!r}'
+                "strategy multi_worker needs TF_CONFIG, which names all machines and says which of "
+                'them this is: {"cluster": {"worker": ["host0:port", "host1:port"]}, "task": '
+                f'{{"type": "worker", "index": 0}}}}; found {os.environ.get("TF_CONFIG")!r}'
             )
         return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")
@@ -47,7 +47,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one of its cluster that writes files; true where it is alone."""
+    """Whether this process is the one of its cluster that writes files; true for a single one."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
@@ -57,50 +57,57 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
-    """Returns once every process of the cluster has come here.
+    """Returns once every process of the cluster has called it; at once for a single process.
 
-    A process that ended while another still works would be taken for a lost one.
+    A process that ended while another one still works would be taken for a lost one.
+
+    Raises:
+        LostWorkerError: another machine cannot be reached.
     """
-
-    def one_each() -> Any:
-        context = tf.distribute.get_replica_context()
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
-
-    with reraise_lost_worker(strategy, lambda: "while it was waited for"):
-        strategy.run(tf.function(one_each))
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        with reraise_lost_worker(strategy, lambda: "before it had finished"):
+            _number_of_each_replica(strategy, 0)
 
 
 def check_same_on_all(strategy: tf.distribute.Strategy, number: int, message: str) -> None:
-    """Refuses machines of a cluster of which one has another number.
+    """Checks that all machines of a cluster have the same number.
 
     Args:
-        strategy: of the training; nothing is done where it has one machine alone.
-        number: of this machine, below 2^53.
-        message: what is wrong where they differ.
+        strategy: the strategy of the training. A single machine always passes.
+        number: the number of this machine, below 2^53.
+        message: what is wrong if the numbers differ.
 
     Raises:
-        ValueError: the message and all numbers.
+        ValueError: the numbers differ. The error holds the message and all numbers.
         LostWorkerError: another machine cannot be reached.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
-
-    def of_each() -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        own = tf.one_hot(
-            context.replica_id_in_sync_group,
-            context.num_replicas_in_sync,
-            on_value=tf.constant(number, tf.float64),
-            dtype=tf.float64,
-        )
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
-
     with reraise_lost_worker(strategy, lambda: "before the first step"):
-        of_all = strategy.run(tf.function(of_each))
-    numbers = strategy.experimental_local_results(of_all)[0].numpy()
+        numbers = _number_of_each_replica(strategy, number)
     if (numbers != number).any():
         found = sorted({int(other) for other in numbers})
-        raise ValueError(f"{message}: this one has {number}, all have {found}")
+        raise ValueError(f"{message} ({number} on this machine, {found} on all)")
+
+
+def _number_of_each_replica(
+    strategy: tf.distribute.MultiWorkerMirroredStrategy, number: int
+) -> np.ndarray:
+    """What each replica of the cluster was called with, float64 (replicas,), in their order."""
+    of_all = strategy.run(_gather, args=(tf.constant(number, tf.float64),))
+    return strategy.experimental_local_results(of_all)[0].numpy()
+
+
+@tf.function
+def _gather(own: tf.Tensor) -> tf.Tensor:
+    context = tf.distribute.get_replica_context()
+    in_its_place = tf.one_hot(
+        context.replica_id_in_sync_group,
+        context.num_replicas_in_sync,
+        on_value=own,
+        dtype=tf.float64,
+    )
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, in_its_place)
 
 
 class LostWorkerError(RuntimeError):
@@ -111,7 +118,7 @@ class LostWorkerError(RuntimeError):
 def reraise_lost_worker(
     strategy: tf.distribute.Strategy, when: Callable[[], str]
 ) -> Iterator[None]:
-    """Turns the failure of a collective into a `LostWorkerError` that says when."""
+    """Turns the failure of a collective operation into a `LostWorkerError` that says when."""
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:

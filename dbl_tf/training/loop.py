@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,14 +15,19 @@ from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.distribution import check_same_on_all, is_chief, reraise_lost_worker
 
-_DEFAULT = type(tf.distribute.get_strategy())  # outside of any scope
+# To read a loss is to wait for the device, which then idles until the next step is dispatched.
+# Losses are read after this time, which is long beside that pause and short for a person.
+_SECONDS_BETWEEN_READINGS = 0.1
+# Losses that are read together are stacked first, and TensorFlow keeps a kernel for every number of
+# them that it has stacked.
+_MOST_UNREAD = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The rows of every global batch that one input pipeline makes: the index-th of `count` parts.
+    """The rows of every global batch that one input pipeline makes: part `index` of `count`.
 
-    Several machines have a pipeline each; the replicas of one machine have one in common.
+    Each machine has a pipeline of its own, which all its replicas share.
     """
 
     index: int
@@ -29,8 +35,8 @@ class Share:
 
 
 ALL_ROWS = Share(0, 1)
-# The endless batches from a step on, of which the rows of the share are made. Batch t must be a
-# function of t.
+# Makes the endless batches from a step on, each reduced to the rows of the share. Batch t must be a
+# pure function of t.
 Batches = Callable[[int, Share], tf.data.Dataset]
 
 
@@ -46,33 +52,42 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
 ) -> None:
-    """Trains from the newest checkpoint on, to the last step, under the model's strategy.
+    """Trains from the newest checkpoint to the last step, under the model's strategy.
 
-    One loop for one device, several, and several machines, on which `model.fit` does not run. Of
-    several machines, the chief alone calls the callbacks and writes; all read the checkpoints, so
-    they must have one file system in common.
+    The same loop serves one device, several devices, and several machines, on which `model.fit`
+    does not run. With several machines, only the chief calls the callbacks and writes files. All of
+    them read the checkpoints, so they need a shared file system.
+
+    Losses stay on the device until they are needed: for an epoch's end, for a checkpoint, and about
+    ten times a second for the callbacks. What is trained and recorded does not depend on when they
+    are read.
 
     Args:
-        model: compiled, in the scope of its strategy.
-        batches: makes (inputs, labels) or (inputs, labels, weights).
-        steps: to train in all.
-        steps_per_epoch: after which `callbacks` see an epoch's end; the last epoch may be shorter.
-        checkpoints: where the state is kept.
-        checkpoint_every: steps between checkpoints inside an epoch; None for its end only.
-        history_path: CSV file with a row for each epoch: its number, its mean loss and what the
-            callbacks put into the logs.
-        callbacks: of Keras; they run before the history row and the checkpoint are written.
-        verbose: as of `model.fit`.
+        model: a compiled model that was built in the scope of its strategy.
+        batches: makes the (inputs, labels) or (inputs, labels, weights) of each step.
+        steps: the total number of training steps.
+        steps_per_epoch: the number of steps after which `callbacks` see the end of an epoch. The
+            last epoch may be shorter.
+        checkpoints: the checkpoints of this run.
+        checkpoint_every: the number of steps between checkpoints inside an epoch. None writes
+            them only at the end of each epoch.
+        history_path: a CSV file with a row for each epoch: its number, its mean loss and what the
+            callbacks add to the logs.
+        callbacks: Keras callbacks. They run before the history row and the checkpoint are written.
+            The logs at the end of a batch hold the mean loss of the epoch up to the last step whose
+            loss was read; those at the end of an epoch include all its steps.
+        verbose: as in `model.fit`.
 
     Raises:
-        FloatingPointError: the loss is no longer finite; names the step.
+        FloatingPointError: the loss or the state is no longer finite. The message names the step.
         LostWorkerError: another machine was lost. The same program, started again on all of them,
             continues from the last checkpoint.
-        OSError: a checkpoint or the history cannot be written; names the file.
-        ValueError: there are checkpoints and none can be used, or not all machines see the same.
+        OSError: a checkpoint or the history cannot be written. The message names the file.
+        ValueError: there are checkpoints but none can be used, or not all machines see the same
+            ones.
     """
     strategy = model.distribute_strategy
-    if model.jit_compile and not isinstance(strategy, (tf.distribute.OneDeviceStrategy, _DEFAULT)):
+    if model.jit_compile and _is_distributed(strategy):
         raise ValueError(
             "a model with jit_compile=True trains on one device, not under "
             f"{type(strategy).__name__}; compile it with jit_compile=False"
@@ -84,8 +99,8 @@ def fit(
     check_same_on_all(
         strategy,
         step,
-        f"not all machines see the same checkpoints in {checkpoints.directory}; they need one file "
-        "system in common. Their steps",
+        f"not all machines see the same checkpoints in {checkpoints.directory}, which must be on a "
+        "file system that they share. Steps of the newest ones",
     )
     if step:
         logging.info("continuing from step %d of %d", step, steps)
@@ -107,63 +122,136 @@ def fit(
         initial_epoch=step // steps_per_epoch,
     )
 
-    def where() -> str:
-        last = max(checkpoints.steps(), default=0)
-        return f"after step {step}; the last checkpoint is of step {last}"
+    def progress() -> str:
+        return f"after step {step}; {_last_checkpoint(checkpoints)}"
 
+    losses = _EpochLosses(checkpoints, step, loss_sum, steps_per_epoch)
     model.stop_training = False
     listeners.on_train_begin()
     listeners.on_epoch_begin(step // steps_per_epoch)
     while step < steps and not model.stop_training:
         epoch, done = divmod(step, steps_per_epoch)
         listeners.on_train_batch_begin(done)
-        with reraise_lost_worker(strategy, where):
-            loss = float(train_step(iterator))
-        step, done, loss_sum = step + 1, done + 1, loss_sum + loss
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {step}: the model's logits are not finite. The last "
-                f"checkpoint is of step {max(checkpoints.steps(), default=0)}. A lower learning "
-                "rate or a longer warm-up may help."
-            )
-        logs = {"loss": loss_sum / done}
+        with reraise_lost_worker(strategy, progress):
+            try:
+                losses.append(train_step(iterator))
+            except tf.errors.OpError:
+                losses.read()  # a loss that was not finite comes first, and may be the cause
+                raise
+            step, done = step + 1, done + 1
+            epoch_ends = done == steps_per_epoch or step == steps
+            saves = step % checkpoint_every == 0 if checkpoint_every else False
+            if epoch_ends or saves or losses.is_reading_due():
+                losses.read()
+        logs = {"loss": losses.mean}
         listeners.on_train_batch_end(done - 1, logs)
-        if done == steps_per_epoch or step == steps:
+        if epoch_ends:
             listeners.on_epoch_end(epoch, logs)
             if writes:
-                checkpoints.save(model, step, 0.0 if done == steps_per_epoch else loss_sum)
-            loss_sum = 0.0
+                checkpoints.save(model, step, 0.0 if done == steps_per_epoch else losses.sum)
+            losses = _EpochLosses(checkpoints, step, 0.0, steps_per_epoch)
             if step < steps:
                 listeners.on_epoch_begin(epoch + 1)
-        elif writes and checkpoint_every and step % checkpoint_every == 0:
-            checkpoints.save(model, step, loss_sum)
+        elif writes and saves:
+            checkpoints.save(model, step, losses.sum)
+    losses.read()  # a callback may have stopped the training between two readings
     listeners.on_train_end()
 
 
-def distributed_batches(strategy: tf.distribute.Strategy, batches: Batches, step: int) -> Any:
-    """The batches from a step on, cut for the replicas in their order."""
+class _EpochLosses:
+    """The sum of the losses of an epoch's steps, of which the newest are still on the device.
 
-    def of_pipeline(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    The sum is taken in float64 and in the order of the steps, so that it does not depend on when
+    the losses are read.
+
+    Args:
+        checkpoints: the checkpoints of the run, for the message of an error.
+        step: the number of steps that are trained.
+        loss_sum: the sum of the losses of those of them that belong to the epoch.
+        steps_per_epoch: the number of steps in an epoch.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, step: int, loss_sum: float, steps_per_epoch: int):
+        self.sum = loss_sum
+        self._checkpoints = checkpoints
+        self._step, self._num_summed = step, step % steps_per_epoch
+        self._unread: list[tf.Tensor] = []
+        # The first loss is read at once, so that the logs of every batch hold a mean.
+        self._due_at = 0.0
+
+    @property
+    def mean(self) -> float:
+        """The mean loss of the epoch up to the last step that was read."""
+        return self.sum / self._num_summed
+
+    def append(self, loss: tf.Tensor) -> None:
+        """Adds the loss of the next step, a scalar, without waiting for it."""
+        self._unread.append(loss)
+
+    def is_reading_due(self) -> bool:
+        """Whether the losses should be read for the sake of the callbacks, or are too many."""
+        return time.monotonic() >= self._due_at or len(self._unread) >= _MOST_UNREAD
+
+    def read(self) -> None:
+        """Waits for all steps and adds up their losses.
+
+        Raises:
+            FloatingPointError: a loss is not finite. The message names the first such step.
+        """
+        unread, self._unread = self._unread, []
+        if unread:
+            for loss in tf.stack(unread).numpy().astype(np.float64).tolist():
+                self._step += 1
+                if not np.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss is {loss} at step {self._step}: the model's logits are not "
+                        f"finite; {_last_checkpoint(self._checkpoints)}. A lower learning rate or "
+                        "a longer warm-up may help."
+                    )
+                self.sum += loss
+                self._num_summed += 1
+        self._due_at = time.monotonic() + _SECONDS_BETWEEN_READINGS
+
+
+def _last_checkpoint(checkpoints: Checkpoints) -> str:
+    return f"the last checkpoint is of step {max(checkpoints.steps(), default=0)}"
+
+
+def _is_distributed(strategy: tf.distribute.Strategy) -> bool:
+    """Whether replicas run in threads or processes of their own, even if there is only one."""
+    threads = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return strategy.num_replicas_in_sync > 1 or isinstance(strategy, threads)
+
+
+def distributed_batches(strategy: tf.distribute.Strategy, batches: Batches, step: int) -> Any:
+    """The batches from a step on, split among the replicas in their order."""
+
+    def make_share(context: tf.distribute.InputContext) -> tf.data.Dataset:
         share = Share(context.input_pipeline_id, context.num_input_pipelines)
         rows = batches(step, share)
         replicas = context.num_replicas_in_sync // context.num_input_pipelines
         if replicas == 1:
             return rows
 
-        def cut(tensor: tf.Tensor) -> tf.Tensor:
+        def split(tensor: tf.Tensor) -> tf.Tensor:
             return tf.reshape(tensor, [replicas, tensor.shape[0] // replicas, *tensor.shape[1:]])
 
-        return rows.map(lambda *batch: tf.nest.map_structure(cut, batch)).unbatch()
+        return rows.map(lambda *batch: tf.nest.map_structure(split, batch)).unbatch()
 
-    return strategy.distribute_datasets_from_function(of_pipeline)
+    return strategy.distribute_datasets_from_function(make_share)
 
 
 def make_train_step(
     model: keras.Model, strategy: tf.distribute.Strategy
 ) -> Callable[[Any], tf.Tensor]:
-    """A compiled function from the iterator to the loss of one step, which it makes."""
+    """A compiled function that trains one step on the iterator's next batch and returns its loss.
 
-    def on_replica(inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None):
+    The loss is a scalar tensor. On a GPU the function returns before the step is finished.
+    """
+
+    def on_replica(
+        inputs: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor | None = None
+    ) -> tf.Tensor:
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True)
             # Keras divides by the number of replicas, so that their sum is the batch's loss.

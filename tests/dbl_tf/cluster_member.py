@@ -31,9 +31,21 @@ def batches(step: int, share: training.Share) -> tf.data.Dataset:
 
 
 def train(
-    strategy: tf.distribute.Strategy, run_dir: pathlib.Path, steps: int, pause: float
+    strategy: tf.distribute.Strategy,
+    run_dir: pathlib.Path,
+    steps: int,
+    pause: float,
+    nan_step: int | None = None,
 ) -> None:
-    """Trains and leaves the weights of the chief in `weights.npz`."""
+    """Trains and leaves the weights of the chief in `weights.npz`.
+
+    Args:
+        strategy: of this process.
+        run_dir: receives the checkpoints and the weights.
+        steps: to train in all.
+        pause: seconds that the chief waits after each step.
+        nan_step: the step, counted from 1, whose features are not finite.
+    """
     keras.utils.set_random_seed(0)
     with strategy.scope():
         network = models.build_head(NUM_FEATURES, len(CLASS_COUNTS), seed=5)
@@ -42,13 +54,22 @@ def train(
             dbl_tf.DistributionBalancedLoss(CLASS_COUNTS, NUM_EXAMPLES, rebalance="sample_weight"),
             jit_compile=False,
         )
+
+    def poisoned(first_step: int, share: training.Share) -> tf.data.Dataset:
+        def poison(step, batch):
+            features, *others = batch
+            return features / tf.cast(step + 1 != nan_step, tf.float32), *others
+
+        good = batches(first_step, share)
+        return good.enumerate(first_step).map(poison)
+
     training.fit(
         network,
-        batches,
+        batches if nan_step is None else poisoned,
         steps=steps,
         steps_per_epoch=5,
         checkpoints=training.Checkpoints(run_dir / "checkpoints"),
-        checkpoint_every=1,
+        checkpoint_every=1 if nan_step is None else None,
         callbacks=[
             keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(pause))
         ],
@@ -65,4 +86,5 @@ if __name__ == "__main__":
         pathlib.Path(sys.argv[1]),
         int(sys.argv[2]),
         float(sys.argv[3]),
+        int(sys.argv[4]) or None,
     )

@@ -24,14 +24,14 @@ def start(tmp_path):
     """Starts two processes that train together; all are stopped at the end of the test."""
     processes = []
 
-    def start_two(pause, steps=STEPS, directories=(tmp_path, tmp_path)):
+    def start_two(pause, steps=STEPS, directories=(tmp_path, tmp_path), nan_step=0):
         with socket.socket() as one, socket.socket() as two:
             for port in (one, two):
                 port.bind(("localhost", 0))
             workers = [f"localhost:{port.getsockname()[1]}" for port in (one, two)]
         members = []
         for index in range(2):
-            arguments = [str(directories[index]), str(steps), str(pause)]
+            arguments = [str(directories[index]), str(steps), str(pause), str(nan_step)]
             task = {"type": "worker", "index": index}
             members.append(
                 subprocess.Popen(
@@ -92,6 +92,14 @@ def test_two_machines_train_as_one_also_after_one_was_lost(start, tmp_path):
             np.testing.assert_allclose(together[name], one[name], rtol=0, atol=1e-6)
 
 
+def test_both_machines_name_the_step_whose_loss_is_not_finite(start):
+    """Also the one that has gone on, and finds the other one gone, before it reads its losses."""
+    for member in start(pause=0.05, nan_step=2):
+        _, message = member.communicate(timeout=SECONDS)
+        assert member.returncode != 0
+        assert "FloatingPointError: the loss is nan at step 2: " in message
+
+
 @pytest.mark.slow
 def test_two_machines_of_which_one_or_the_other_is_lost_five_times(start, tmp_path):
     steps = 18
@@ -121,7 +129,7 @@ def test_machines_that_see_different_checkpoints_are_refused(start, tmp_path):
         _, message = member.communicate(timeout=SECONDS)
         assert member.returncode != 0
         assert "not all machines see the same checkpoints in" in message
-        assert "all have [2, 4]" in message
+        assert "[2, 4] on all)" in message
 
 
 def test_a_cluster_without_a_description_is_refused(monkeypatch):
@@ -129,5 +137,5 @@ def test_a_cluster_without_a_description_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r'needs TF_CONFIG, .*"cluster": \{"worker": .*found None'):
         training.make_strategy("multi_worker")
     monkeypatch.setenv("TF_CONFIG", "{")
-    with pytest.raises(ValueError, match="TF_CONFIG is no JSON"):
+    with pytest.raises(ValueError, match="TF_CONFIG is not valid JSON"):
         training.make_strategy("multi_worker")

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import threading
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from dbl_tf import metrics, models, training
 from dbl_tf.optimizers import CoupledDecaySGD, WarmupStepDecay
+from dbl_tf.training import loop
 
 STEPS, STEPS_PER_EPOCH = 11, 4
 
@@ -154,25 +156,214 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert training.Checkpoints(tmp_path / "checkpoints").steps() == [10, 11]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
-    network = make_network()
+def poisoned_from(step):
+    """Batches that give finite losses before this step, counted from 1, and NaN from it on."""
 
-    def poisoned(first_step, share):
+    def poison(number, batch):
+        return batch[0] / tf.cast(number < step - 1, tf.float32), batch[1]
+
+    return lambda first_step, share: make_batches(first_step).enumerate(first_step).map(poison)
+
+
+@pytest.fixture
+def reads_seldom(monkeypatch):
+    """Losses are read where they have to be, and not for the sake of the callbacks."""
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_READINGS", float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "every", "last_checkpoint"),
+    [
+        ("one_device", 1, None, 0),
+        ("one_device", 7, None, 4),
+        ("one_device", 8, 4, 4),
+        ("one_device", 11, 5, 10),
+        ("mirrored", 7, 2, 6),
+        ("xla", 7, 2, 6),
+    ],
+)
+def test_the_first_loss_that_is_not_finite_is_named_though_it_is_read_later(
+    kind, step, every, last_checkpoint, tmp_path, request, reads_seldom
+):
+    strategy = request.getfixturevalue("mirrored") if kind == "mirrored" else None
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        network = make_network(stock_dropout=0.0, xla=kind == "xla")
+    checkpoints = training.Checkpoints(tmp_path / "checkpoints")
+    message = rf"nan at step {step}: .*; the last checkpoint is of step {last_checkpoint}\."
+    with pytest.raises(FloatingPointError, match=message):
+        training.fit(
+            network,
+            poisoned_from(step),
+            steps=STEPS,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            checkpoints=checkpoints,
+            checkpoint_every=every,
+            history_path=tmp_path / "history.csv",
+            verbose=0,
+        )
+    assert max(checkpoints.steps(), default=0) == last_checkpoint
+    if step > STEPS_PER_EPOCH:
+        assert len(history(tmp_path)) == (step - 1) // STEPS_PER_EPOCH
+    # What was written is good: with finite batches, the run goes on to its end.
+    fit(tmp_path, make_network(stock_dropout=0.0))
+    assert np.isfinite([loss for _, loss in history(tmp_path)]).all()
+
+
+def test_a_loss_that_is_not_finite_is_named_where_the_batches_end_or_a_callback_stops(
+    tmp_path, reads_seldom
+):
+    class StopAt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 2
+
+    for name, batches, callbacks in (
+        ("ended", lambda *start: poisoned_from(2)(*start).take(3), []),
+        ("stopped", poisoned_from(2), [StopAt()]),
+    ):
+        with pytest.raises(FloatingPointError, match="nan at step 2: "):
+            training.fit(
+                make_network(),
+                batches,
+                steps=STEPS,
+                steps_per_epoch=STEPS_PER_EPOCH,
+                checkpoints=training.Checkpoints(tmp_path / name),
+                callbacks=callbacks,
+                verbose=0,
+            )
+
+
+def test_a_state_that_is_not_finite_is_not_written(tmp_path):
+    """The loss of a step is computed before its update, which here overflows."""
+    with pytest.raises(
+        FloatingPointError,
+        match=r"neck/kernel, .* are not finite after step 4; the last checkpoint is of step 2\.",
+    ):
+        fit(tmp_path, make_network(), checkpoint_every=2, callbacks=[PoisonWeights(after=4)])
+    assert training.Checkpoints(tmp_path / "checkpoints").steps() == [2]
+    resumed = make_network()
+    fit(tmp_path, resumed)
+    assert all(np.isfinite(weight).all() for weight in resumed.get_weights())
+
+
+class PoisonWeights(keras.callbacks.Callback):
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.after -= 1
+        if self.after == 0:
+            for weight in self.model.trainable_weights:
+                weight.assign(weight * np.inf)
+
+
+class CountBegun(keras.callbacks.Callback):
+    """Counts the steps that the loop has begun, for another thread that waits for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = 0
+        self.changed = threading.Condition()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        with self.changed:
+            self.begun += 1
+            self.changed.notify_all()
+
+    def wait_for(self, number):
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.begun >= number, timeout=60):
+                raise TimeoutError(f"the loop waits for a step, and has begun {self.begun} alone")
+
+
+@pytest.fixture
+def asynchronous():
+    """Operations run behind Python, on the CPU as otherwise on a GPU."""
+    tf.config.experimental.set_synchronous_execution(False)
+    yield
+    tf.config.experimental.set_synchronous_execution(True)
+
+
+@pytest.mark.parametrize("checkpoint_every", [None, 7])
+def test_steps_are_dispatched_without_waiting_for_those_before(
+    checkpoint_every, tmp_path, reads_seldom, asynchronous
+):
+    steps, steps_per_epoch, ahead = 40, 20, 4
+    counter = CountBegun()
+
+    def batches_that_wait(first_step, share):
+        """The batch of a step comes when the loop has begun later steps, up to the next reading."""
+
+        def wait(step, *batch):
+            # The first loss of an epoch is read at once; the pipeline makes batches in advance.
+            if step % steps_per_epoch and step < steps:
+                readings = [steps_per_epoch * (int(step) // steps_per_epoch + 1)]
+                if checkpoint_every:
+                    readings.append(checkpoint_every * (int(step) // checkpoint_every + 1))
+                counter.wait_for(min(int(step) + 1 + ahead, *readings))
+            return step
+
         return (
             make_batches(first_step)
             .enumerate(first_step)
-            .map(lambda step, batch: (batch[0] / tf.cast(step != 6, tf.float32), batch[1]))
+            .map(lambda step, batch: (tf.py_function(wait, [step], tf.int64), batch))
+            .map(lambda step, batch: batch)
         )
 
-    with pytest.raises(FloatingPointError, match=r"nan at step 7: .*last checkpoint is of step 4"):
-        training.fit(
-            network,
-            poisoned,
-            steps=STEPS,
-            steps_per_epoch=STEPS_PER_EPOCH,
-            checkpoints=training.Checkpoints(tmp_path / "checkpoints"),
-            verbose=0,
-        )
+    training.fit(
+        make_network(),
+        batches_that_wait,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        checkpoints=training.Checkpoints(tmp_path / "checkpoints"),
+        checkpoint_every=checkpoint_every,
+        callbacks=[counter],
+        verbose=0,
+    )
+    assert counter.begun == steps
+
+
+def test_the_losses_are_added_in_the_order_of_the_steps_however_they_are_read(
+    tmp_path, monkeypatch
+):
+    """Compared with each loss as it is read at once, and added in Python."""
+    step_losses = []
+    make_train_step = loop.make_train_step
+
+    def recording(model, strategy):
+        train_step = make_train_step(model, strategy)
+
+        def step(iterator):
+            step_losses.append(train_step(iterator))
+            return step_losses[-1]
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", recording)
+    monkeypatch.setattr(loop, "_MOST_UNREAD", 3)
+
+    seen = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(logs["loss"])
+    )
+    for seconds in (0.0, float("inf")):
+        step_losses.clear()
+        seen.clear()
+        monkeypatch.setattr(loop, "_SECONDS_BETWEEN_READINGS", seconds)
+        directory = tmp_path / str(seconds)
+        fit(directory, make_network(), checkpoint_every=3, callbacks=[callback])
+        losses = [float(loss) for loss in step_losses]
+        assert len(losses) == STEPS and len(set(losses)) == STEPS
+        epochs = [losses[:4], losses[4:8], losses[8:]]
+        assert [loss for _, loss in history(directory)] == [sum(e) / len(e) for e in epochs]
+        means = [sum(e[: i + 1]) / (i + 1) for e in epochs for i in range(len(e))]
+        if seconds == 0.0:
+            assert seen == means
+        else:  # read at the first step of an epoch, with three unread, for checkpoints, at its end
+            known = [0, 0, 2, 3, 4, 5, 5, 7, 8, 8, 10]
+            assert seen == [means[step] for step in known]
+        with np.load(directory / "checkpoints" / "step-00000009.npz") as file:
+            assert file["loss_sum"] == losses[8]
 
 
 def test_val_map_is_in_the_logs_before_other_callbacks_read_them(tmp_path):

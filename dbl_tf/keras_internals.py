@@ -1,0 +1,94 @@
+"""The private names of Keras that this package depends on, each with the reason.
+
+Nothing else in the package uses a private name of Keras or TensorFlow, so a new version of either
+can be checked here. `setup.cfg` admits only the minor versions that were checked.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class SumClippingOptimizer(keras.optimizers.Optimizer):
+    """An optimizer that clips the sum of the gradients over all replicas.
+
+    Wraps `Optimizer._clip_gradients` and, on TensorFlow, `Optimizer._all_reduce_sum_gradients`.
+    Keras clips the gradients of each replica before it adds them up, so two replicas train
+    differently from one. The public `apply` does both, and offers nothing in between.
+    """
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        if keras.backend.backend() == "tensorflow":
+            return grads  # one replica's share alone is not what is to be clipped
+        return super()._clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(
+        self, grads_and_vars: list[tuple[Any, Any]]
+    ) -> list[tuple[Any, Any]]:
+        reduced = super()._all_reduce_sum_gradients(grads_and_vars)
+        clipped = super()._clip_gradients([gradient for gradient, _ in reduced])
+        return [(gradient, pair[1]) for gradient, pair in zip(clipped, reduced, strict=True)]
+
+
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """The position of a variable among those that the optimizer was built with.
+
+    Wraps `Optimizer._get_variable_index`. `update_step` is given the backend's variable, under a
+    strategy the one of a replica, from which no public name leads back to the Keras variable.
+
+    Args:
+        optimizer: built.
+        variable: as `update_step` receives it, or the Keras variable.
+    """
+    return optimizer._get_variable_index(variable)
+
+
+class ComputedSeed(keras.random.SeedGenerator):
+    """A seed for `keras.random` that was computed in the graph.
+
+    `keras.random` takes a number that Python knows, or a generator whose state is a variable, which
+    the layer and its checkpoints would then hold. Wraps `draw_seed`, which takes the seed from the
+    generator's `next` alone; the constructor of the base class, which makes the variable, is left
+    out.
+
+    Args:
+        words: two integers or integer tensors; `SeedGenerator(a)` hands out (a, 0), (a, 1), ….
+    """
+
+    def __init__(self, words: Sequence[Any]):
+        self._words = tuple(words)
+
+    def next(self, ordered: bool = True) -> Any:
+        """The seed, integer (2,), in the type that the backend's random functions take."""
+        dtype = "uint32" if keras.backend.backend() == "jax" else "int32"
+        return ops.stack([ops.cast(word, dtype) for word in self._words])
+
+
+def flush_event_files(callback: keras.callbacks.TensorBoard) -> None:
+    """Writes to disk what a TensorBoard callback has logged so far.
+
+    Wraps `TensorBoard._writers`. The callback keeps its writers to itself and closes them at the
+    end of the training, which a killed process never reaches.
+    """
+    for writer in callback._writers.values():
+        writer.flush()
+
+
+def load_weights(network: keras.Model, path: str | os.PathLike) -> None:
+    """`network.load_weights(path)`, which reports weights that do not fit by its error alone.
+
+    Wraps `Functional._operations_by_depth`: Keras 3.15.1 looks for each layer that it could not
+    load a second time, in this list, and warns of the list that "affected layers will retain their
+    freshly-initialized weights" before it raises the error. No argument of the public method turns
+    the second look off.
+
+    Raises:
+        ValueError, OSError, KeyError: the file does not hold the network's weights.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Skipping nested container at '_operations_by_depth")
+        network.load_weights(path)
