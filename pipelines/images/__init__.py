@@ -1,10 +1,17 @@
 """Images: their headers, decoding, resizing and augmentation, as TensorFlow graph ops."""
 
 from pipelines.images.augmentation import Augmentation, augment, colour_matrix, read_for_training
-from pipelines.images.decoding import decode, read_batch, read_for_evaluation, resize
+from pipelines.images.decoding import (
+    EVALUATION_VERSION,
+    decode,
+    read_batch,
+    read_for_evaluation,
+    resize,
+)
 from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect
 
 __all__ = [
+    "EVALUATION_VERSION",
     "MAX_PIXELS",
     "MAX_SIDE",
     "Augmentation",

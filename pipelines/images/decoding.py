@@ -21,6 +21,10 @@ from pipelines.images.headers import (
     seldom_called,
 )
 
+# The version of `read_for_evaluation`: raise it with every change of decoding or resizing that
+# changes a pixel, so that features that were cached before are computed again.
+EVALUATION_VERSION = 1
+
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG, PNG, GIF or BMP as `PIL.ImageOps.exif_transpose(image).convert("RGB")` does.

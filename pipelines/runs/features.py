@@ -1,59 +1,67 @@
-"""Pooled features of a backbone that does not train: computed once, and kept for other runs."""
+"""Pooled features of a frozen backbone: computed once, and cached for other runs."""
 
-import hashlib
-import os
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, prediction
+from dbl_tf import prediction
+from pipelines import cache
 from pipelines.examples import Examples
+from pipelines.images import EVALUATION_VERSION
 from pipelines.runs import evaluate
 from pipelines.runs.config import ResolvedConfig
 
+_FEATURES = cache.Kind("features", version=EVALUATION_VERSION, suffix=".npy")
+
 
 class Features:
-    """Features of splits, kept in the cache folder under a digest of backbone and images.
+    """Features of splits, cached under a digest of everything that they depend on.
 
-    So runs which differ above the backbone share them.
+    Runs that differ only above the backbone share them. They depend on the images and on how they
+    are read, the network and its weights, and on the versions of TensorFlow, whose decoders read
+    the images, and of Keras, which defines the network and its preprocessing.
 
     Args:
-        config: of the run.
-        backbone: from images to features.
+        config: the configuration of the run.
+        backbone: the network from images to features.
     """
 
     def __init__(self, config: ResolvedConfig, backbone: keras.Model):
         self.config, self.backbone = config, backbone
-        network = (config.backbone, dict(config.backbone_options), config.image_size)
-        digest = hashlib.sha256(repr(network).encode())
-        for weight in backbone.get_weights():
-            digest.update(np.ascontiguousarray(weight).tobytes())
-        data = (config.dataset, config.loading.data_seed, config.source)
-        digest.update(repr(data).encode())
-        self._digest = digest
+        self._parts: list[str | bytes] = [*self._describe(), *_weights(backbone)]
 
     def __call__(self, examples: Examples) -> np.ndarray:
-        """float32 (N, F), of the examples in their order."""
-        digest = self._digest.copy()
-        digest.update("\n".join(examples.names).encode())
-        for path in dict.fromkeys(examples.files or ()):  # a file may hold many images
-            status = os.stat(path)
-            digest.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
-        path = self.config.loading.cache_path / "features" / f"{digest.hexdigest()[:32]}.npy"
-        if path.exists():
-            return np.load(path)
+        """Features of the examples in their order, float32 (N, F)."""
+        path = _FEATURES.path(
+            self.config.loading.cache_path, [*self._parts, *examples.names], examples.files
+        )
+        features = cache.load(path, np.load)
+        if features is not None:
+            return features
         print(f"computing features of {len(examples)} images")
         size = self.config.image_size
         with evaluate.reraise_unreadable(examples, lambda: evaluate.every_position(examples), size):
             features = prediction.predict_logits(
                 self.backbone, evaluate.image_batches(examples, size)
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(path) as tmp_path:
-            np.save(tmp_path, features)
+        with cache.writing(path) as temporary:
+            np.save(temporary, features)
         return features
 
     def batches(self, examples: Examples) -> tf.data.Dataset:
         """The features in batches, in the order of the examples."""
         return tf.data.Dataset.from_tensor_slices(self(examples)).batch(evaluate.BATCH_SIZE)
+
+    def _describe(self) -> Iterator[str]:
+        config = self.config
+        yield f"tensorflow {tf.__version__}, keras {keras.__version__}"
+        yield repr((config.backbone, dict(config.backbone_options), config.image_size))
+        # Data that are made or read without files of their own have nothing else to tell them by.
+        yield repr((config.dataset, config.loading.data_seed, config.source))
+
+
+def _weights(network: keras.Model) -> Iterator[bytes]:
+    for weight in network.get_weights():
+        yield np.ascontiguousarray(weight).tobytes()
