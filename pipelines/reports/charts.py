@@ -126,8 +126,8 @@ def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarra
     transposed = labels.T
     with np.errstate(invalid="ignore"):
         mean = np.asarray(transposed @ probability) / counts
-        # Mean of squares minus square of the mean, in float64: computing the deviations would need
-        # the examples of each class one after the other.
+        # E[p²]/E[p]² − 1, in float64: products with the labels, since sums of squared deviations
+        # would need the examples of each class one after the other.
         variance = np.asarray(transposed @ probability**2) / counts / mean**2 - 1.0
     return np.maximum(variance, 0.0)
 
@@ -270,9 +270,9 @@ def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Pict
     return _values_by_class(
         "within_class_variance",
         "How unequally the images of a label are drawn",
-        "Variance of the expected draws of the images with a label, divided by their mean: 0 means "
-        "that training is shown every image of the label equally often; a high value, that a few "
-        "images, which have rare labels too, stand for all of them (the paper's Fig. 5).",
+        "Variance of the expected draws of the images with a label, relative to their mean: 0 "
+        "means that training is shown every image of the label equally often; a high value, that a "
+        "few images, which have rare labels too, stand for all of them (the paper's Fig. 5).",
         Classes.of_statistics(statistics),
         variance,
         Axis("variance of normalized draws", 0, _round_up(np.nanmax(variance, initial=0.1))),
