@@ -1,4 +1,4 @@
-"""From labelled images on disk to `tf.data` batches of (image, labels, weights)."""
+"""From labeled images on disk to `tf.data` batches of (image, labels, weights)."""
 
 from typing import Any
 

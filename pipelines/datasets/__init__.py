@@ -1,4 +1,4 @@
-"""Where labelled images come from: one module for each data source, and their registry."""
+"""Where labeled images come from: one module for each data source, and their registry."""
 
 import dataclasses
 from collections.abc import Sequence
