@@ -158,7 +158,7 @@ class _Run:
 
     def step(self, batches: Iterator) -> None:
         """Trains a step; waits for its loss, as `fit` does."""
-        loss = float(self._step(batches))
+        loss = float(self._step(batches, 1)[0])
         if not np.isfinite(loss):
             raise ValueError(f"the loss is {loss}: the figures would be of no training")
 
