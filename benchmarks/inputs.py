@@ -6,12 +6,12 @@ All take the same photographs, those that class-aware re-sampling draws, in the 
 
 * `read`: the bytes alone;
 * `decode`: and decoded; `decode and resize`: and resized, as for evaluation, in batches;
-* `training`: `pipelines.inputs.training_batches`, cropped, resized, mirrored and recoloured, with
+* `training`: `pipelines.inputs.training_batches`, cropped, resized, mirrored and recolored, with
   labels and the weights r̂;
 * `TensorFlow's own`: decoded by `tf.io.decode_image` and resized by `tf.image.resize`, antialiased,
   whatever the file is, not augmented: the least that one would write without `pipelines.images`;
 * `PIL`: the same augmentation in a pool of as many processes as there are cores, which decode with
-  PIL, crop and resize in one call, recolour by PIL's own matrix, and pass batches of bytes.
+  PIL, crop and resize in one call, recolor by PIL's own matrix, and pass batches of bytes.
 
 Everything is timed in turns, each time from the first batch of a new iterator to its last; how long
 the first batch took stands beside it (the processes of PIL have begun by then). The files are in

@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import measuring
-from pipelines import images, inputs, sampling
+from pipelines import images, inputs, record_files, sampling
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, reading, writing
@@ -55,12 +55,12 @@ def measure(
             DataConfig.of(dataset="table", examples=examples, cache_dir=str(folder)).load_data(),
             records,
         )
-        written = {name: write(data, folder / name, name) for name in layout.FORMATS}
+        written = {name: write(data, folder / name, name) for name in record_files.FORMATS}
         read = {
             f"{record_format}, {sampler}": read_batches(
                 folder / record_format, sampler, batches, batch_size, image_size
             )
-            for record_format in layout.FORMATS
+            for record_format in record_files.FORMATS
             for sampler in sampling.STREAM_SAMPLERS
         }
     return {"records": records, "batch_size": batch_size, "written": written, "read": read}

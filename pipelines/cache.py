@@ -40,11 +40,11 @@ class Kind:
     """A kind of result.
 
     Attributes:
-        name: The name of its folder in the cache folder.
-        version: A number to raise whenever the same arguments and files would give another result,
+        name: the name of its folder in the cache folder.
+        version: a number to raise whenever the same arguments and files would give another result,
             because a check is stricter or images are preprocessed in another way, or the same
             result in another file format. Results of other versions are not found any more.
-        suffix: The suffix of its files.
+        suffix: the suffix of its files.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Kind:
         """A digest of what a result depends on, 32 hexadecimal digits.
 
         Args:
-            parts: The arguments of the computation, in a fixed order.
-            files: The files that it reads; one that is listed again counts once.
+            parts: the arguments of the computation, in a fixed order.
+            files: the files that it reads; one that is listed again counts once.
 
         Raises:
-            FileNotFoundError: A file is not there.
+            FileNotFoundError: a file is not there.
         """
         digest = hashlib.blake2b(digest_size=16, key=self._key)
         states = (_file_state(path, os.stat(path)) for path in dict.fromkeys(files))
@@ -79,8 +79,8 @@ class Kind:
         """A digest of one file, 8 bytes, for a result that is kept as a list of such digests.
 
         Args:
-            path: The file.
-            status: What `os.stat` returned for it.
+            path: the file.
+            status: what `os.stat` returned for it.
         """
         return hashlib.blake2b(_file_state(path, status), digest_size=8, key=self._key).digest()
 
@@ -100,7 +100,7 @@ def load(path: str | os.PathLike, read: Callable[[str | os.PathLike], _T]) -> _T
     A damaged file is removed with a warning, so that the result is computed again.
 
     Args:
-        path: The file of the result.
+        path: the file of the result.
         read: Reads the file; raises a `ValueError`, or what NumPy raises, where it is damaged.
 
     Returns:

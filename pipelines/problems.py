@@ -1,4 +1,4 @@
-"""What is found in a file, collected by kind, so that one message says all of it."""
+"""Collects what was found in a file by kind, so that one message reports all of it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ class Findings:
     """What was found in a file, counted by kind, with the first few findings of each kind.
 
     Args:
-        path: The file.
+        path: the file.
     """
 
     def __init__(self, path: str):
@@ -33,9 +33,9 @@ class Findings:
         """Counts one more finding of a kind.
 
         Args:
-            kind: What such findings have in common, in words.
-            line: The line of the file, counted from 1.
-            found: What is there.
+            kind: what such findings have in common, in words.
+            line: the line of the file, counted from 1.
+            found: what is there.
         """
         entry = self._kinds.setdefault(kind, _Kind())
         entry.count += 1
@@ -48,9 +48,9 @@ class Findings:
         """Adds all findings of a kind.
 
         Args:
-            kind: What they have in common, in words.
-            lines: The line of each.
-            describe: Maps a position in `lines` to what is there. It is called for the findings
+            kind: what they have in common, in words.
+            lines: the line of each.
+            describe: maps a position in `lines` to what is there. It is called for the findings
                 that are shown.
         """
         shown = [f"line {line}: {describe(i)}" for i, line in enumerate(lines[:SHOWN])]

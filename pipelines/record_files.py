@@ -45,8 +45,8 @@ def open_records(
     places of their records are found by going from length to length.
 
     Args:
-        paths: The files, in the order in which their records are counted.
-        record_format: One of `FORMATS`.
+        paths: the files, in the order in which their records are counted.
+        record_format: one of `FORMATS`.
 
     Returns:
         The number of records, and a function that reads the records at positions, int64 of any
@@ -56,8 +56,8 @@ def open_records(
         positions at once.
 
     Raises:
-        RecordFileError: A file is not complete; the message names it.
-        ValueError: The format is not one of `FORMATS`.
+        RecordFileError: a file is not complete; the message names it.
+        ValueError: the format is not one of `FORMATS`.
     """
     if record_format not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}; got {record_format!r}")

@@ -31,14 +31,14 @@ def write(
     """Writes the same bytes as `writing.write`.
 
     Args:
-        load: Gives the data set on any worker; it is pickled.
-        directory: The folder, which all workers must see under this path.
-        plan: What `layout.make_plan` gave for these data.
-        options: Options of the Beam pipeline, such as `--runner=FlinkRunner`.
+        load: gives the data set on any worker; it is pickled.
+        directory: the folder, which all workers must see under this path.
+        plan: what `layout.make_plan` gave for these data.
+        options: options of the Beam pipeline, such as `--runner=FlinkRunner`.
 
     Raises:
-        ShardsError: The folder holds something else.
-        OSError: A file cannot be written. Beam's runners may raise an error of their own for it.
+        ShardsError: the folder holds something else.
+        OSError: a file cannot be written. Beam's runners may raise an error of their own for it.
     """
     finished = writing.open_directory(directory, plan)
     if finished:

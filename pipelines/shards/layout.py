@@ -49,13 +49,13 @@ class Plan:
     """Which example of a data set lies in which shard: a function of the data and a few numbers.
 
     Attributes:
-        record_format: One of `record_files.FORMATS`.
+        record_format: one of `record_files.FORMATS`.
         class_names: C names.
-        flip_probability: The `flip_probability` of the data set.
-        shuffle_seed: The seed that orders the train examples.
-        num_examples: The number of examples of each split.
-        num_shards: The number of shards of each split.
-        data_digest: A digest of the names and labels of all examples.
+        flip_probability: the `flip_probability` of the data set.
+        shuffle_seed: the seed that orders the train examples.
+        num_examples: the number of examples of each split.
+        num_shards: the number of shards of each split.
+        data_digest: a digest of the names and labels of all examples.
     """
 
     record_format: str
@@ -110,15 +110,15 @@ def make_plan(
     """Decides how a data set is divided into shards.
 
     Args:
-        data: Any data set whose images are read by position.
+        data: any data set whose images are read by position.
         record_format: "array_record", which is read by position, or "tfrecord", which is read as a
             stream.
-        examples_per_shard: The largest number of examples in one shard.
-        shuffle_seed: The seed that orders the train examples, in [0, 2^32).
+        examples_per_shard: the largest number of examples in one shard.
+        shuffle_seed: the seed that orders the train examples, in [0, 2^32).
 
     Raises:
-        ShardsError: A split has no examples, or is read as a stream.
-        ValueError: An argument is out of its range.
+        ShardsError: a split has no examples, or is read as a stream.
+        ValueError: an argument is out of its range.
     """
     if record_format not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}; got {record_format!r}")
@@ -166,10 +166,10 @@ class ShardInfo:
     """What the manifest says of one file.
 
     Attributes:
-        file: Its name.
-        bytes: Its size.
-        sha256: The digest of its content, in hexadecimal digits.
-        records: The number of records in it, None if it is not a shard.
+        file: its name.
+        bytes: its size.
+        sha256: the digest of its content, in hexadecimal digits.
+        records: the number of records in it, None if it is not a shard.
     """
 
     file: str
@@ -214,7 +214,7 @@ class Manifest:
         """Reads `shards.json`.
 
         Raises:
-            ShardsError: There is no such file, or it is damaged or of another version.
+            ShardsError: there is no such file, or it is damaged or of another version.
         """
         path = pathlib.Path(directory, MANIFEST)
         if not path.is_file():
@@ -252,7 +252,7 @@ def load_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file.
 
     Raises:
-        ShardsError: The file is not JSON.
+        ShardsError: the file is not JSON.
     """
     with open(path, encoding="utf-8") as file:
         try:
@@ -265,9 +265,9 @@ def check_file(directory: str | os.PathLike, info: ShardInfo, *, content: bool) 
     """Says what is wrong with a file of the manifest.
 
     Args:
-        directory: The folder of the shards.
-        info: What the manifest says of the file.
-        content: Whether the content of the file is read and compared, and not just its size.
+        directory: the folder of the shards.
+        info: what the manifest says of the file.
+        content: whether the content of the file is read and compared, and not just its size.
 
     Returns:
         What is wrong, None if nothing is.
