@@ -130,7 +130,7 @@ def variant_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def format_table(runs: Sequence[Run]) -> str:
-    """Formats the metrics of all variants, in a table for each metric by group and one for the rest.
+    """Formats the metrics of all variants: a table for each metric by group, one for the others.
 
     A variant for which there are published values is followed by a row of them.
     """

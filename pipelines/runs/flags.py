@@ -81,7 +81,7 @@ def define(
             default = None if default is settings.REQUIRED else default
             _define_flag(described, (defaults or {}).get(name, default), values)
     for old, (new, value_names) in run_config.RENAMED.items():
-        if flag_name_of(new) in values:
+        if new in values:
             words = f"Old name of --{new}."
             if set(value_names) == {False, True}:
                 flags.DEFINE_bool(old, None, words, flag_values=values)
@@ -207,11 +207,6 @@ def grouped(
         if name not in first:
             groups.setdefault(each.group, []).append((values[name], each.sources))
     return {heading: listed for heading, listed in groups.items() if listed}
-
-
-def flag_name_of(setting_name: str) -> str:
-    """Returns the name of the flag of a setting."""
-    return setting_name.rstrip("_")
 
 
 def _flag_help(flag: flags.Flag, sources: tuple[str, ...]) -> str:

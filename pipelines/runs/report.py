@@ -23,9 +23,31 @@ REPORT = "report.html"
 _MAX_STEPS = 20_000
 
 
-def write(result: EvaluationResult, output_dir: str | os.PathLike, *, title: str) -> None:
-    """Writes the report of a model about whose training nothing is known."""
-    _write(result, output_dir, title=title)
+def write(
+    result: EvaluationResult, output_dir: str | os.PathLike, *, title: str, **training: Any
+) -> None:
+    """Writes the report of a model.
+
+    Args:
+        result: the predictions of the test split and their scores.
+        output_dir: the directory for `report.html` and `figures/`.
+        title: the heading of the page.
+        **training: arguments of `write_run_report` that only the training run knows.
+    """
+    path = pathlib.Path(output_dir, REPORT)
+    run_page.write_run_report(
+        path,
+        title=title,
+        statistics=result.statistics,
+        labels=result.test.labels,
+        probabilities=result.probabilities,
+        thresholds=result.thresholds.values,
+        scores=result.scores,
+        image_names=result.test.names,
+        read_image=_image_reader(result.test),
+        **training,
+    )
+    print(f"report: {path}")
 
 
 def write_of_run(
@@ -39,15 +61,15 @@ def write_of_run(
     """Writes the report of a run.
 
     Args:
-        result: the predictions of the test split and their scores.
-        output_dir: the directory for `report.html` and `figures/`.
+        result: see `write`.
+        output_dir: see `write`.
         config: the configuration of the run.
         train: the training examples.
         history_path: the path of the `history.csv` of the run.
     """
     statistics = result.statistics
     counts, num_draws = observed_counts(config, train, statistics)
-    _write(
+    write(
         result,
         output_dir,
         title=f"{config.data_name}, {config.method}",
@@ -77,22 +99,6 @@ def observed_counts(
     for batch in build.make_indices(config, train, 0).take(steps).as_numpy_iterator():
         np.add.at(times, batch, 1)
     return train.labels.T @ times, steps * config.batch_size
-
-
-def _write(result: EvaluationResult, output_dir: str | os.PathLike, **known: Any) -> None:
-    path = pathlib.Path(output_dir, REPORT)
-    run_page.write_run_report(
-        path,
-        statistics=result.statistics,
-        labels=result.test.labels,
-        probabilities=result.probabilities,
-        thresholds=result.thresholds.values,
-        scores=result.scores,
-        image_names=result.test.names,
-        read_image=_image_reader(result.test),
-        **known,
-    )
-    print(f"report: {path}")
 
 
 def _image_reader(examples: Examples) -> Callable[[int], np.ndarray]:
