@@ -160,11 +160,6 @@ def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) 
     )
 
 
-def encoded_batches(examples: Examples, batch_size: int) -> tf.data.Dataset:
-    """Returns batches of the encoded bytes of all images in their order: string (≤ B,)."""
-    return examples.encoded().batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
 def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function for `tf.data` from positions, int64 (B,), to labels, uint8 (B, C).
 

@@ -43,7 +43,7 @@ class ThinnedTable:
     num_unlabeled: int
 
     def __str__(self) -> str:
-        """Sizes and counts in the form that publications of data sets use."""
+        """Formats sizes and counts as publications of data sets do."""
         reached = self.reached.class_counts[self.ranking]
         short = self.before.class_counts[self.ranking] < self.references
         emptied = reached == 0

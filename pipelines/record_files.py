@@ -25,7 +25,7 @@ _HEADER, _LENGTH, _FOOTER = 12, struct.Struct("<Q"), 4
 
 
 class RecordFileError(ValueError):
-    """A record file that is damaged."""
+    """A record file is damaged."""
 
 
 class _RecordFile(Protocol):
@@ -122,7 +122,7 @@ class _TFRecordFile:
 
 
 def _record_places(path: str) -> Iterator[tuple[int, int]]:
-    """The start and the length of every record."""
+    """Yields the start and the length of every record."""
     size = os.path.getsize(path)
     with open(path, "rb", buffering=0) as file:
         start = 0

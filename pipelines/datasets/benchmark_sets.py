@@ -16,8 +16,7 @@ from absl import logging
 from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
 from pipelines import longtail
-from pipelines.datasets import assembly, tfds_source
-from pipelines.datasets import image_ids as image_lists
+from pipelines.datasets import assembly, image_ids, tfds_source
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source
 from pipelines.examples import Examples, LabelledData
 
@@ -96,7 +95,7 @@ def load(
     names = tuple(splits or ("train", "test"))
     wanted = None
     if options.image_ids is not None and "train" in names:
-        wanted = image_lists.read(options.image_ids, benchmark.id_of)
+        wanted = image_ids.read(options.image_ids, benchmark.id_of)
     loaded = {}
     for split in names:
         if split not in benchmark.pieces:
@@ -112,7 +111,7 @@ def load(
                 chosen = draw_train(benchmark, examples.labels, seed=load_options.data_seed)
             else:
                 ids = [benchmark.id_of(name) for name in examples.names]
-                chosen = image_lists.positions(wanted, ids, path=options.image_ids)
+                chosen = image_ids.positions(wanted, ids, path=options.image_ids)
             examples = examples.take(chosen)
         loaded[split] = assembly.without_bad_images(
             examples,

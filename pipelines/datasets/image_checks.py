@@ -49,7 +49,7 @@ class BadImage:
 
 
 class BadImagesError(ValueError):
-    """Images that cannot be used; `bad` lists all of them."""
+    """Images cannot be used; `bad` lists all of them."""
 
     def __init__(self, message: str, bad: Sequence[BadImage]):
         super().__init__(message)

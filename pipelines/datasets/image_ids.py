@@ -13,7 +13,7 @@ _PICKLE_STARTS = (b"\x80", b"(", b"]", b"}", b"c__builtin__\n", b"cnumpy")
 
 
 class ImageIdError(ValueError):
-    """A list of image ids that cannot be used as it is."""
+    """A list of image ids cannot be used."""
 
 
 def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[str]:
@@ -83,7 +83,7 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
 def positions(
     wanted: Sequence[str], ids: Sequence[str | None], *, path: str | os.PathLike
 ) -> np.ndarray:
-    """The positions of the wanted ids among all ids.
+    """Finds the positions of the wanted ids among all ids.
 
     Args:
         wanted: distinct ids, as `read` returned them.

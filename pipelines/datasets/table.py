@@ -17,7 +17,7 @@ from dbl_tf.settings import REQUIRED, setting
 from pipelines.datasets import assembly, image_checks
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import LabelledData
-from pipelines.problems import Findings
+from pipelines.findings import Findings
 
 COLUMNS = ("image", "split", "labels")
 SPLITS = ("train", "val", "test")

@@ -166,7 +166,7 @@ class SavedModel:
         Raises:
             UnreadableImageError: an image cannot be read; the message names it.
         """
-        batches = inputs.encoded_batches(examples, BATCH_SIZE)
+        batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
         probabilities, errors = self.predict_encoded(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
             if error:

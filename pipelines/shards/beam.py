@@ -92,7 +92,7 @@ class _WriteShard(beam.DoFn):
 
 
 def _merge(parts: Iterable[LabelStatistics]) -> LabelStatistics:
-    """The statistics of the examples of all parts together; the counts add up."""
+    """Adds up the statistics of all parts."""
 
     def add(merged: LabelStatistics, part: LabelStatistics) -> LabelStatistics:
         cooccurrence = merged.cooccurrence + part.cooccurrence

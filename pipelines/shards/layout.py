@@ -41,12 +41,12 @@ _FORMAT = "dbl_tf.Shards/1"
 
 
 class ShardsError(ValueError):
-    """A folder of shards that cannot be used, or not for these data."""
+    """A folder of shards cannot be used, or not for these data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which example of a data set lies in which shard: a function of the data and a few numbers.
+    """The division of a data set into shards, which depends on the data and a few numbers.
 
     Attributes:
         record_format: one of `record_files.FORMATS`.
@@ -67,30 +67,26 @@ class Plan:
     data_digest: str
 
     def shards(self) -> list[tuple[str, int]]:
-        """All shards, each as its split and its number."""
+        """Returns all shards, each as its split and its number."""
         return [(split, k) for split, n in self.num_shards.items() for k in range(n)]
 
     def shard_name(self, split: str, shard: int) -> str:
-        """The file name of a shard."""
+        """Returns the file name of a shard."""
         return f"{split}-{shard:05d}-of-{self.num_shards[split]:05d}.{self.record_format}"
 
     def order(self, split: str) -> np.ndarray:
-        """The positions of a split's examples in the data set, in the order of the shards.
-
-        Returns:
-            int64 (N,).
-        """
+        """Returns the positions of a split's examples in the order of the shards, int64 (N,)."""
         if split == "train":
             return _shuffled(self.num_examples[split], self.shuffle_seed)
         return np.arange(self.num_examples[split])
 
     def positions(self, split: str, shard: int) -> np.ndarray:
-        """The positions in the data set of the examples of one shard, in their order."""
+        """Returns the positions in the data set of the examples of one shard, in their order."""
         size, count = self.num_examples[split], self.num_shards[split]
         return self.order(split)[size * shard // count : size * (shard + 1) // count]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan in the form that the manifest holds."""
+        """Returns the plan in the form that the manifest holds."""
         return {"format": _FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
 
 
@@ -152,7 +148,7 @@ def make_plan(
 
 
 def canonical_labels(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    """Labels in a form that is the same byte by byte for equal labels: sorted bool CSR."""
+    """Returns labels as sorted bool CSR, which is the same byte by byte for equal labels."""
     labels = scipy.sparse.csr_array(labels, dtype=bool, copy=True)
     labels.sum_duplicates()
     labels.eliminate_zeros()
@@ -203,7 +199,7 @@ class Manifest:
     statistics: ShardInfo
 
     def dumps(self) -> str:
-        """The content of `shards.json`."""
+        """Returns the content of `shards.json`."""
         content = self.plan.to_json()
         content["splits"] = {name: dataclasses.asdict(part) for name, part in self.splits.items()}
         content["statistics"] = dataclasses.asdict(self.statistics)

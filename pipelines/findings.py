@@ -1,4 +1,4 @@
-"""Collects what was found in a file by kind, so that one message reports all of it."""
+"""Collects findings in a file by kind, so that one message reports all of them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ class _Kind:
 
 
 class Findings:
-    """What was found in a file, counted by kind, with the first few findings of each kind.
+    """The findings in a file, counted by kind, with the first few of each kind.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ class Findings:
         self._set(kind, _Kind(count, lines, says_rest=False))
 
     def text(self, title: str) -> str:
-        """All findings as one block of lines below a title."""
+        """Returns all findings as one block of lines below a title."""
         lines = [title]
         for kind, entry in self._kinds.items():
             lines.append(f"  {kind}: {entry.count}")
