@@ -33,9 +33,9 @@ class Findings:
         """Counts one more finding of a kind.
 
         Args:
-            kind: what such findings have in common, in words.
+            kind: a phrase that describes such findings.
             line: the line of the file, counted from 1.
-            found: what is there.
+            found: the text of the finding.
         """
         entry = self._kinds.setdefault(kind, _Kind())
         entry.count += 1
@@ -48,10 +48,10 @@ class Findings:
         """Adds all findings of a kind.
 
         Args:
-            kind: what they have in common, in words.
+            kind: a phrase that describes such findings.
             lines: the line of each.
-            describe: maps a position in `lines` to what is there. It is called for the findings
-                that are shown.
+            describe: a function from a position in `lines` to the text of the finding. It is called
+                for the findings that are shown.
         """
         shown = [f"line {line}: {describe(i)}" for i, line in enumerate(lines[:SHOWN])]
         self._set(kind, _Kind(len(lines), shown))

@@ -30,8 +30,8 @@ class ThinnedTable:
         examples: the path of the table.
         before: the statistics of the original train split.
         reached: the statistics of the train split of the table.
-        ranking: int64 (K,), the classes that had train examples, from head to tail.
-        references: int64 (K,), the counts that the construction aimed at.
+        ranking: the classes that had train examples, from head to tail, int64 (K,).
+        references: the counts that the construction aimed at, int64 (K,).
         num_unlabeled: the number of train images without labels, which are left out.
     """
 
@@ -93,8 +93,8 @@ def write(
 
     Args:
         options: the table that is thinned.
-        load_options: how its images are checked. The construction needs the labels only, but images
-            that do not exist must not count, because nothing can be trained on them.
+        load_options: the options that all sources have, such as the check of images. An image that
+            does not exist must not count, because nothing can be trained on it.
         output_dir: a folder that does not exist yet.
         max_count: see `longtail.pareto_subset`.
         min_count: see `longtail.pareto_subset`.

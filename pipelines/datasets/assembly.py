@@ -20,8 +20,8 @@ def label_matrix(
     Args:
         codes: the classes of all examples, one after the other; a class may repeat within an
             example.
-        num_labels: int (N,), the number of labels of each example.
-        num_classes: C.
+        num_labels: the number of labels of each example, int (N,).
+        num_classes: the number C of classes.
     """
     rows = np.repeat(np.arange(len(num_labels)), num_labels)
     return sparse_labels(rows, codes, (len(num_labels), num_classes))
@@ -59,7 +59,7 @@ def without_bad_images(
 
     Args:
         examples: the examples to check.
-        source: what messages call the place that they come from.
+        source: the name of their origin in messages.
         in_records: whether `examples.files` are record files that hold many images each.
         check_images: a level of `image_checks.check_images`.
         skip_bad_images: whether bad images are left out.

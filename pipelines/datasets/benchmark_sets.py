@@ -44,14 +44,15 @@ class Benchmark:
 
     Attributes:
         name: its name for `--dataset`.
-        class_names: C names, in the order of the label columns.
+        class_names: the C class names, in the order of the label columns.
         max_count: the maximum count of the Pareto construction.
         folder: the name of the folder of the original data.
         pieces: for "train" and "test", the paths below the folder that the split needs.
-        read_folder: Reads names, image paths and labels of a split from the folder.
+        read_folder: a function that reads names, image paths and labels of a split from the folder.
         tfds_splits: for "train" and "test", the data set of TFDS and its split expression.
-        read_tfds: Reads names and labels of a split of TFDS: (split, cache_dir) → columns.
-        id_of: gives the id in the name of an image or in a line of a list, None if there is none.
+        read_tfds: a function that reads names and labels of a split of TFDS.
+        id_of: a function that returns the id in the name of an image or in a line of a list, or
+            None if there is no id.
     """
 
     name: str
@@ -145,11 +146,11 @@ def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: in
 
     Args:
         benchmark: the benchmark, whose maximum count applies.
-        labels: multi-hot (N, C), the labels of the full data.
+        labels: the labels of the full data, multi-hot (N, C).
         seed: the seed of the draw.
 
     Returns:
-        int64 (M,), the positions of the train set, rising.
+        The positions of the train set, int64 (M,), rising.
     """
     logging.info(
         "%s: there is no list of image ids, so the train set is drawn from %d images (the %d "

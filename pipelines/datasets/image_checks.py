@@ -40,7 +40,7 @@ class BadImage:
     Attributes:
         position: its place in the list that was checked.
         path: its path, or the name of an image in a record file, as that list gives it.
-        reason: Why it cannot be used, in words.
+        reason: the reason why it cannot be used, in words.
     """
 
     position: int
@@ -71,7 +71,7 @@ def check_images(
     several data sets.
 
     Args:
-        paths: N image files.
+        paths: the paths of N image files.
         level: "exists": the path is a file that is not empty. "header": its header is also that of
             an image that can be read. "all": the image can also be decoded to its end.
         cache_dir: the folder of the cache, which is created if it does not exist. "exists" does not
@@ -122,7 +122,7 @@ def check_records(
     It is remembered in `cache_dir` that all of them passed, for as long as the files stay the same.
 
     Args:
-        examples: their `files` are record files that may hold many images each.
+        examples: examples whose `files` are record files, which may hold many images each.
         level: see `check_images`. "exists" checks nothing, because a record that is counted
             exists.
         cache_dir: see `check_images`.
@@ -162,7 +162,7 @@ def describe(
     """Lists the first five bad images and, if there are more, the most frequent reasons.
 
     Args:
-        bad: what `check_images` returned.
+        bad: the result of `check_images`.
         examples: the file that lists the images.
         lines: for each image that was checked, the line of that file that names it.
         cache_dir: a folder for a CSV file of all bad images, where there are more than five and
@@ -214,8 +214,8 @@ def bad_images_error(
     """Returns an error that names bad images and says what to do about them.
 
     Args:
-        bad: what `check_images` returned, at least one.
-        num_images: how many images were checked.
+        bad: the result of `check_images`, at least one image.
+        num_images: the number of images that were checked.
         examples: see `describe`.
         lines: see `describe`.
         cache_dir: see `describe`.
@@ -235,9 +235,9 @@ class _LateBar:
     """A progress bar that is shown only if the work takes long.
 
     Args:
-        title: what is being done.
-        num_images: how many images the whole work has.
-        wanted: False for no bar at all.
+        title: a phrase that says what is being done.
+        num_images: the number of images in the whole work.
+        wanted: whether to show a bar at all.
     """
 
     def __init__(self, title: str, num_images: int, wanted: bool):
@@ -324,12 +324,12 @@ def _read_all(
     """Reads images, and gives by position what is wrong with the bad ones.
 
     Args:
-        read: maps a position, int64 (), to the encoded bytes, string (); runs inside `tf.data`.
-        num_images: N; all positions below it are read.
+        read: a function from a position, int64 (), to the encoded bytes, string (), for `tf.data`.
+        num_images: the number N of images.
         decode: whether images are decoded too, after their headers have been checked.
         progress: whether a check that takes long shows a bar.
-        save: is called with the images that have passed so far, bool (N,), from time to time and
-            at the end, also where reading fails.
+        save: a function that is called with the images that have passed so far, bool (N,), from
+            time to time and at the end, even if reading fails.
     """
     passed = np.zeros(num_images, bool)
     reasons: dict[int, str] = {}

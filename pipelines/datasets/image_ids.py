@@ -24,8 +24,8 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
 
     Args:
         path: the list.
-        id_of: gives the id of the image that a line names, None if it names no image of the data
-            set.
+        id_of: a function that returns the id of the image that a line names, or None if it names
+            no image of the data set.
 
     Returns:
         The ids in the order of the list.
@@ -86,12 +86,12 @@ def positions(
     """Finds the positions of the wanted ids among all ids.
 
     Args:
-        wanted: distinct ids, as `read` returned them.
+        wanted: the distinct ids that `read` returned.
         ids: the ids of the N images of the data set.
         path: the list, which the error message names.
 
     Returns:
-        int64 (len(wanted),), rising.
+        The positions, int64 (len(wanted),), rising.
 
     Raises:
         ImageIdError: the data set does not have some of the ids.

@@ -181,7 +181,7 @@ def open_builder(
     """Returns the builder of a prepared data set.
 
     Args:
-        name: as `tfds.builder` takes it.
+        name: the name that `tfds.builder` takes.
         data_dir: the folder in which TFDS keeps its data sets; None for its default.
         download: whether TFDS may download and prepare the data set first, if it is not prepared.
 
@@ -224,10 +224,10 @@ class Split:
         builder: the builder of the prepared data set.
         expression: the expression, as TFDS takes it.
         files: the files that hold the records; they may hold other records too.
-        positions: int64 (N,), the positions of its examples among all records of the files.
-        file_of_example: N strings, the file that holds each example.
-        read: maps positions among all records, int64 of any shape, to the records, string of that
-            shape.
+        positions: the positions of its N examples among all records of the files, int64 (N,).
+        file_of_example: the path of the file that holds each example.
+        read: a function from positions among all records, int64 of any shape, to the records,
+            string of the same shape.
     """
 
     builder: tfds.core.DatasetBuilder
@@ -303,9 +303,9 @@ class Columns:
     """Names and labels of the examples of a split, in the order of the records.
 
     Attributes:
-        names: N strings.
+        names: the names of the N examples.
         codes: the labels of all examples, one after the other, as classes or as texts.
-        num_codes: int64 (N,), the number of labels of each example.
+        num_codes: the number of labels of each example, int64 (N,).
     """
 
     names: np.ndarray
@@ -316,8 +316,8 @@ class Columns:
         """Returns the labels, multi-hot bool (N, C), CSR.
 
         Args:
-            num_classes: C.
-            source: what an error calls the place that the labels come from.
+            num_classes: the number C of classes.
+            source: the name of the origin of the labels in messages.
 
         Raises:
             TfdsError: a code is not a class.
@@ -348,8 +348,8 @@ def read_columns(
     Args:
         split: the split to read.
         features: the features to decode, as `tfds.decode.PartialDecoding` takes them.
-        parse: maps a decoded example to its name, string (), and labels, of rank 1. It runs inside
-            `tf.data`.
+        parse: a function from a decoded example to its name, string (), and its labels, of rank 1.
+            It runs inside `tf.data`.
         key: a name for what `parse` does.
         cache_dir: the folder where the result is remembered.
 

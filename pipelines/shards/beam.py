@@ -31,9 +31,9 @@ def write(
     """Writes the same bytes as `writing.write`.
 
     Args:
-        load: gives the data set on any worker; it is pickled.
+        load: a function that loads the data set on any worker; it is pickled.
         directory: the folder, which all workers must see under this path.
-        plan: what `layout.make_plan` gave for these data.
+        plan: the result of `layout.make_plan` for these data.
         options: options of the Beam pipeline, such as `--runner=FlinkRunner`.
 
     Raises:

@@ -50,7 +50,7 @@ class Plan:
 
     Attributes:
         record_format: one of `record_files.FORMATS`.
-        class_names: C names.
+        class_names: the names of the C classes.
         flip_probability: the `flip_probability` of the data set.
         shuffle_seed: the seed that orders the train examples.
         num_examples: the number of examples of each split.

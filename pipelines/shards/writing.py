@@ -37,7 +37,7 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
     Args:
         data: a data set whose images are read by position.
         directory: the folder, which is created if it does not exist.
-        plan: what `layout.make_plan` gave for these data.
+        plan: the result of `layout.make_plan` for these data.
 
     Raises:
         ShardsError: the folder holds something else.
@@ -58,7 +58,7 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
 
 
 def open_directory(directory: str | os.PathLike, plan: Plan) -> Manifest | None:
-    """Prepares a folder for the shards of a plan, and removes what killed runs have left there.
+    """Prepares a folder for the shards of a plan, and removes remains of killed runs.
 
     Args:
         directory: the folder, which is created if it does not exist. No other run may write to it.
@@ -82,7 +82,7 @@ def open_directory(directory: str | os.PathLike, plan: Plan) -> Manifest | None:
             f"{directory} was finished and has been damaged since:\n{first_lines(problems)}"
         )
     unfinished = directory / layout.UNFINISHED_MANIFEST
-    # Where the first file is not there, only what a run has left that was killed while writing it.
+    # Without the first file, the folder may only hold remains of a run that was killed writing it.
     if unfinished.exists() or all(
         path.name != (target := atomic.target_name(path.name))
         and target.startswith(unfinished.name)
@@ -114,7 +114,7 @@ def write_shard(
         plan: the plan of the shards.
         split: the split of the shard.
         shard: the number of the shard.
-        progress: is called with the number of images that have just been written.
+        progress: a function that is called with the number of images that were just written.
 
     Raises:
         ShardsError: the shard that is there holds other images.
