@@ -22,7 +22,7 @@ def _not_by_position(position: tf.Tensor) -> tf.Tensor:
 
 
 def _not_a_stream(start: int) -> tf.data.Dataset:
-    raise TypeError("these examples are read by position and are no stream")
+    raise TypeError("these examples are read by position and are not a stream")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -92,20 +92,15 @@ def streamed_batches(
     start_step: int = 0,
     share: Share = ALL_ROWS,
 ) -> tf.data.Dataset:
-    """Makes the batches of `training_batches` from the draws of a stream.
+    """Makes batches from the draws of a stream.
 
-    Every share reads the whole stream, but decodes only the images of its own rows.
+    Every share reads the whole stream, but decodes only the images of its own rows. The result and
+    the arguments that are not described here are those of `training_batches`.
 
     Args:
         draws: dicts of the encoded "image" and its "labels", (C,), starting with the first draw of
             batch `start_step`.
         batch_size: the number B of examples in a batch.
-        image_size: see `training_batches`.
-        seed: see `training_batches`.
-        augmentation: see `training_batches`.
-        weighting: see `training_batches`.
-        start_step: see `training_batches`.
-        share: see `training_batches`.
     """
     weigh = _attach(weighting)
     rows = _rows(share, batch_size)

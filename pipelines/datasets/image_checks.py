@@ -123,8 +123,7 @@ def check_records(
 
     Args:
         examples: examples whose `files` are record files, which may hold many images each.
-        level: see `check_images`. "exists" checks nothing, because a record that is counted
-            exists.
+        level: see `check_images`. "exists" checks nothing, because records always exist.
         cache_dir: see `check_images`.
         progress: see `check_images`.
 
@@ -409,7 +408,7 @@ def _read_digests(path: str | os.PathLike) -> np.ndarray:
         digests = np.frombuffer(content, np.uint64, offset=len(content) - size)
         if content == _npy(digests) and (digests[1:] > digests[:-1]).all():
             return digests
-    raise ValueError("it holds no sorted list of digests")
+    raise ValueError("it does not hold a sorted list of digests")
 
 
 def _save_digests(path: str, digests: np.ndarray) -> None:

@@ -51,8 +51,8 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         )
     if config.precision == "mixed_float16" and strategy.num_replicas_in_sync > 1:
         raise ConfigError(
-            "--precision=mixed_float16 judges overflow by one replica alone; use mixed_bfloat16 "
-            "with several"
+            "--precision=mixed_float16 detects overflow on a single replica only; use "
+            "mixed_bfloat16 with several replicas"
         )
     if config.xla and not isinstance(strategy, tf.distribute.OneDeviceStrategy):
         raise ConfigError(
