@@ -204,7 +204,7 @@ def in_process_of_its_own(
     Args:
         function: of a module, found there by its name.
         *arguments: of the function.
-        environ: variables of the environment that the process starts with beside those of this.
+        environ: environment variables of the process, in addition to those of this one.
         **options: keyword arguments of the function.
     """
     kept = dict(os.environ)

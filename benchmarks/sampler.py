@@ -182,7 +182,7 @@ def measure_labels(
 
 
 def _counterpart(name: str) -> str:
-    """What stands beside it: that of Python beside Python, that of tf.data beside tf.data."""
+    """Returns what to compare with: Python with Python, and tf.data with tf.data."""
     return _REFERENCE + _IN_PYTHON if name.endswith(_IN_PYTHON) else _REFERENCE
 
 

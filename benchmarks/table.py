@@ -9,8 +9,8 @@ each 10 000 names, so that the file system has as many entries to look up as wit
 image is decoded.
 
 Each stage runs in a separate process. "peak" is the peak memory of this process, and "before" is
-the peak when the stage began, with Python, TensorFlow and the input of the stage. "CPU s" is the CPU
-time of all its threads, which says more than the clock on a machine with other work.
+the peak when the stage began, with Python, TensorFlow and the input of the stage. "CPU s" is the
+CPU time of all its threads, which says more than the clock on a machine with other work.
 """
 
 import csv

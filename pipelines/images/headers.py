@@ -191,7 +191,7 @@ def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
 def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], tf.Tensor]:
     """Returns the checks of a JPEG and the position of its EXIF (or 0), from one walk over it.
 
-    The walk takes most of the time besides the decoder, so its body has few ops.
+    The walk takes most of the time apart from decoding, so its body has few ops.
     """
     end = length_of(encoded)
     skipped, has_length = (tf.constant(table, tf.int64) for table in _jpeg_steps())

@@ -53,8 +53,8 @@ def check_classes(config: ResolvedConfig, statistics: LabelStatistics) -> None:
     """Refuses classes that the method cannot learn from.
 
     Raises:
-        ValueError: a class has no training example, or all of them while the loss has a margin; the
-            message names the class.
+        ValueError: no training example has a class, or every one has it and the loss has a margin;
+            the message names the class.
     """
     counts, names = statistics.class_counts, np.array(statistics.class_names, object)
     empty = names[counts == 0]
