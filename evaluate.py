@@ -14,13 +14,13 @@ from pipelines.runs.config import DataConfig
 from pipelines.runs.scores import format_table
 
 _RUN_DIR = flags.DEFINE_string(
-    "run_dir", None, "Directory of a run, which is scored on its own test split."
+    "run_dir", None, "Directory of a run to score on its own test split."
 )
 _SAVED_MODEL = flags.DEFINE_string(
     "saved_model", None, "Version directory of an exported model, such as saved_model/1."
 )
 _IMAGES = flags.DEFINE_string("images", None, "Folder of unlabeled images to predict.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory that receives the results.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the results.")
 run_flags.define(DataConfig, for_evaluation=True)
 
 
@@ -47,7 +47,7 @@ def _check_flags(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected arguments: {argv[1:]}")
     if (_RUN_DIR.value is None) == (_SAVED_MODEL.value is None):
-        raise ValueError("give either --run_dir or --saved_model, which is evaluated")
+        raise ValueError("give either --run_dir or --saved_model, the model to evaluate")
     if _SAVED_MODEL.value is not None and _OUTPUT_DIR.value is None:
         raise ValueError("--saved_model needs --output_dir, where the results are written")
     if _IMAGES.value is not None and _SAVED_MODEL.value is None:

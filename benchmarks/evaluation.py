@@ -1,12 +1,12 @@
-r"""Time and memory of exact mean average precision beside scikit-learn's, on the same scores.
+r"""Compares time and memory of exact mean average precision with those of scikit-learn.
 
     python -m benchmarks.evaluation --sizes=5000x80,100000x1203 --cores=1,2 --output=evaluation.json
 
-Scores are float32 probabilities of a model that finds some of what is there, with class counts that
-fall along a geometric series. Both programs give the same average precisions, which is checked.
-Where there are more classes than `--scikit_learn_classes`, scikit-learn is given only so many of
-them, evenly spaced from the frequent to the rare, and its time is scaled up: it takes the classes
-one by one. Memory is the most that a process of its own holds beyond what it held before.
+Scores are float32 probabilities of a model that finds some of the labels, and class counts fall
+along a geometric series. The program checks that both give the same average precisions. If there
+are more classes than `--scikit_learn_classes`, scikit-learn gets only that many of them, evenly
+spaced from frequent to rare, and its time is scaled up, because it treats the classes one by one.
+Memory is the peak of a separate process in excess of what it held before.
 """
 
 import functools
@@ -24,7 +24,7 @@ _FILES = ("labels.npy", "scores.npy")
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     sizes = [f"{examples}x{classes}" for examples, classes in SIZES]
     return [
         flags.DEFINE_list("sizes", sizes, "Examples and classes, NxC."),
@@ -67,7 +67,7 @@ def measure(
 
 
 def make_scores(num_examples: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, bool (N, C), and scores, float32 (N, C)."""
+    """Makes labels, bool (N, C), and scores, float32 (N, C)."""
     random = np.random.default_rng(0)
     counts = np.geomspace(num_examples // 3, min(5, num_examples // 3), num_classes).astype(int)
     labels = np.zeros((num_examples, num_classes), bool)
@@ -84,7 +84,7 @@ def make_scores(num_examples: int, num_classes: int) -> tuple[np.ndarray, np.nda
 def measure_time(
     num_examples: int, num_classes: int, cores: int, rounds: int, scikit_learn_classes: int
 ) -> dict[str, Any]:
-    """Times both in turns, in this process, and compares what they give."""
+    """Times both in turns, in this process, and compares their results."""
     from sklearn.metrics import average_precision_score
 
     from dbl_tf import metrics
@@ -113,7 +113,7 @@ def measure_time(
 
 
 def measure_memory(library: str, folder: str, scikit_learn_classes: int) -> dict[str, float]:
-    """The most memory that one evaluation takes, in this process, beside what it is given."""
+    """Measures the peak memory of one evaluation, in this process, in excess of its input."""
     from sklearn.metrics import average_precision_score
 
     from dbl_tf import metrics
@@ -133,7 +133,7 @@ def measure_memory(library: str, folder: str, scikit_learn_classes: int) -> dict
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as tables."""
+    """Formats the figures as tables."""
     times = [
         [
             name,

@@ -1,20 +1,20 @@
-r"""Training images a second from photographs, beside decoding alone and beside a loader of PIL.
+r"""Compares training images per second with decoding alone and with a loader based on PIL.
 
     python -m benchmarks.inputs --examples=FILE.csv --image_size=224 --output=inputs.json
 
-All take the same photographs, those that class-aware re-sampling draws, in the same batches:
+All take the same photographs, which class-aware re-sampling draws, in the same batches:
 
-* `read`: the bytes alone;
-* `decode`: and decoded; `decode and resize`: and resized, as for evaluation, in batches;
-* `training`: `pipelines.inputs.training_batches`, cropped, resized, mirrored and recoloured, with
+* `read`: the bytes only;
+* `decode`: also decoded; `decode and resize`: also resized, as for evaluation, in batches;
+* `training`: `pipelines.inputs.training_batches`, cropped, resized, mirrored and recolored, with
   labels and the weights r̂;
 * `TensorFlow's own`: decoded by `tf.io.decode_image` and resized by `tf.image.resize`, antialiased,
   whatever the file is, not augmented: the least that one would write without `pipelines.images`;
 * `PIL`: the same augmentation in a pool of as many processes as there are cores, which decode with
-  PIL, crop and resize in one call, recolour by PIL's own matrix, and pass batches of bytes.
+  PIL, crop and resize in one call, recolor by PIL's own matrix, and pass batches of bytes.
 
-Everything is timed in turns, each time from the first batch of a new iterator to its last; how long
-the first batch took stands beside it (the processes of PIL have begun by then). The files are in
+Everything is timed in turns, each time from the first batch of a new iterator to its last. The time
+of the first batch is given separately (the processes of PIL have started by then). The files are in
 the cache of the system ("warm"), or their pages are dropped before every iterator ("cold",
 `posix_fadvise`). The shares of the stages are of the CPU time of `training`, by difference.
 """
@@ -43,7 +43,7 @@ _RGB_TO_YIQ = np.array(
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_string("examples", None, "Table of photographs.", required=True),
         flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1),
@@ -251,7 +251,7 @@ def _figures(timings: measuring.Timings, timed: _Iterators, num_images: int) -> 
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     rows = []
     for cache, figures in result["caches"].items():
         for name, rate in figures["images_per_second"].items():

@@ -1,13 +1,13 @@
-r"""Images a second of a training step on Keras's JAX backend, beside the chip's matrix rate.
+r"""Measures images per second of a training step on Keras's JAX backend, and the matrix rate.
 
     python -m benchmarks.jax_training --backbone=ResNet50 --image_size=224 --batch_size=256
 
-Takes JAX beside the package (`pip install jax`, or `'jax[cuda13]'` for a GPU), and no TensorFlow. A
-batch is held in the memory of the device: what is measured is the network, forward and backward,
-the loss and the optimizer, for `float32` and `mixed_bfloat16`, with DB-Focal (r̂ given) and with
+Needs JAX (`pip install jax`, or `'jax[cuda13]'` for a GPU), and no TensorFlow. A batch stays in the
+memory of the device. The program measures the network, forward and backward, the loss and the
+optimizer, for `float32` and `mixed_bfloat16`, with DB-Focal (r̂ given) and with
 binary cross-entropy, in turns. In the same turns the device multiplies square matrices of the
 same precision. The share is of that rate; the operations of a step are counted by XLA before it
-optimizes the step. Each precision runs in a process of its own.
+optimizes the step. Each precision runs in a separate process.
 """
 
 import functools
@@ -26,7 +26,7 @@ _PRODUCT = "matrix product"
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_string("backbone", "ResNet50", "The network below the head."),
         flags.DEFINE_integer("image_size", 224, "Side of the images.", lower_bound=1),
@@ -170,7 +170,7 @@ def _matrix_products(size: int, dtype: str, count: int) -> Callable[[], Any]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     rows = []
     for precision, figures in result["precisions"].items():
         for name, rate in figures["operations_per_second"].items():

@@ -1,10 +1,10 @@
-r"""Draws VOC-MLT anew by the project's construction and sets it beside the authors' list.
+r"""Draws new VOC-MLT training sets by the project's construction, and compares them with the list.
 
     python -m benchmarks.longtail --labels=voc2012_trainval.csv
 
 The file lists the labels of VOC 2012 train-val (columns image_id and labels, the labels separated
-by spaces). It takes seconds. Nothing of it can be equal to the authors' list: they published the
-images that they drew, not the draw.
+by spaces). The program takes seconds. The draws cannot equal the authors' list, because they
+published the images that they drew, not the draw.
 """
 
 import os
@@ -50,7 +50,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 20, "How many draws.", lower_bound=2)
 
 
 def main(argv: list[str]) -> None:
-    """Draws, and prints what came of it."""
+    """Draws the sets and prints their counts."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     try:
@@ -76,7 +76,7 @@ def read_labels(path: str | os.PathLike) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def compare(names: Sequence[str], labels: np.ndarray, num_seeds: int) -> str:
-    """A table of the draws with seeds 0, 1, … and of the authors' list.
+    """Makes a table of the draws with seeds 0, 1, … and of the authors' list.
 
     Args:
         names: C classes.

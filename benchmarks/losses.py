@@ -1,8 +1,8 @@
-r"""Time of value and gradient of DB-Focal beside plain binary cross-entropy, compiled alike.
+r"""Compares the time of value and gradient of DB-Focal with that of binary cross-entropy.
 
     python -m benchmarks.losses --output=losses.json
 
-Each engine runs in a process of its own: TensorFlow's `tf.function`, the same with XLA
+Each engine runs in a separate process: TensorFlow's `tf.function`, the same with XLA
 (`jit_compile`), JAX's `jit` on Keras's JAX backend, and, where PyTorch is installed, the loss as
 one writes it there, eager, from the equations. Within one, everything is timed in turns:
 
@@ -15,9 +15,9 @@ one writes it there, eager, from the equations. Within one, everything is timed 
   reads and writes as much memory as a loss does that reads logits, labels and weights once and
   writes the gradient once.
 
-Ratios are those of a round; shown are the median and the quartiles of the rounds. Beside the ratio
-by the clock stands that of the work of all threads, "CPU", which other work on the machine moves
-less.
+Ratios are computed within each round; the tables show the median and the quartiles of the rounds.
+Next to the ratio of wall-clock times is that of the CPU times of all threads, "CPU", on which other
+work on the machine has less influence.
 """
 
 import functools
@@ -39,7 +39,7 @@ _GAMMA = _SCALE = 2.0
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     shapes = [f"{batch}x{classes}" for batch, classes in SHAPES]
     return [
         flags.DEFINE_list("shapes", shapes, "Batches and classes, BxC."),
@@ -216,7 +216,7 @@ _MAKERS: dict[str, Callable[..., dict[str, Callable[[], Any]]]] = {
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     rows = [
         [
             f"{engine}, {shape}, {name}",

@@ -1,4 +1,4 @@
-"""What the measurements share: timing in turns, memory, what they ran on, tables and JSON."""
+"""The common part of the measurements: timing in turns, memory, the machine, tables and JSON."""
 
 import concurrent.futures
 import contextlib
@@ -65,7 +65,7 @@ def run(
 
 
 def environment() -> dict[str, Any]:
-    """Processor, cores that this process may use, and versions."""
+    """Returns processor, usable cores and versions."""
     from dbl_tf.cores import usable_cores  # with Keras, which no measurement should begin with
 
     versions = {}
@@ -84,7 +84,7 @@ def environment() -> dict[str, Any]:
 
 
 def describe_environment(found: Mapping[str, Any]) -> str:
-    """`environment` and the load average, for a person."""
+    """Formats `environment` and the load average for people."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     load = found["load_average"]
     return (
@@ -114,7 +114,7 @@ def in_turns(
     min_seconds: float = 0.0,
     before: Callable[[str], Any] | None = None,
 ) -> Timings:
-    """Times things against each other: each once a round, so that other work meets all alike.
+    """Times calls in turns, each once a round, so that other work affects all of them equally.
 
     Each is first called once untimed, which compiles it. The order moves on by one every round.
 
@@ -153,7 +153,7 @@ def in_turns(
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Returns median and quartiles."""
     low, median, high = np.quantile(np.asarray(values, float), [0.25, 0.5, 0.75])
     return {"median": float(median), "low": float(low), "high": float(high)}
 
@@ -167,13 +167,13 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[st
 
 
 def show(figures: Mapping[str, float], digits: int = 2) -> str:
-    """A median with its quartiles, "1.52 (1.48–1.60)"."""
+    """Formats a median with its quartiles, as in "1.52 (1.48–1.60)"."""
     low, median, high = (f"{figures[key]:.{digits}f}" for key in ("low", "median", "high"))
     return f"{median} ({low}–{high})"
 
 
 def show_seconds(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """Formats a time in a suitable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
@@ -204,7 +204,7 @@ def in_process_of_its_own(
     Args:
         function: of a module, found there by its name.
         *arguments: of the function.
-        environ: variables of the environment that the process starts with beside those of this.
+        environ: environment variables of the process, in addition to those of this one.
         **options: keyword arguments of the function.
     """
     kept = dict(os.environ)
@@ -219,7 +219,7 @@ def in_process_of_its_own(
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held."""
+    """Returns the peak memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

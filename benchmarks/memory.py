@@ -1,11 +1,11 @@
-r"""Peak memory of training against the number of rows of its table.
+r"""Measures the peak memory of training by the number of rows of its table.
 
     python -m benchmarks.memory --rows=1000,10000,100000,1000000 --output=memory.json
 
 Makes tables as `benchmarks.table` does, with an image file for every row, and trains on each in a
-process of its own some steps of a small network, as `train.py` does: it indexes the table, counts
-labels and their co-occurrences, samples by class, reads, augments, weighs and steps. What grows
-with the rows should be their labels and their paths alone; what these hold stands beside it.
+separate process some steps of a small network, as `train.py` does: it indexes the table, counts
+labels and their co-occurrences, samples by class, reads, augments, weighs and steps. Only labels
+and paths should grow with the rows; the table also shows how much memory they take as bare text.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ ROWS = ("1000", "10000", "100000", "1000000")
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_list("rows", list(ROWS), "Rows of the tables, rising."),
         flags.DEFINE_integer("classes", 1203, "Classes.", lower_bound=2),
@@ -110,7 +110,7 @@ def _held_bytes(examples: Any) -> int:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     keys = (
         "mib_imported",
         "mib_indexed",

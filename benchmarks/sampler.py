@@ -1,4 +1,4 @@
-r"""Indices a second of class-aware re-sampling, beside other ways to draw them, and its set-up.
+r"""Compares indices per second of class-aware re-sampling with other ways to draw them.
 
     python -m benchmarks.sampler --labels=voc_mlt_train.csv --output=sampler.json
 
@@ -47,7 +47,7 @@ _REFERENCE = "class_aware_indices"
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_string("labels", None, "CSV file with a column of labels."),
         flags.DEFINE_list("sizes", list(SIZES), "Examples and classes of made-up labels, NxC."),
@@ -182,7 +182,7 @@ def measure_labels(
 
 
 def _counterpart(name: str) -> str:
-    """What stands beside it: that of Python beside Python, that of tf.data beside tf.data."""
+    """Returns what to compare with: Python with Python, and tf.data with tf.data."""
     return _REFERENCE + _IN_PYTHON if name.endswith(_IN_PYTHON) else _REFERENCE
 
 
@@ -273,7 +273,7 @@ def _rate(result: dict[str, Any]) -> float:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     lines = []
     for name, figures in result["labels"].items():
         lines.append(

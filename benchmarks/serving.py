@@ -1,9 +1,9 @@
-r"""Latency of an exported model beside decoding, resizing and the network alone.
+r"""Compares the latency of an exported model with decoding, resizing and the network alone.
 
     python -m benchmarks.serving --saved_model=runs/mine/saved_model/1 --images=FOLDER
 
 Three ways from the bytes of JPEG images to probabilities, called in turn so that other work on the
-machine meets all of them alike:
+machine affects all of them equally:
 
 * `served`: the signature `serving_default` of the SavedModel;
 * `bare`: TensorFlow's own JPEG decoder, the resizing of the evaluation and the network, in one
@@ -30,7 +30,7 @@ _MAX_FILES = 256
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_string("saved_model", None, "Version directory.", required=True),
         flags.DEFINE_string("images", None, "Folder with JPEG images.", required=True),
@@ -129,7 +129,7 @@ def measure_requests(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     rows = [
         [size, *(measuring.show(figures[name]) for name in ("served", "bare", "read", "ratio"))]
         for size, figures in result["batch_sizes"].items()

@@ -1,12 +1,12 @@
-"""Images a second from shards, by position and as a stream, with re-sampling beside without.
+"""Measures images per second from shards, by position and as streams, with and without re-sampling.
 
     python -m benchmarks.shards --examples=FILE.csv --records=100000 --output=shards.json
 
 Repeats the train photographs of a table until there are so many records, writes them as ArrayRecord
 and as TFRecord shards into a scratch folder, and takes training batches from both, decoded and
-augmented. It counts within the pipeline, beside the images that batches hold, how many were decoded
-and how many records were read. A stream reads whole windows, of which the last may not be used up.
-The rate leaves out the first batch; that of a stream comes once its first window is full.
+augmented. It counts within the pipeline how many images are in batches, how many were decoded, and
+how many records were read. A stream reads whole windows, and may not use up the last one. The rate
+leaves out the first batch, which comes from a stream only when its first window is full.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import measuring
-from pipelines import images, inputs, sampling
+from pipelines import images, inputs, record_files, sampling
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, reading, writing
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_string("examples", None, "Table of photographs.", required=True),
         flags.DEFINE_integer("records", 100_000, "Images in the shards.", lower_bound=1),
@@ -55,12 +55,12 @@ def measure(
             DataConfig.of(dataset="table", examples=examples, cache_dir=str(folder)).load_data(),
             records,
         )
-        written = {name: write(data, folder / name, name) for name in layout.FORMATS}
+        written = {name: write(data, folder / name, name) for name in record_files.FORMATS}
         read = {
             f"{record_format}, {sampler}": read_batches(
                 folder / record_format, sampler, batches, batch_size, image_size
             )
-            for record_format in layout.FORMATS
+            for record_format in record_files.FORMATS
             for sampler in sampling.STREAM_SAMPLERS
         }
     return {"records": records, "batch_size": batch_size, "written": written, "read": read}
@@ -119,7 +119,7 @@ def read_batches(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures, for a person."""
+    """Formats the figures for people."""
     lines = [f"{result['records']} records, batches of {result['batch_size']}"]
     for name, figures in result["written"].items():
         rate = result["records"] / figures["seconds"]

@@ -1,16 +1,16 @@
-r"""Time and memory of a large table of examples, from its file to batches of class-aware indices.
+r"""Measures time and memory of a large table, from its file to batches of class-aware indices.
 
     python -m benchmarks.table --rows=1000000 --classes=1203
 
 Makes the table in a scratch folder, with class counts that fall by a factor of 10⁴ along a Pareto
-law and, where there are 600 classes or more, three labels a row in the mean. Every row names an
-image file of its own, which is there: they are hard links to one small picture, one copy of it for
+law and, with 600 classes or more, a mean of three labels per row. Every row names a separate image
+file, which exists: the files are hard links to one small picture, one copy of it for
 each 10 000 names, so that the file system has as many entries to look up as with real images. No
 image is decoded.
 
-Each stage runs in a process of its own. "peak" is the most memory that this process has held,
-"before" is what it had held when the stage began: Python, TensorFlow, and what the stage is given.
-"CPU s" is the work of all its threads: on a machine with other work it says more than the clock.
+Each stage runs in a separate process. "peak" is the peak memory of this process, and "before" is
+the peak when the stage began, with Python, TensorFlow and the input of the stage. "CPU s" is the
+CPU time of all its threads, which says more than the clock on a machine with other work.
 """
 
 import csv
@@ -31,7 +31,7 @@ _LABELS_PER_ROW = 3
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_integer("rows", 1_000_000, "Rows of the table.", lower_bound=100),
         flags.DEFINE_integer("classes", 1203, "Classes.", lower_bound=2),
@@ -165,7 +165,7 @@ def later_batches(folder: pathlib.Path, batch_size: int, num_batches: int) -> di
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     lines = [
         f"{result['rows']} rows, {result['classes']} classes",
         "",

@@ -1,4 +1,4 @@
-r"""Steps a second of training with its input pipeline, beside the same on one batch in memory.
+r"""Compares training steps per second with the input pipeline and on one batch in memory.
 
     python -m benchmarks.training --examples=FILE.csv --backbone=ResNet50 --image_size=224
     python -m benchmarks.training --examples=FILE.csv --backbone=MobileNet --image_size=128 \
@@ -6,9 +6,9 @@ r"""Steps a second of training with its input pipeline, beside the same on one b
 
 The step is the one of `dbl_tf.training.fit`, with the model, the optimizer, the loss and the
 batches that `train.py` makes from the same flags; only logging, progress and checkpoints are left
-out. DB-Focal (`db_focal`) stands beside binary cross-entropy with the same re-sampling (`rs`).
-Everything is timed in turns; each turn of a pipeline begins with a new one, whose first steps are
-not counted, so that none runs on while another is timed.
+out. DB-Focal (`db_focal`) is compared with binary cross-entropy and the same re-sampling (`rs`).
+Everything is timed in turns. Each turn of a pipeline begins with a new one, whose first steps are
+not counted, so that none keeps running while another is timed.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ _UNCOUNTED_STEPS = 4
 
 
 def define_flags() -> list[flags.FlagHolder]:
-    """Flags of the program."""
+    """Defines the flags of the program."""
     return [
         flags.DEFINE_string("examples", None, "Table of photographs.", required=True),
         flags.DEFINE_string("backbone", "ResNet50", "The network below the head."),
@@ -164,7 +164,7 @@ class _Run:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """Formats the figures as a table."""
     rows = [
         [name, measuring.show(rate, digits=3)] for name, rate in result["steps_per_second"].items()
     ]

@@ -41,10 +41,10 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     call alone. The temporary file is removed if anything fails.
 
     Args:
-        path: The file to write, in a folder that exists. It need not exist itself.
+        path: the file to write, in a folder that exists. It need not exist itself.
 
     Raises:
-        OSError: The file cannot be written, for example on a full disk; the error names `path`.
+        OSError: the file cannot be written, for example on a full disk; the error names `path`.
     """
     path = pathlib.Path(path)
     tmp_path = path.with_name(f".{path.stem}{_INCOMPLETE}-{secrets.token_hex(8)}{path.suffix}")
@@ -65,7 +65,7 @@ def target_name(name: str) -> str:
     """The name of the file that a temporary file was going to replace.
 
     Args:
-        name: The name of any file, without its folder.
+        name: the name of any file, without its folder.
 
     Returns:
         `name` itself where it is not a temporary name of `replacing`.
@@ -97,7 +97,7 @@ def temporary_folder(parent: str | os.PathLike) -> Iterator[pathlib.Path]:
     left of such folders in `parent` is removed at the beginning; those of living ones stay.
 
     Args:
-        parent: It is created if it does not exist.
+        parent: it is created if it does not exist.
     """
     parent = pathlib.Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
@@ -115,11 +115,11 @@ def publish(folder: str | os.PathLike, path: str | os.PathLike) -> None:
     """Flushes all files of a folder to the disk, and then renames the folder to `path`.
 
     Args:
-        folder: The folder that `temporary_folder` gave.
-        path: Its new place, on the same file system.
+        folder: the folder that `temporary_folder` gave.
+        path: its new place, on the same file system.
 
     Raises:
-        FileExistsError: There is something at `path`; the folder stays where it is.
+        FileExistsError: there is something at `path`; the folder stays where it is.
     """
     folder, path = pathlib.Path(folder), pathlib.Path(path)
     for root, _, names in os.walk(folder):
@@ -145,7 +145,7 @@ def reraise_full_disk(path: str | os.PathLike) -> Iterator[None]:
     An error that names its file already stays as it is.
 
     Args:
-        path: The file or folder that is being written.
+        path: the file or folder that is being written.
     """
     try:
         yield

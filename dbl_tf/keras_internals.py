@@ -35,14 +35,14 @@ class SumClippingOptimizer(keras.optimizers.Optimizer):
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
-    """The position of a variable among those that the optimizer was built with.
+    """Returns the position of a variable among those that the optimizer was built with.
 
     Wraps `Optimizer._get_variable_index`. `update_step` is given the backend's variable, under a
     strategy the one of a replica, from which no public name leads back to the Keras variable.
 
     Args:
-        optimizer: built.
-        variable: as `update_step` receives it, or the Keras variable.
+        optimizer: an optimizer that has been built.
+        variable: the variable that `update_step` receives, or the Keras variable.
     """
     return optimizer._get_variable_index(variable)
 
@@ -72,7 +72,7 @@ class ComputedSeed(keras.random.SeedGenerator):
         self._words = tuple(words)
 
     def next(self, ordered: bool = True) -> Any:
-        """The seed, integer (2,), in the type that the backend's random functions take."""
+        """Returns the seed, integer (2,), in the type that the backend's random functions take."""
         dtype = "uint32" if keras.backend.backend() == "jax" else "int32"
         return ops.stack([ops.cast(word, dtype) for word in self._words])
 
@@ -88,7 +88,7 @@ def flush_event_files(callback: keras.callbacks.TensorBoard) -> None:
 
 
 def load_weights(network: keras.Model, path: str | os.PathLike) -> None:
-    """`network.load_weights(path)`, which reports weights that do not fit by its error alone.
+    """Calls `network.load_weights(path)`, and reports weights that do not fit only by its error.
 
     Wraps `Functional._operations_by_depth`: Keras 3.15.1 looks for each layer that it could not
     load a second time, in this list, and warns of the list that "affected layers will retain their

@@ -61,7 +61,7 @@ class Lock:
     in the directory and names the last holder.
 
     Args:
-        directory: It must exist when the lock is acquired.
+        directory: it must exist when the lock is acquired.
     """
 
     NAME = "lock"
@@ -80,8 +80,8 @@ class Lock:
             as a warning.
 
         Raises:
-            InUseError: The lock is taken; the message names the process that holds it.
-            OSError: The lock file cannot be written; the error names it.
+            InUseError: the lock is taken; the message names the process that holds it.
+            OSError: the lock file cannot be written; the error names it.
         """
         if self._file is not None:
             return self._is_held

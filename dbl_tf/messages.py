@@ -1,4 +1,4 @@
-"""Lists in messages: the first few items of many, and how many more there are."""
+"""Shortens lists in messages to the first few items and the number of the others."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ SHOWN = 5
 def first_few(
     items: Sequence[object], separator: str = ", ", limit: int = SHOWN, *, count: int | None = None
 ) -> str:
-    """The first few items on one line.
+    """Lists the first few items on one line.
 
     Args:
-        items: What to list.
-        separator: What stands between two items.
-        limit: How many items are listed at most.
-        count: How many items there are, where `items` holds only the first of them.
+        items: the items to list.
+        separator: the text between two items.
+        limit: the largest number of items to list.
+        count: the number of all items, if `items` holds only the first of them.
 
     Example:
 
@@ -29,13 +29,13 @@ def first_few(
 def first_lines(
     items: Sequence[object], indent: str = "  ", limit: int = SHOWN, *, count: int | None = None
 ) -> str:
-    """The first few items, each on an indented line of its own.
+    """Lists the first few items on separate, indented lines.
 
     Args:
-        items: What to list.
-        indent: What every line begins with.
-        limit: How many items are listed at most.
-        count: How many items there are, where `items` holds only the first of them.
+        items: see `first_few`.
+        indent: the beginning of every line.
+        limit: see `first_few`.
+        count: see `first_few`.
 
     Example:
 

@@ -1,6 +1,6 @@
 """Exact average precision, precision-recall curves and F1, and the list of all metrics.
 
-NumPy only. The values are those of scikit-learn's `average_precision_score`,
+The module needs NumPy only. Its values are those of scikit-learn's `average_precision_score`,
 `precision_recall_curve` and `precision_recall_fscore_support`, for all classes at once.
 
 `METRICS` lists everything that an evaluation measures. The file `metrics.json`, the table in the
@@ -28,20 +28,20 @@ _CLASSES_PER_BLOCK = 16
 
 
 def average_precision(labels: Any, scores: Any) -> np.ndarray:
-    """Average precision of each class: the step-wise area under its precision-recall curve.
+    """Computes average precision, the step-wise area under the precision-recall curve of a class.
 
-    `AP = Σ_k (R_k − R_(k−1)) P_k` over the distinct scores in falling order; examples of equal
+    `AP = Σ_k (R_k − R_(k−1)) P_k` over the distinct scores in falling order; examples with the same
     score share a threshold.
 
     Args:
-        labels: multi-hot (N, C), zeros and ones.
-        scores: (N, C), any numbers that rank the examples, usually probabilities.
+        labels: the labels, multi-hot (N, C).
+        scores: numbers that rank the examples, (N, C), usually probabilities.
 
     Returns:
-        float64 (C,), NaN for a class without positives.
+        The average precision of each class, float64 (C,); NaN for a class without positives.
 
     Raises:
-        ValueError: shapes that differ, labels other than 0 and 1, scores that are NaN.
+        ValueError: the shapes differ, a label is neither 0 nor 1, or a score is NaN.
 
     Example:
 
@@ -67,7 +67,7 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
 
 
 def _average_precision_of_class(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Average precision from bool (N,) and scores (N,), which are sorted in place.
+    """Computes average precision from bool (N,) and scores (N,), which are sorted in place.
 
     Each positive adds the precision at its own score to the sum. Only the positives need a rank,
     so the scores can be sorted without their order, which is several times faster.
@@ -85,25 +85,25 @@ def _average_precision_of_class(labels: np.ndarray, scores: np.ndarray) -> float
 def mean_average_precision(
     labels: Any, scores: Any, groups: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """Mean of `average_precision` over all classes and over each group of classes.
+    """Computes the mean of `average_precision` over all classes and over each group of classes.
 
     Args:
-        labels: multi-hot (N, C).
-        scores: (N, C).
-        groups: class indices by name, as `LabelStatistics.groups` gives them.
+        labels: see `average_precision`.
+        scores: see `average_precision`.
+        groups: the indices of classes by group, such as `LabelStatistics.groups`.
 
     Returns:
-        "total" and each group, fractions of 1. Classes without positives are left out; a mean
-        over no class is NaN.
+        The means as fractions of 1, for "total" and each group. Classes without positives are left
+        out; a mean over no class is NaN.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: see `average_precision`.
     """
     return mean_by_group(average_precision(labels, scores), groups)
 
 
 def mean_by_group(per_class: np.ndarray, groups: Mapping[str, Any] | None) -> dict[str, float]:
-    """Mean of the values that are not NaN, over all classes ("total") and over each group."""
+    """Computes the means of the values except NaN, over all classes ("total") and each group."""
     members = {"total": np.arange(len(per_class)), **(groups or {})}
     values = {name: per_class[np.asarray(index, int)] for name, index in members.items()}
     return {
@@ -114,14 +114,14 @@ def mean_by_group(per_class: np.ndarray, groups: Mapping[str, Any] | None) -> di
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PrecisionRecallCurve:
-    """How precision falls and recall rises as the threshold of one class is lowered.
+    """The precision-recall curve of one class.
 
-    There are K points, one for each distinct score, from the highest score on.
+    It has K points, one for each distinct score, from the highest score to the lowest.
 
     Attributes:
-        thresholds: float64 (K,), falling; the decision is `score >= threshold`.
-        num_accepted: int (K,), examples that score at least the threshold.
-        num_hits: int (K,), positives among these.
+        thresholds: the thresholds, float64 (K,), falling; the decision is `score >= threshold`.
+        num_accepted: the numbers of examples that score at least the threshold, int (K,).
+        num_hits: the numbers of positives among these, int (K,).
     """
 
     thresholds: np.ndarray
@@ -130,34 +130,34 @@ class PrecisionRecallCurve:
 
     @property
     def precision(self) -> np.ndarray:
-        """Share of the accepted examples that are positives, float64 (K,)."""
+        """The share of the accepted examples that are positives, float64 (K,)."""
         return self.num_hits / self.num_accepted
 
     @property
     def recall(self) -> np.ndarray:
-        """Share of the positives that are accepted, float64 (K,); it ends at 1."""
+        """The share of the positives that are accepted, float64 (K,); it ends at 1."""
         return self.num_hits / self.num_hits[-1]
 
     @property
     def f1(self) -> np.ndarray:
-        """Harmonic mean of precision and recall, float64 (K,)."""
+        """The harmonic mean of precision and recall, float64 (K,)."""
         return 2.0 * self.num_hits / (self.num_accepted + self.num_hits[-1])
 
 
 def precision_recall_curve(labels: Any, scores: Any) -> PrecisionRecallCurve:
-    """The precision-recall curve of one class.
+    """Computes the precision-recall curve of one class.
 
     The area under the steps that end at its points, `Σ_k (R_k − R_(k−1)) P_k`, is the
     `average_precision`. Unlike scikit-learn's function of the same name, the points go from the
     highest score to the lowest, without an extra point at recall 0.
 
     Args:
-        labels: zeros and ones, (N,), at least one of them 1.
-        scores: (N,).
+        labels: the labels, zeros and ones (N,), of which at least one is 1.
+        scores: numbers that rank the examples, (N,).
 
     Raises:
-        ValueError: shapes that differ, labels other than 0 and 1, no positive, scores that are
-            NaN.
+        ValueError: the shapes differ, a label is neither 0 nor 1, there are no positives, or a
+            score is NaN.
 
     Example:
 
@@ -180,20 +180,20 @@ def precision_recall_curve(labels: Any, scores: Any) -> PrecisionRecallCurve:
 def precision_recall_f1(
     labels: Any, scores: Any, thresholds: float | np.ndarray = 0.5
 ) -> dict[str, Any]:
-    """Precision, recall and F1 of the decisions `scores >= thresholds`.
+    """Computes precision, recall and F1 of the decisions `scores >= thresholds`.
 
     Args:
-        labels: multi-hot (N, C).
-        scores: (N, C).
-        thresholds: one for all classes, or (C,).
+        labels: see `average_precision`.
+        scores: see `average_precision`.
+        thresholds: one threshold for all classes, or one for each, (C,).
 
     Returns:
-        "precision", "recall" and "f1", float64 (C,); and the floats "micro_f1", over all decisions
-        pooled, and "macro_f1", the mean over the classes that have positives. A ratio without a
-        denominator is 0.
+        "precision", "recall" and "f1", float64 (C,); "micro_f1", a float over all decisions pooled;
+        and "macro_f1", the mean over the classes with positives. A ratio whose denominator is zero
+        is 0.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: see `average_precision`.
     """
     labels, scores = _checked(labels, scores)
     accepted = scores >= np.asarray(thresholds)
@@ -211,44 +211,44 @@ def precision_recall_f1(
 
 
 def best_f1_thresholds(labels: Any, scores: Any) -> np.ndarray:
-    """The threshold of each class at which its F1 is largest.
+    """Finds the threshold of each class at which its F1 is largest.
 
     Args:
-        labels: multi-hot (N, C), of examples other than those that the decisions are tested on.
-        scores: (N, C).
+        labels: the labels of examples on which the decisions are not tested, multi-hot (N, C).
+        scores: the scores of these examples, (N, C).
 
     Returns:
-        float64 (C,): midway between the lowest accepted score and the next lower one; 0.5 for a
-        class without positives.
+        The thresholds, float64 (C,), midway between the lowest accepted score and the next lower
+        one; 0.5 for a class without positives.
 
     Raises:
-        ValueError: as `average_precision`.
+        ValueError: see `average_precision`.
     """
     labels, scores = _checked(labels, scores)
     thresholds = np.full(labels.shape[1], 0.5)
     for i in np.flatnonzero(labels.any(axis=0)):
         curve = precision_recall_curve(labels[:, i], scores[:, i])
         best = int(np.argmax(curve.f1))
-        # The best threshold alone where no example scores lower.
+        # The slice holds only the best threshold if no example scores lower.
         thresholds[i] = curve.thresholds[best : best + 2].mean()
     return thresholds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The labels and scores of a split, and what several metrics have in common.
+    """The labels and scores of a split, with results that several metrics share.
 
-    Shared results are properties that are computed once, when the first metric asks for them.
+    Shared results are properties that are computed when the first metric asks for them.
 
     Attributes:
-        labels: bool (N, C).
-        scores: (N, C), usually probabilities.
-        thresholds: float64 (C,); class i is given to an example where `scores[:, i] >=
-            thresholds[i]`.
-        statistics: of the training labels, which decide the groups.
+        labels: the labels, bool (N, C).
+        scores: the scores, (N, C), usually probabilities.
+        thresholds: the thresholds of the decisions `scores[:, i] >= thresholds[i]`, float64 (C,).
+        statistics: the statistics of the training labels, which define the groups.
 
     Raises:
-        ValueError: as `average_precision`; thresholds or statistics of another number of classes.
+        ValueError: see `average_precision`; or the thresholds or the statistics have another number
+            of classes.
     """
 
     labels: np.ndarray
@@ -271,40 +271,41 @@ class Evaluation:
 
     @functools.cached_property
     def average_precision(self) -> np.ndarray:
-        """The function of this name, float64 (C,)."""
+        """The average precision of each class, float64 (C,)."""
         return average_precision(self.labels, self.scores)
 
     @functools.cached_property
     def at_half(self) -> dict[str, Any]:
-        """`precision_recall_f1` at threshold 0.5."""
+        """The result of `precision_recall_f1` at threshold 0.5."""
         return precision_recall_f1(self.labels, self.scores, 0.5)
 
     @functools.cached_property
     def at_threshold(self) -> dict[str, Any]:
-        """`precision_recall_f1` at the thresholds of the classes."""
+        """The result of `precision_recall_f1` at the thresholds of the classes."""
         return precision_recall_f1(self.labels, self.scores, self.thresholds)
 
     def mean_by_group(self, per_class: np.ndarray) -> dict[str, float]:
-        """The function of this name, over head, medium and tail."""
+        """Computes the means over all classes and over head, medium and tail."""
         return mean_by_group(per_class, self.statistics.groups)
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A row of `METRICS`: what is measured, where `metrics.json` holds it, how people see it.
+    """A row of `METRICS`: how a metric is computed, stored and shown.
 
     Attributes:
-        key: the fields that lead to the value in `metrics.json`, from the entry of a class where
-            `over` is "class", else from the top.
-        over: "class" for a value of each class, (C,); "group" for the means by name that
-            `mean_by_group` gives; "split" for one number.
-        compute: gives this value. NaN where it is not defined, which `metrics.json` holds as null.
+        key: the keys that lead to the value in `metrics.json`, from the entry of a class if `over`
+            is "class", otherwise from the top.
+        over: "class" for a value of each class, (C,); "group" for the means that `mean_by_group`
+            returns; "split" for one number.
+        compute: the function that computes the value. A value that is not defined is NaN, and null
+            in `metrics.json`.
         description: a phrase that explains the heading to a reader.
-        heading: short name of a row or column, without its unit; empty for a metric that only
-            `metrics.json` holds.
+        heading: the short name of a row or column, without its unit; empty for a metric that only
+            `metrics.json` contains.
         percent: whether the value is a fraction of 1 that is shown in percent.
-        digits: decimal places shown in tables.
-        higher_is_better: which of two values is the better one.
+        digits: the number of decimal places in tables.
+        higher_is_better: whether a higher value is better than a lower one.
     """
 
     key: tuple[str, ...]
@@ -322,15 +323,15 @@ class Metric:
         return f"{self.heading} %" if self.percent else self.heading
 
     def read(self, scores: Mapping[str, Any]) -> np.ndarray:
-        """The values of this metric in the content of a `metrics.json`.
+        """Reads the values of this metric from the content of a `metrics.json`.
 
         Args:
-            scores: the content. Where it was written before the metric existed, the values are
-                NaN, as they are where it holds null.
+            scores: the content of the file.
 
         Returns:
-            float64: (C,) over "class", (4,) in the order of `TOTAL_AND_GROUPS` over "group", (1,)
-            over "split".
+            The values, float64: (C,) for "class", (4,) in the order of `TOTAL_AND_GROUPS` for
+            "group", and (1,) for "split". They are NaN for null, and if the file is older than the
+            metric.
         """
         if self.over == "class":
             values = [_look_up(entry, self.key) for entry in scores["per_class"].values()]
@@ -342,11 +343,11 @@ class Metric:
         return np.array(values, np.float64)  # turns None into NaN
 
     def text(self, value: float, deviation: float = math.nan) -> str:
-        """A value as a cell of a table shows it, such as "54.32 ± 0.21"; a dash for NaN.
+        """Formats a value for a cell of a table, such as "54.32 ± 0.21"; NaN becomes a dash.
 
         Args:
-            value: as `read` gives it.
-            deviation: its standard deviation, NaN where there is none.
+            value: a value that `read` returned.
+            deviation: the standard deviation of the value; NaN if there is none.
         """
         if math.isnan(value):
             return "–"
@@ -370,7 +371,7 @@ MEAN_AVERAGE_PRECISION = Metric(
     heading="mAP",
 )
 
-# In the order shown.
+# The metrics in the order in which they are shown.
 METRICS: Sequence[Metric] = (
     MEAN_AVERAGE_PRECISION,
     Metric(
@@ -443,11 +444,11 @@ METRICS: Sequence[Metric] = (
 
 
 def measure(evaluation: Evaluation) -> dict[str, Any]:
-    """The values of all `METRICS`, in the layout of `metrics.json`; NaN where one is not defined.
+    """Computes the values of all `METRICS`, in the layout of `metrics.json`.
 
     Returns:
-        Nested dictionaries by `Metric.key`; those over "class" are under "per_class" and the name
-        of the class.
+        Nested dictionaries by `Metric.key`; values over "class" are under "per_class" and the name
+        of the class. Values that are not defined are NaN.
     """
     content: dict[str, Any] = {}
     per_class: dict[str, dict] = {name: {} for name in evaluation.statistics.class_names}
@@ -462,7 +463,7 @@ def measure(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def num_classes_by_group(scores: Mapping[str, Any]) -> dict[str, int]:
-    """How many classes there are, "total" and in each group.
+    """Counts the classes in "total" and in each group.
 
     Args:
         scores: the content of a `metrics.json`.

@@ -1,4 +1,4 @@
-"""Logits and probabilities that a model predicts, in the order of its inputs."""
+"""Predicts logits and probabilities in the order of the inputs."""
 
 import keras
 import numpy as np
@@ -8,18 +8,18 @@ import tensorflow as tf
 def predict(
     model: keras.Model, batches: tf.data.Dataset, verbose: str | int = "auto"
 ) -> np.ndarray:
-    """Probabilities σ(z) of all examples in batches, in their order.
+    """Predicts the probabilities σ(z) of all examples in batches.
 
     Args:
-        model: gives logits (B, C) for a batch.
-        batches: inputs of the model.
-        verbose: as for `model.predict`.
+        model: a model that returns logits, (B, C), for a batch.
+        batches: the batches of inputs.
+        verbose: see `model.predict`.
 
     Returns:
-        float32 (N, C).
+        The probabilities, float32 (N, C), in the order of the inputs.
 
     Raises:
-        FloatingPointError: logits that are not finite.
+        FloatingPointError: some logits are not finite.
     """
     logits = predict_logits(model, batches, verbose=verbose)
     if not np.isfinite(logits).all():
@@ -33,15 +33,15 @@ def predict(
 def predict_logits(
     model: keras.Model, batches: tf.data.Dataset, verbose: str | int = "auto"
 ) -> np.ndarray:
-    """Logits of all examples in batches, in their order, computed on all devices of this machine.
+    """Predicts the logits of all examples in batches, on all devices of this machine.
 
     Args:
-        model: gives logits (B, C) for a batch.
-        batches: inputs of the model.
-        verbose: as for `model.predict`.
+        model: see `predict`.
+        batches: see `predict`.
+        verbose: see `predict`.
 
     Returns:
-        (N, C), of the model's type.
+        The logits, (N, C), in the order of the inputs and of the type of the model.
     """
     if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         # `model.predict` would divide the batches among the machines, but only one evaluates.

@@ -55,22 +55,22 @@ def export(
     renamed once all of it is on the disk. The next export removes what a killed one has left.
 
     Args:
-        model: The network from images in [0, 255] to logits (B, C).
-        statistics: Statistics of the training labels, with the class names. They are saved with
+        model: the network from images in [0, 255] to logits (B, C).
+        statistics: statistics of the training labels, with the class names. They are saved with
             the thresholds in `assets.extra`, next to the model.
-        read_batch: The preprocessing of the evaluation, for encoded images.
-        resize: The part of it that follows the decoding, for one image (H, W, 3).
-        directory: The directory of all versions, such as `saved_model`; a server takes it as its
+        read_batch: the preprocessing of the evaluation, for encoded images.
+        resize: the part of it that follows the decoding, for one image (H, W, 3).
+        directory: the directory of all versions, such as `saved_model`; a server takes it as its
             base path.
         thresholds: (C,), the probabilities from which a class counts as present.
-        thresholds_from: The name of the split on which the thresholds were chosen.
-        example_image: The bytes of an image, for the warm-up request.
+        thresholds_from: the name of the split on which the thresholds were chosen.
+        example_image: the bytes of an image, for the warm-up request.
 
     Returns:
         The version directory: `directory/1`, or one more than the highest number there.
 
     Raises:
-        OSError: The disk is full, or the directory cannot be written. Nothing of the version is
+        OSError: the disk is full, or the directory cannot be written. Nothing of the version is
             left.
     """
     directory = pathlib.Path(directory)

@@ -27,16 +27,16 @@ _ROWS_PER_BLOCK = 1 << 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelStatistics:
-    """What the loss, the sampler and the evaluation need to know of the training labels.
+    """The statistics of the training labels that the loss, the sampler and the evaluation need.
 
-    Made by `from_labels` or `load`; the constructor takes what these have computed.
+    `from_labels` and `load` make them.
 
     Attributes:
-        class_counts: int64 (C,), n_i, the examples that hold class i.
-        num_examples: N, the number of training examples.
-        cooccurrence: int64 (C, C), n_(i∩j), the examples that hold both i and j; n_i on the
-            diagonal.
-        class_names: C distinct strings; "0", "1", … where none were given.
+        class_counts: the numbers n_i of examples that have class i, int64 (C,).
+        num_examples: the number N of training examples.
+        cooccurrence: the numbers n_(i∩j) of examples that have both i and j, int64 (C, C), with n_i
+            on the diagonal.
+        class_names: the C distinct names of the classes; "0", "1", … if none were given.
 
     Raises:
         ValueError: the parts do not describe one set of labels.
@@ -79,13 +79,13 @@ class LabelStatistics:
         """Counts the labels of a training set.
 
         Args:
-            labels: multi-hot (N, C), zeros and ones: an array or nested list of any numeric or
-                boolean type, or a `scipy.sparse` matrix.
-            class_names: C distinct names.
+            labels: the labels, multi-hot (N, C), as an array or nested list of any numeric or
+                boolean type, or as a `scipy.sparse` matrix.
+            class_names: the C distinct names of the classes.
 
         Raises:
-            ValueError: a label that is neither 0 nor 1 (with its row and class), an array that is
-                not two-dimensional, or names that do not fit the columns.
+            ValueError: a label is neither 0 nor 1 (the message gives its row and class), the array
+                is not two-dimensional, or the names do not fit the columns.
         """
         num_examples, num_classes = _shape_of(labels)
         if class_names is None:
@@ -134,17 +134,18 @@ class LabelStatistics:
         return self.conditional_probability.sum(axis=1) / max(self._num_nonempty, 1)
 
     def instance_probability(self, labels: Any) -> np.ndarray:
-        """P^I(x), the share of draws that example x gets under class-aware re-sampling (Eq. 2).
+        """Computes P^I(x), the share of example x in the draws of class-aware re-sampling (Eq. 2).
 
         Args:
-            labels: multi-hot (B, C), dense or `scipy.sparse`, of examples of the training set.
+            labels: the labels of training examples, multi-hot (B, C), dense or `scipy.sparse`.
 
         Returns:
-            float64 (B,); zero for an example without labels. Over the whole training set it sums
-            to 1.
+            The probabilities, float64 (B,); zero for an example without labels. They sum to 1 over
+            the whole training set.
 
         Raises:
-            ValueError: labels of another width, or a label of a class without training examples.
+            ValueError: the labels have another number of classes, or one of them is of a class
+                without training examples.
         """
         _, num_classes = _shape_of(labels)
         if num_classes != self.num_classes:
@@ -186,10 +187,10 @@ class LabelStatistics:
         the new one.
 
         Args:
-            path: The file to write or to replace.
+            path: the file to write or to replace.
 
         Raises:
-            OSError: The file cannot be written; the error names it, and nothing is left of it.
+            OSError: the file cannot be written; the error names it, and nothing is left of it.
         """
         rows, columns = np.nonzero(np.triu(self.cooccurrence))
         content = {
@@ -211,7 +212,7 @@ class LabelStatistics:
         """Reads a file that `save` wrote.
 
         Raises:
-            ValueError: The file is not JSON, or holds something other than label statistics.
+            ValueError: the file is not JSON, or holds something other than label statistics.
         """
         with open(path, encoding="utf-8") as file:
             try:

@@ -1,6 +1,6 @@
 """Trains with `keras.Model.fit` on Keras's JAX backend: `python docs/fit_on_jax.py`.
 
-Takes JAX beside the package (`pip install jax`), or, with `KERAS_BACKEND=torch`, PyTorch.
+Needs JAX (`pip install jax`) or, with `KERAS_BACKEND=torch`, PyTorch.
 TensorFlow only makes the batches, in `tf.data`; network, loss and optimizer run on the backend.
 """
 

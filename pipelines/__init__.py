@@ -9,6 +9,7 @@ _MOVED = {
     "config_flags": "pipelines.runs.flags",
     "evaluation_run": "pipelines.runs.evaluate",
     "features": "pipelines.runs.features",
+    "problems": "pipelines.findings",
     "run_parts": "pipelines.runs.build",
     "run_report": "pipelines.runs.report",
     "scored": "pipelines.runs.scores",

@@ -1,4 +1,4 @@
-"""Results that are computed once from files and kept in the cache folder for other runs.
+"""Keeps results that were computed from files in the cache folder, for other runs.
 
 A kept result lies under a digest of everything that it depends on: the kind of result and its
 version, the arguments of the computation, and path, size and modification time of the files. So
@@ -40,11 +40,11 @@ class Kind:
     """A kind of result.
 
     Attributes:
-        name: The name of its folder in the cache folder.
-        version: A number to raise whenever the same arguments and files would give another result,
+        name: the name of its folder in the cache folder.
+        version: a number to raise whenever the same arguments and files would give another result,
             because a check is stricter or images are preprocessed in another way, or the same
             result in another file format. Results of other versions are not found any more.
-        suffix: The suffix of its files.
+        suffix: the suffix of its files.
     """
 
     name: str
@@ -56,14 +56,14 @@ class Kind:
         return f"{self.name}/{self.version}".encode()
 
     def digest(self, parts: Iterable[str | bytes], files: Iterable[str | os.PathLike] = ()) -> str:
-        """A digest of what a result depends on, 32 hexadecimal digits.
+        """Returns a digest of all that a result depends on, 32 hexadecimal digits.
 
         Args:
-            parts: The arguments of the computation, in a fixed order.
-            files: The files that it reads; one that is listed again counts once.
+            parts: the arguments of the computation, in a fixed order.
+            files: the files that it reads; one that is listed again counts once.
 
         Raises:
-            FileNotFoundError: A file is not there.
+            FileNotFoundError: a file is not there.
         """
         digest = hashlib.blake2b(digest_size=16, key=self._key)
         states = (_file_state(path, os.stat(path)) for path in dict.fromkeys(files))
@@ -76,11 +76,11 @@ class Kind:
         return digest.hexdigest()
 
     def file_digest(self, path: str | os.PathLike, status: os.stat_result) -> bytes:
-        """A digest of one file, 8 bytes, for a result that is kept as a list of such digests.
+        """Returns a digest of one file, 8 bytes, for results that consist of such digests.
 
         Args:
-            path: The file.
-            status: What `os.stat` returned for it.
+            path: the file.
+            status: what `os.stat` returned for it.
         """
         return hashlib.blake2b(_file_state(path, status), digest_size=8, key=self._key).digest()
 
@@ -90,7 +90,7 @@ class Kind:
         parts: Iterable[str | bytes],
         files: Iterable[str | os.PathLike] = (),
     ) -> pathlib.Path:
-        """Where a result lies, or is going to lie; the arguments are those of `digest`."""
+        """Returns the path of a result; for `parts` and `files` see `digest`."""
         return pathlib.Path(cache_dir, self.name, f"{self.digest(parts, files)}{self.suffix}")
 
 
@@ -100,8 +100,9 @@ def load(path: str | os.PathLike, read: Callable[[str | os.PathLike], _T]) -> _T
     A damaged file is removed with a warning, so that the result is computed again.
 
     Args:
-        path: The file of the result.
-        read: Reads the file; raises a `ValueError`, or what NumPy raises, where it is damaged.
+        path: the file of the result.
+        read: a function that reads the file, and raises a `ValueError` or an error of NumPy if it
+            is damaged.
 
     Returns:
         What `read` returns, or None if there is no such file or it is damaged.
@@ -122,7 +123,7 @@ def load(path: str | os.PathLike, read: Callable[[str | os.PathLike], _T]) -> _T
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """As `atomic.replacing`, for a result; its folder is created if it does not exist."""
+    """Writes a result by `atomic.replacing`, and creates its folder if it does not exist."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.replacing(path) as tmp_path:
@@ -130,5 +131,5 @@ def writing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def _file_state(path: str | os.PathLike, status: os.stat_result) -> bytes:
-    """What changes when the content of a file does: its path, size and modification time."""
+    """Returns path, size and modification time, which change when the content of a file does."""
     return os.fsencode(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")

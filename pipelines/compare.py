@@ -1,4 +1,4 @@
-"""Compares methods over several seeds, or the values of a setting, on any data set.
+"""Compares methods over several seeds, or values of a setting, on any data set.
 
     python -m pipelines.compare --output_dir=DIR --methods=erm,rs,db_focal --seeds=0,1,2
     python -m pipelines.compare --output_dir=DIR --methods=db --seeds=0,1,2 --vary=beta=1,5,10,20
@@ -13,7 +13,7 @@ from pipelines.runs import flags as run_flags
 from pipelines.runs.config import RunConfig
 
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Directory that receives the runs and tables.", required=True
+    "output_dir", None, "Directory for the runs and tables.", required=True
 )
 _METHODS = flags.DEFINE_list("methods", ["erm", "rs", "db_focal"], "Methods to compare.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs of each method.")

@@ -1,4 +1,4 @@
-"""The common form of every data set: encoded images, by position or as a stream; sparse labels."""
+"""The common form of all data sets: encoded images, by position or as a stream, with labels."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,8 @@ from absl import logging
 
 from dbl_tf.messages import first_few
 
-# A few at a time, so that several blocks can be read at once.
+# Small enough that several blocks can be read in parallel.
 _BLOCK = 32
-
 
 Read = Callable[[tf.Tensor], tf.Tensor]
 Stream = Callable[[int], tf.data.Dataset]
@@ -23,28 +22,29 @@ def _not_by_position(position: tf.Tensor) -> tf.Tensor:
 
 
 def _not_a_stream(start: int) -> tf.data.Dataset:
-    raise TypeError("these examples are read by position and are no stream")
+    raise TypeError("these examples are read by position and are not a stream")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """Labeled images of one split, in a fixed order.
 
-    They are read by position (`read`), or, where that is not possible, as a stream (`stream`); the
-    other of the two raises a TypeError.
+    They are read by position with `read` or, where that is not possible, as a stream with `stream`.
+    The other of the two functions raises a TypeError.
 
     Attributes:
-        names: N strings; what messages and prediction files call each image (its path, mostly).
-        labels: bool (N, C), CSR.
-        read: maps a position, int64 (), to the encoded bytes of that image, string (); runs inside
-            `tf.data`.
-        files: N paths of the files that hold the images; empty where they are made in memory. A
-            file may hold many of them.
-        reads_blocks: whether `read` also maps positions (n,) to images (n,), quicker than one by
-            one.
-        stream: maps a position to a dataset of the examples from it on, to the last: dicts of the
-            encoded "image", string (), and its "labels", bool (C,). What lies before the position
-            is not read, or only in part.
+        names: the N names by which messages and prediction files call the images, such as their
+            paths.
+        labels: the labels, bool (N, C), CSR.
+        read: a function from a position, int64 (), to the encoded bytes of the image, string (). It
+            runs inside `tf.data`.
+        files: the N paths of the files that hold the images, where one file may hold several; empty
+            if the images are made in memory.
+        reads_blocks: whether `read` also maps positions (n,) to images (n,), which is faster than
+            reading one by one.
+        stream: a function from a position to a dataset of the examples from there to the end, as
+            dicts of the encoded "image", string (), and its "labels", bool (C,). It reads little or
+            nothing of the examples before the position.
     """
 
     names: Sequence[str]
@@ -63,7 +63,7 @@ class Examples:
         return self.read is _not_by_position
 
     def encoded(self) -> tf.data.Dataset:
-        """The encoded bytes of all images in their order, string ()."""
+        """Returns the encoded bytes of all images in their order, string ()."""
         if self.is_stream:
             return self.stream(0).map(lambda example: example["image"])
         positions = tf.data.Dataset.range(len(self))
@@ -73,12 +73,12 @@ class Examples:
         return positions.map(self.read, num_parallel_calls=tf.data.AUTOTUNE)
 
     def take(self, positions: np.ndarray) -> "Examples":
-        """The examples at these positions, in their order.
+        """Returns the examples at these positions, in the order of the positions.
 
-        Those of a stream are picked out as it passes by, which reads the others too.
+        Taking examples from a stream reads the examples between them too.
 
         Raises:
-            ValueError: the positions do not rise, and this is a stream.
+            ValueError: the positions are not in rising order, and the examples are a stream.
         """
         positions = np.asarray(positions, np.int64)
         part = dataclasses.replace(
@@ -115,13 +115,13 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledData:
-    """A data set: its splits over one list of classes.
+    """A data set: its splits, which share one list of classes.
 
     Attributes:
-        class_names: C names, in the order of the label columns.
-        splits: "train", "val" and "test", those that the data set has.
-        flip_probability: how often a training image may be mirrored; 0 where mirroring changes
-            what a picture shows.
+        class_names: the C class names, in the order of the label columns.
+        splits: the splits that the data set has, by name: "train", "val" and "test".
+        flip_probability: the probability with which training images should be mirrored; 0 if
+            mirroring changes what an image shows.
     """
 
     class_names: tuple[str, ...]
@@ -129,13 +129,14 @@ class LabelledData:
     flip_probability: float = 0.5
 
     def with_classes(self, class_names: Sequence[str]) -> "LabelledData":
-        """The same examples over another list of classes, that of a model.
+        """Returns the same examples with the classes of a model.
 
         Args:
-            class_names: all classes that the labels use, and others; any order.
+            class_names: the classes of the model, in any order. They must include all classes that
+                the labels use.
 
         Raises:
-            ValueError: a class that the labels use is not among them.
+            ValueError: the model does not have a class that the labels use.
         """
         column = {name: i for i, name in enumerate(class_names)}
         unknown = [
@@ -172,19 +173,19 @@ class LabelledData:
 
 
 def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> LabelledData:
-    """Moves a share of the train examples to a new split "val".
+    """Moves a fraction of the train examples to a new split "val".
 
-    Stratified: the examples are sorted by the rarest class they hold, at random within one, and
-    every 1/fraction-th is taken, so that each of these groups loses its share to within one
+    The split is stratified: the examples are sorted by their rarest class, in random order within a
+    class, and every 1/fraction-th is taken, so that each class loses its share to within one
     example. A class that would be left without train examples gets one back from val.
 
     Args:
-        data: has a split "train" and none called "val".
-        fraction: in (0, 1), of the train examples.
-        seed: the choice is a function of the labels, the fraction and this.
+        data: a data set with a split "train" and no split "val".
+        fraction: the fraction of the train examples, in (0, 1).
+        seed: the seed of the choice, which depends on nothing else but the labels and the fraction.
 
     Raises:
-        ValueError: there is a split "val", or nothing would be set aside.
+        ValueError: there is a split "val" already, or no example would be set aside.
     """
     if "val" in data.splits:
         raise ValueError("there is a val split already, so val_fraction must not be given")

@@ -1,6 +1,6 @@
-"""Puts a data set, a sampler, the image reader and the weights together as batches for `fit`.
+"""Makes batches for `fit` from a data set, a sampler, the reader of images and a weighting.
 
-Indices first, bytes last: a batch is chosen on labels alone, and only its images are read.
+A batch is chosen by the labels alone, and only its own images are read.
 """
 
 import functools
@@ -16,12 +16,12 @@ from pipelines import images
 from pipelines.examples import Examples
 from pipelines.images.augmentation import PHOTOGRAPHS, Augmentation
 
-# Turns labels (B, C) into weights (B, C).
+# A function from labels (B, C) to weights (B, C).
 Weighting = Callable[[tf.Tensor], tf.Tensor]
 
 
 class UnreadableImageError(ValueError):
-    """An image that passed the checks, or was not checked, could not be read."""
+    """An image could not be read, although it passed the checks or because it was not checked."""
 
 
 def training_batches(
@@ -35,23 +35,24 @@ def training_batches(
     start_step: int = 0,
     share: Share = ALL_ROWS,
 ) -> tf.data.Dataset:
-    """Augmented batches of the examples that a sampler has chosen.
+    """Makes batches of augmented images of the examples that a sampler chooses.
 
-    Image, labels and weights of batch t are functions of (seed, t) if its indices are.
+    The images, labels and weights of batch t are functions of (seed, t) if its indices are.
 
     Args:
-        examples: of the training split.
-        indices: int64 (B,) for each step, from `start_step` on, of `pipelines.sampling`.
-        image_size: S.
-        seed: of the augmentation.
-        augmentation: its options, none of them left open.
-        weighting: makes the weights from the labels; None for none.
-        start_step: t of the first batch.
-        share: which rows of every batch are made.
+        examples: the examples of the training split.
+        indices: the positions of the examples of each batch, int64 (B,), as the samplers of
+            `pipelines.sampling` return them, starting with batch `start_step`.
+        image_size: the side S of the images.
+        seed: the seed of the augmentation.
+        augmentation: the options of the augmentation, none of which may be None.
+        weighting: the function that computes weights from labels; None for batches without weights.
+        start_step: the number t of the first batch.
+        share: the rows of every batch to make.
 
     Returns:
-        (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in [0, 255], uint8
-        (B, C) and float32 (B, C), B being the rows of the share.
+        A dataset of (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in
+        [0, 255], uint8 (B, C) and float32 (B, C), where B is the number of rows in the share.
     """
     batch_size = int(indices.element_spec.shape[0])
     rows = _rows(share, batch_size)
@@ -91,20 +92,15 @@ def streamed_batches(
     start_step: int = 0,
     share: Share = ALL_ROWS,
 ) -> tf.data.Dataset:
-    """As `training_batches`, of examples that a stream has passed on.
+    """Makes batches from the draws of a stream.
 
-    Every share reads the whole stream and decodes its own rows.
+    Every share reads the whole stream, but decodes only the images of its own rows. The result and
+    the arguments that are not described here are those of `training_batches`.
 
     Args:
-        draws: dicts of the encoded "image" and its "labels", (C,), from the first draw of batch
-            `start_step` on.
-        batch_size: B.
-        image_size: S.
-        seed: of the augmentation.
-        augmentation: its options, none of them left open.
-        weighting: makes the weights from the labels; None for none.
-        start_step: t of the first batch.
-        share: which rows of every batch are made.
+        draws: dicts of the encoded "image" and its "labels", (C,), starting with the first draw of
+            batch `start_step`.
+        batch_size: the number B of examples in a batch.
     """
     weigh = _attach(weighting)
     rows = _rows(share, batch_size)
@@ -134,7 +130,7 @@ def feature_batches(
     weighting: Weighting | None = None,
     share: Share = ALL_ROWS,
 ) -> tf.data.Dataset:
-    """As `training_batches`, of features that were computed once, float32 (N, F)."""
+    """Makes batches of features, float32 (N, F), in place of the images of `training_batches`."""
     labels_at, weigh = dense_labels(labels), _attach(weighting)
     rows = _rows(share, int(indices.element_spec.shape[0]))
     with tf.device("CPU"):
@@ -150,8 +146,7 @@ def feature_batches(
 
 
 def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) -> tf.data.Dataset:
-    """Images of all examples in their order, resized only: float32 (≤ B, S, S, 3) in [0, 255]."""
-
+    """Returns batches of all images in their order, resized: float32 (≤ B, S, S, 3) in [0, 255]."""
     return (
         examples.encoded()
         .map(_traced(images.read_for_evaluation, image_size), num_parallel_calls=tf.data.AUTOTUNE)
@@ -160,15 +155,10 @@ def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) 
     )
 
 
-def encoded_batches(examples: Examples, batch_size: int) -> tf.data.Dataset:
-    """Encoded bytes of all examples in their order: string (≤ B,)."""
-    return examples.encoded().batch(batch_size).prefetch(tf.data.AUTOTUNE)
-
-
 def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from positions, int64 (B,), to multi-hot uint8 (B, C), for use in `tf.data`.
+    """Returns a function for `tf.data` from positions, int64 (B,), to labels, uint8 (B, C).
 
-    The matrix stays sparse: a million examples of a thousand classes fit.
+    The matrix stays sparse, so that a million examples of a thousand classes fit into memory.
     """
     num_classes = labels.shape[1]
     labels = labels.astype(bool).tocsr()
@@ -190,14 +180,17 @@ def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Ten
 def find_unreadable(
     examples: Examples, indices: tf.data.Dataset, image_size: int
 ) -> UnreadableImageError | None:
-    """The error that names the first image that cannot be read, None if all can.
+    """Finds the first image that cannot be read, after a pipeline has failed.
 
-    For use after a pipeline has failed, since the error of a decoder does not know its file.
+    The error of a decoder does not name the file.
 
     Args:
-        examples: of the split. Those of a stream are all read, in their order.
-        indices: the positions in question, int64 (B,) each.
-        image_size: S.
+        examples: the examples of the split. If they are a stream, all of them are read.
+        indices: batches of the positions to try, int64 (B,) each.
+        image_size: the side S of the images.
+
+    Returns:
+        An error that names the image, or None if all images can be read.
     """
     if examples.is_stream:
         images_read = iter(evaluation_batches(examples, image_size=image_size, batch_size=1))
@@ -232,13 +225,13 @@ def _rows(share: Share, batch_size: int) -> slice:
 def _augmented(
     encoded: tf.Tensor, place: tf.Tensor, image_size: int, seed: int, augmentation: Augmentation
 ) -> tf.Tensor:
-    """The training image at a place, int64 (), of the global sequence of draws."""
+    """Returns the training image at a place, int64 (), in the sequence of all draws."""
     image_seed = tf.stack([tf.constant(seed, tf.int64), place])
     read = _traced(images.read_for_training, image_size, augmentation=augmentation)
     return read(encoded, image_seed)
 
 
-# Tracing the reading of an image takes seconds; a run makes several pipelines that do it.
+# Tracing takes seconds, and a run makes several pipelines that read images in the same way.
 @functools.lru_cache(maxsize=16)
 def _traced(
     function: Callable[..., tf.Tensor], image_size: int, **fixed: Any

@@ -13,29 +13,30 @@ from absl import logging
 
 from dbl_tf import statistics
 
-# The reference counts follow the Pareto density from its start to this quantile.
+# The reference counts follow the Pareto density up to this quantile.
 _QUANTILE = 0.99
 
 
 def reference_counts(
     num_classes: int, *, max_count: int, min_count: int = 1, power: float = 6.0
 ) -> np.ndarray:
-    """The counts that a long-tailed subset aims at, from head to tail.
+    """Computes the counts that a long-tailed subset aims at, from head to tail.
 
-    ⌊(max − min) · x_i^(−(power + 1)) + min⌋ at C equally spaced x_i from 1 to 0.01^(−1/power), the
-    99 % quantile of the Pareto law with that power.
+    They are ⌊(max − min) · x_i^(−(power + 1)) + min⌋ at C equally spaced x_i from 1 to
+    0.01^(−1/power), the 99 % quantile of the Pareto law with that power.
 
     Args:
-        num_classes: C, at least 1.
+        num_classes: the number C of classes, at least 1.
         max_count: the count of the first class.
-        min_count: what the counts fall towards, at least 1.
-        power: of the Pareto law, positive; the larger, the fewer classes in the middle.
+        min_count: the count towards which the others fall, at least 1.
+        power: the exponent of the Pareto law, positive. The larger it is, the fewer classes are in
+            the middle.
 
     Returns:
-        int64 (C,), falling.
+        The counts, int64 (C,), falling.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of its range.
 
     Example:
 
@@ -61,17 +62,17 @@ def references_of_classes(
     """Ranks the classes from head to tail by p̂ (Eq. 1) and gives each its reference count.
 
     Args:
-        of_all: statistics of the full data, of C classes, K of which have examples.
-        max_count: as in `reference_counts`.
-        min_count: likewise.
-        power: likewise.
+        of_all: the statistics of the full data, in which K classes have examples.
+        max_count: see `reference_counts`.
+        min_count: see `reference_counts`.
+        power: see `reference_counts`.
 
     Returns:
-        ranking: int64 (K,), the classes that have examples.
-        references: int64 (K,), the counts that they aim at, falling.
+        ranking: the classes that have examples, int64 (K,).
+        references: the counts that they aim at, int64 (K,), falling.
 
     Raises:
-        ValueError: no class has examples, or an argument out of its range.
+        ValueError: no class has examples, or an argument is out of its range.
     """
     ranking = np.argsort(-of_all.resampled_probability, kind="stable")
     ranking = ranking[of_all.class_counts[ranking] > 0]
@@ -86,11 +87,11 @@ def references_of_classes(
 
 
 def mean_log_ratio(reached: np.ndarray, references: np.ndarray) -> float:
-    """Mean of |log(reached / reference)| over classes: 0.1 is to be off by a tenth or so.
+    """Computes the mean of |log(reached / reference)| over classes; 0.1 means about a tenth off.
 
     Args:
-        reached: (K,), counts; a class that has lost all its examples makes the mean infinite.
-        references: (K,), positive, in the same order.
+        reached: the counts of K classes. A class without examples makes the mean infinite.
+        references: the reference counts of these classes, (K,), positive.
     """
     with np.errstate(divide="ignore"):
         return float(np.mean(np.abs(np.log(reached / references))))
@@ -102,33 +103,32 @@ def pareto_subset(
     """Chooses examples so that the class counts fall along a Pareto law.
 
     The classes that have examples are ranked by p̂ (Eq. 1) of the full data and settled from head
-    to tail: where earlier classes brought in more examples of class i than its reference count, a
-    random choice of the surplus is removed; where fewer, a random choice of its other examples is
-    added, all of them where they do not suffice.
+    to tail. If the classes before it brought in more examples of a class than its reference count,
+    random ones are removed; if fewer, random other examples of it are added, as far as there are
+    enough of them.
 
-    Both choices are blind to the other labels of an example, so settling a class may disturb those
-    before it: the last classes meet their reference, the first ones end some percent off it. On
-    VOC 2012 with a maximum of 800 this gives, over 20 seeds (`benchmarks.longtail`), 1 154 ± 22
-    examples and class counts of 786, 475, 257, 237, 157, 103, … in the mean, where the authors'
-    published list has 1 142 and 775, 479, 249, 240, 154, 100. Sparing the settled classes comes
-    nearer to the reference (801, 507, 298, 254, 174, 123) and farther from that list; never
+    Both choices ignore the other labels of an example, so settling a class may disturb those before
+    it: the last classes meet their reference, and the first ones end some percent off. On VOC 2012
+    with a maximum of 800 this gives, over 20 seeds (`benchmarks.longtail`), 1 154 ± 22 examples and
+    mean class counts of 786, 475, 257, 237, 157, 103, …; the list that the authors published has
+    1 142 examples and counts of 775, 479, 249, 240, 154, 100. Sparing the settled classes comes
+    closer to the reference (801, 507, 298, 254, 174, 123) but is farther from that list, and never
     touching them leaves the tail at several times its reference.
 
-    Examples without labels take no part: they are never chosen and change nothing. The counts
-    reached are logged.
+    Examples without labels are never chosen and have no influence. The resulting counts are logged.
 
     Args:
-        labels: multi-hot (N, C), zeros and ones, dense or `scipy.sparse`.
+        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
         max_count: the reference count of the first class.
-        min_count: what the reference counts fall towards, at least 1.
-        power: of the Pareto law.
-        seed: of the random choices, a non-negative integer.
+        min_count: the count towards which the references fall, at least 1.
+        power: the exponent of the Pareto law.
+        seed: the seed of the random choices, a non-negative integer.
 
     Returns:
-        int64 (M,), the chosen rows of `labels`, rising.
+        The chosen rows of `labels`, int64 (M,), rising.
 
     Raises:
-        ValueError: labels that are not zeros and ones or hold no one, or an argument out of its
+        ValueError: a label is neither 0 nor 1, there are no labels, or an argument is out of its
             range.
     """
     of_all = statistics.LabelStatistics.from_labels(labels)

@@ -1,4 +1,4 @@
-"""A long-tailed table of examples, made from another one by thinning its train split."""
+"""Makes a long-tailed table of examples from another one by thinning its train split."""
 
 import csv
 import dataclasses
@@ -27,12 +27,12 @@ class ThinnedTable:
     """A long-tailed table, and how it was made.
 
     Attributes:
-        examples: The path of the table.
-        before: The statistics of the original train split.
-        reached: The statistics of the train split of the table.
-        ranking: int64 (K,), the classes that had train examples, from head to tail.
-        references: int64 (K,), the counts that the construction aimed at.
-        num_unlabelled: The number of train images without labels, which are left out.
+        examples: the path of the table.
+        before: the statistics of the original train split.
+        reached: the statistics of the train split of the table.
+        ranking: the classes that had train examples, from head to tail, int64 (K,).
+        references: the counts that the construction aimed at, int64 (K,).
+        num_unlabeled: the number of train images without labels, which are left out.
     """
 
     examples: str
@@ -40,10 +40,10 @@ class ThinnedTable:
     reached: LabelStatistics
     ranking: np.ndarray
     references: np.ndarray
-    num_unlabelled: int
+    num_unlabeled: int
 
     def __str__(self) -> str:
-        """Sizes and counts in the form that publications of data sets use."""
+        """Formats sizes and counts as publications of data sets do."""
         reached = self.reached.class_counts[self.ranking]
         short = self.before.class_counts[self.ranking] < self.references
         emptied = reached == 0
@@ -54,8 +54,8 @@ class ThinnedTable:
             _size_line("reached", self.reached, self.ranking),
             f"mean |log(count / reference)| over {len(reached)} classes: {ratio:.3f}",
         ]
-        if self.num_unlabelled:
-            lines.append(f"train images without labels, which are left out: {self.num_unlabelled}")
+        if self.num_unlabeled:
+            lines.append(f"train images without labels, which are left out: {self.num_unlabeled}")
         for what, classes in (
             ("classes with fewer train images than their reference", self.ranking[short]),
             ("classes that are left without train images", self.ranking[emptied]),
@@ -92,20 +92,20 @@ def write(
     * `counts.png`: a picture of these counts.
 
     Args:
-        options: The table that is thinned.
-        load_options: How its images are checked. The construction needs the labels only, but images
-            that do not exist must not count, because nothing can be trained on them.
-        output_dir: A folder that does not exist yet.
-        max_count: As in `longtail.pareto_subset`.
-        min_count: As in `longtail.pareto_subset`.
-        power: As in `longtail.pareto_subset`.
-        seed: As in `longtail.pareto_subset`.
-        picture: Whether to draw the picture, which needs matplotlib.
+        options: the table that is thinned.
+        load_options: the options that all sources have, such as the check of images. An image that
+            does not exist must not count, because nothing can be trained on it.
+        output_dir: a folder that does not exist yet.
+        max_count: see `longtail.pareto_subset`.
+        min_count: see `longtail.pareto_subset`.
+        power: see `longtail.pareto_subset`.
+        seed: see `longtail.pareto_subset`.
+        picture: whether to draw the picture, which needs matplotlib.
 
     Raises:
-        FileExistsError: There is something at `output_dir`.
-        ModuleNotFoundError: A picture is wanted and matplotlib is not installed.
-        ValueError: An argument is out of its range, or the table cannot be used.
+        FileExistsError: there is something at `output_dir`.
+        ModuleNotFoundError: a picture is wanted and matplotlib is not installed.
+        ValueError: an argument is out of its range, or the table cannot be used.
     """
     output_dir = os.path.abspath(output_dir)
     if os.path.lexists(output_dir):
@@ -138,7 +138,7 @@ def write(
             reached=LabelStatistics.from_labels(train.labels[chosen], data.class_names),
             ranking=ranking,
             references=references,
-            num_unlabelled=int(np.count_nonzero(np.diff(train.labels.indptr) == 0)),
+            num_unlabeled=int(np.count_nonzero(np.diff(train.labels.indptr) == 0)),
         )
         _write_counts(thinned, folder / COUNTS_NAME)
         if picture:

@@ -25,7 +25,7 @@ _HEADER, _LENGTH, _FOOTER = 12, struct.Struct("<Q"), 4
 
 
 class RecordFileError(ValueError):
-    """A record file that is damaged."""
+    """A record file is damaged."""
 
 
 class _RecordFile(Protocol):
@@ -45,8 +45,8 @@ def open_records(
     places of their records are found by going from length to length.
 
     Args:
-        paths: The files, in the order in which their records are counted.
-        record_format: One of `FORMATS`.
+        paths: the files, in the order in which their records are counted.
+        record_format: one of `FORMATS`.
 
     Returns:
         The number of records, and a function that reads the records at positions, int64 of any
@@ -56,8 +56,8 @@ def open_records(
         positions at once.
 
     Raises:
-        RecordFileError: A file is not complete; the message names it.
-        ValueError: The format is not one of `FORMATS`.
+        RecordFileError: a file is not complete; the message names it.
+        ValueError: the format is not one of `FORMATS`.
     """
     if record_format not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}; got {record_format!r}")
@@ -122,7 +122,7 @@ class _TFRecordFile:
 
 
 def _record_places(path: str) -> Iterator[tuple[int, int]]:
-    """The start and the length of every record."""
+    """Yields the start and the length of every record."""
     size = os.path.getsize(path)
     with open(path, "rb", buffering=0) as file:
         start = 0

@@ -20,15 +20,21 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to create.", requi
 _MAX_COUNT = flags.DEFINE_integer(
     "max_count",
     None,
-    "Number of training images that the most frequent class aims at.",
+    "Number of training images to aim at for the most frequent class.",
     required=True,
 )
-_MIN_COUNT = flags.DEFINE_integer("min_count", 1, "Number that the counts fall towards.")
+_MIN_COUNT = flags.DEFINE_integer(
+    "min_count", 1, "Number of training images towards which the counts of the other classes fall."
+)
 _POWER = flags.DEFINE_float(
-    "power", 6.0, "Exponent of the Pareto law; the larger, the fewer classes in the middle."
+    "power",
+    6.0,
+    "Exponent of the Pareto law. The larger it is, the fewer classes are in the middle.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed for the choice of images.")
-_PICTURE = flags.DEFINE_bool("picture", True, "Draw the counts; needs the extra `plots`.")
+_PICTURE = flags.DEFINE_bool(
+    "picture", True, "Draw a chart of the counts; this needs the extra `plots`."
+)
 run_flags.define(
     (table.Options, LoadOptions),
     without=("val_fraction", "data_seed"),
@@ -37,7 +43,7 @@ run_flags.define(
 
 
 def main(argv: list[str]) -> None:
-    """Writes what the flags describe."""
+    """Writes the table that the flags describe."""
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")

@@ -31,7 +31,9 @@ _EXAMPLES_PER_SHARD = flags.DEFINE_integer(
 _SHUFFLE_SEED = flags.DEFINE_integer(
     "shuffle_seed", 0, "Seed for the order of the training examples."
 )
-_VERIFY = flags.DEFINE_bool("verify", False, "Write nothing; read every byte and compare digests.")
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Write nothing, but read every byte and compare digests."
+)
 _BEAM = flags.DEFINE_bool(
     "beam", False, "Write as an Apache Beam pipeline, whose options follow after --."
 )
@@ -39,7 +41,7 @@ run_flags.define(DataConfig)
 
 
 def main(argv: list[str]) -> None:
-    """Writes or verifies what the flags describe."""
+    """Writes or verifies the shards that the flags describe."""
     beam_options = argv[1:]
     if beam_options and not _BEAM.value:
         raise SystemExit(f"write_shards: unexpected arguments: {beam_options}")
@@ -65,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def describe(manifest: layout.Manifest) -> str:
-    """What has been written, for a person."""
+    """Describes the shards for people."""
     lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names)} classes"]
     for name, split in manifest.splits.items():
         size = sum(shard.bytes for shard in split.shards) / 1e6
@@ -77,10 +79,10 @@ def describe(manifest: layout.Manifest) -> str:
 
 
 def verify(shards_dir: str) -> None:
-    """Reads every byte of a folder of shards.
+    """Compares every byte of a folder of shards with its manifest.
 
     Raises:
-        ShardsError: what differs from the manifest.
+        ShardsError: files differ from the manifest; the message names them.
     """
     manifest = layout.Manifest.load(shards_dir)
     problems = writing.find_problems(shards_dir, manifest)

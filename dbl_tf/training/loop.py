@@ -15,8 +15,8 @@ from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.distribution import check_same_on_all, is_chief, reraise_lost_worker
 
-# To read a loss is to wait for the device, which then idles until the next step is dispatched.
-# Losses are read after this time, which is long beside that pause and short for a person.
+# Reading a loss waits for the device, which then idles until the next step is dispatched. Losses
+# are read after this time, which is long compared with that pause and short for people.
 _SECONDS_BETWEEN_READINGS = 0.1
 # Losses that are read together are stacked first, and TensorFlow keeps a kernel for every number of
 # them that it has stacked.

@@ -1,4 +1,4 @@
-"""Where labeled images come from: one module for each data source, and their registry."""
+"""Sources of labeled images, with one module for each, and their registry."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ def load(
 
     Args:
         name: a key of `SOURCES`.
-        options: of that source.
-        load_options: those of any source.
-        splits: the only ones that are needed, and whose images are checked; None for all, of which
-            there must be train and test.
+        options: the options of that source.
+        load_options: the options that all sources have.
+        splits: the splits to load and check. None loads all splits, which must include train and
+            test.
 
     Raises:
-        ValueError: what is wrong with the data, with file and row.
+        ValueError: the data cannot be used; the message names the file and the row.
     """
     data = SOURCES[name].load(options, load_options, splits)
     if load_options.val_fraction:
@@ -56,7 +56,7 @@ def load(
 
 
 def sources_with(field_name: str) -> list[str]:
-    """Names of the sources that have an option of this name."""
+    """Returns the names of the sources that have an option with this name."""
     return [
         name
         for name, source in SOURCES.items()
@@ -65,7 +65,7 @@ def sources_with(field_name: str) -> list[str]:
 
 
 def all_options() -> dict[str, dataclasses.Field[Any]]:
-    """The options of all sources by name; sources that share an option define it once."""
+    """Returns the options of all sources by name; an option of several sources counts once."""
     return {
         field.name: field for source in SOURCES.values() for field, _ in settings_of(source.options)
     }

@@ -1,4 +1,4 @@
-"""What the readers of several formats share: label matrices, and images that cannot be used."""
+"""Assembles examples for several data sources: label matrices, image files, and image checks."""
 
 import os
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from pipelines.examples import Examples
 def label_matrix(
     codes: np.ndarray, num_labels: np.ndarray, num_classes: int
 ) -> scipy.sparse.csr_array:
-    """Multi-hot labels, bool (N, C), of classes that are listed example by example.
+    """Makes multi-hot labels, bool (N, C), from the classes of each example.
 
     Args:
-        codes: The classes of all examples, one after the other; a class may repeat within an
+        codes: the classes of all examples, one after the other; a class may repeat within an
             example.
-        num_labels: int (N,), the number of labels of each example.
-        num_classes: C.
+        num_labels: the number of labels of each example, int (N,).
+        num_classes: the number C of classes.
     """
     rows = np.repeat(np.arange(len(num_labels)), num_labels)
     return sparse_labels(rows, codes, (len(num_labels), num_classes))
@@ -30,9 +30,9 @@ def label_matrix(
 def sparse_labels(
     rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]
 ) -> scipy.sparse.csr_array:
-    """Multi-hot labels, bool CSR of this shape, from the places of the ones, which may repeat."""
+    """Makes multi-hot labels, bool CSR, from the places of the ones, which may repeat."""
     labels = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=shape)
-    labels = labels.tocsr()  # this adds up what repeats, which for booleans is their "or"
+    labels = labels.tocsr()  # this adds repeated entries, which for booleans is their "or"
     labels.sort_indices()
     return labels
 
@@ -40,7 +40,7 @@ def sparse_labels(
 def file_examples(
     names: Sequence[str], paths: Sequence[str], labels: scipy.sparse.csr_array
 ) -> Examples:
-    """Examples whose images are files of their own."""
+    """Makes examples whose images are separate files."""
     with tf.device("CPU"):
         table = tf.constant([os.fsencode(path) for path in paths])
     return Examples(names, labels, lambda position: tf.io.read_file(table[position]), paths)
@@ -58,16 +58,16 @@ def without_bad_images(
     """Checks the images; refuses those that cannot be used, or leaves them out with a warning.
 
     Args:
-        examples: The examples to check.
-        source: What messages call the place that they come from.
-        in_records: Whether `examples.files` are record files that hold many images each.
-        check_images: A level of `image_checks.check_images`.
-        skip_bad_images: Whether bad images are left out.
-        cache_dir: The folder where passed checks are remembered.
+        examples: the examples to check.
+        source: the name of their origin in messages.
+        in_records: whether `examples.files` are record files that hold many images each.
+        check_images: a level of `image_checks.check_images`.
+        skip_bad_images: whether bad images are left out.
+        cache_dir: the folder where passed checks are remembered.
 
     Raises:
-        image_checks.BadImagesError: Some images cannot be used and are not left out.
-        ValueError: No image can be used.
+        image_checks.BadImagesError: some images cannot be used and are not left out.
+        ValueError: no image can be used.
     """
     if in_records:
         bad = image_checks.check_records(examples, level=check_images, cache_dir=cache_dir)

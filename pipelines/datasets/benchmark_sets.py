@@ -1,4 +1,4 @@
-"""What VOC-MLT and COCO-MLT have in common: where they are looked for, how train is chosen.
+"""The common part of VOC-MLT and COCO-MLT: finding the original data and choosing train.
 
 Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 4.1.
@@ -16,14 +16,13 @@ from absl import logging
 from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
 from pipelines import longtail
-from pipelines.datasets import assembly, tfds_source
-from pipelines.datasets import image_ids as image_lists
+from pipelines.datasets import assembly, image_ids, tfds_source
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source
 from pipelines.examples import Examples, LabelledData
 
 
 class BenchmarkError(ValueError):
-    """Original data that were not found or cannot be used as they are."""
+    """The original data of a benchmark were not found or cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,8 @@ class Options(tfds_source.PreparedDataOptions):
 
     image_ids: str | None = setting(
         None,
-        "Text file with the ids of the training images, one a line. By default a training split "
-        "is drawn anew.",
+        "Text file with the ids of the training images, one per line. By default, a new training "
+        "split is drawn.",
         is_path=True,
         for_training=True,
     )
@@ -41,18 +40,19 @@ class Options(tfds_source.PreparedDataOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A published long-tailed data set, and the full one that it is chosen from.
+    """A published long-tailed data set, and the full data set from which it is chosen.
 
     Attributes:
-        name: Its name for `--dataset`.
-        class_names: C names, in the order of the label columns.
-        max_count: The maximum count of the Pareto construction.
-        folder: The name of the folder of the original data.
-        pieces: For "train" and "test", the paths below the folder that the split needs.
-        read_folder: Reads names, image paths and labels of a split from the folder.
-        tfds_splits: For "train" and "test", the data set of TFDS and its split expression.
-        read_tfds: Reads names and labels of a split of TFDS: (split, cache_dir) → columns.
-        id_of: Gives the id in the name of an image or in a line of a list, None if there is none.
+        name: its name for `--dataset`.
+        class_names: the C class names, in the order of the label columns.
+        max_count: the maximum count of the Pareto construction.
+        folder: the name of the folder of the original data.
+        pieces: for "train" and "test", the paths below the folder that the split needs.
+        read_folder: a function that reads names, image paths and labels of a split from the folder.
+        tfds_splits: for "train" and "test", the data set of TFDS and its split expression.
+        read_tfds: a function that reads names and labels of a split of TFDS.
+        id_of: a function that returns the id in the name of an image or in a line of a list, or
+            None if there is no id.
     """
 
     name: str
@@ -72,21 +72,21 @@ def load(
     load_options: LoadOptions,
     splits: Sequence[str] | None = None,
 ) -> LabelledData:
-    """Loads a benchmark from the original folders, else from TensorFlow Datasets.
+    """Loads a benchmark from the original folders or, without them, from TensorFlow Datasets.
 
-    Each split is looked for by itself: in the original's folder, then among the prepared data of
-    TFDS. The examples are in the order of their names, so that all sources give the same data.
-    Without `options.image_ids` the train split is drawn by `longtail.pareto_subset`; it resembles
-    the published one and is not equal to it.
+    Each split is looked up separately, in the folder of the original data and then among the
+    prepared data of TFDS. The examples are in the order of their names, so that both give the same
+    data. Without `options.image_ids`, the train split is drawn by `longtail.pareto_subset`; it
+    resembles the published one but is not equal to it.
 
     Args:
-        benchmark: which one.
-        options: where the data are.
-        load_options: how images are checked, and the seed of the draw.
-        splits: those needed of "train" and "test"; None for both.
+        benchmark: the benchmark to load.
+        options: the options of the benchmark, such as the folder of the data.
+        load_options: the options that all sources have, such as the seed of the draw.
+        splits: the splits to load, of "train" and "test"; None for both.
 
     Raises:
-        ValueError: what was not found or cannot be used, with the names of files.
+        ValueError: the data were not found or cannot be used; the message names the files.
     """
     data_dir, cache_dir = options.data_dir, load_options.cache_path
     if data_dir is not None:
@@ -96,13 +96,13 @@ def load(
     names = tuple(splits or ("train", "test"))
     wanted = None
     if options.image_ids is not None and "train" in names:
-        wanted = image_lists.read(options.image_ids, benchmark.id_of)
+        wanted = image_ids.read(options.image_ids, benchmark.id_of)
     loaded = {}
     for split in names:
         if split not in benchmark.pieces:
             raise BenchmarkError(
-                f"{benchmark.name} has train and test, no {split}; --val_fraction sets a share of "
-                "train aside as val"
+                f"{benchmark.name} has train and test but no {split}; --val_fraction sets "
+                "a share of train aside as val"
             )
         examples, source, in_records = _read(
             benchmark, split, data_dir, options.download, cache_dir
@@ -112,7 +112,7 @@ def load(
                 chosen = draw_train(benchmark, examples.labels, seed=load_options.data_seed)
             else:
                 ids = [benchmark.id_of(name) for name in examples.names]
-                chosen = image_lists.positions(wanted, ids, path=options.image_ids)
+                chosen = image_ids.positions(wanted, ids, path=options.image_ids)
             examples = examples.take(chosen)
         loaded[split] = assembly.without_bad_images(
             examples,
@@ -134,7 +134,7 @@ def load(
 
 
 def source_of(benchmark: Benchmark) -> Source:
-    """The data source of a benchmark, for the registry."""
+    """Returns the data source of a benchmark, for the registry."""
     return Source(options=Options, defaults=PHOTOGRAPHS, load=functools.partial(load, benchmark))
 
 
@@ -145,12 +145,12 @@ def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: in
     class.
 
     Args:
-        benchmark: The benchmark, whose maximum count applies.
-        labels: Multi-hot (N, C), the labels of the full data.
-        seed: The seed of the draw.
+        benchmark: the benchmark, whose maximum count applies.
+        labels: the labels of the full data, multi-hot (N, C).
+        seed: the seed of the draw.
 
     Returns:
-        int64 (M,), the positions of the train set, rising.
+        The positions of the train set, int64 (M,), rising.
     """
     logging.info(
         "%s: there is no list of image ids, so the train set is drawn from %d images (the %d "
@@ -169,7 +169,7 @@ def _read(
     download: bool,
     cache_dir: str | os.PathLike,
 ) -> tuple[Examples, str, bool]:
-    """The full split in rising order of names, its origin, and whether it lies in record files."""
+    """Returns the full split sorted by names, its origin, and whether it is in record files."""
     root = _folder(benchmark, split, data_dir)
     if root is not None:
         names, paths, labels = benchmark.read_folder(root, split)
@@ -205,12 +205,12 @@ def _read(
 
 
 def _by_name(examples: Examples) -> Examples:
-    """The examples in rising order of names, so that a seed draws the same from every source."""
+    """Sorts the examples by names, so that a seed draws the same ones from every source."""
     order = np.argsort(np.array(examples.names))
     examples = examples.take(order)
     repeated = [a for a, b in zip(examples.names, examples.names[1:], strict=False) if a == b]
     if repeated:
-        raise BenchmarkError(f"{len(repeated)} images are twice in the data: {first_few(repeated)}")
+        raise BenchmarkError(f"{len(repeated)} images are in the data twice: {first_few(repeated)}")
     return examples
 
 
@@ -219,7 +219,7 @@ def _roots(benchmark: Benchmark, data_dir: str | os.PathLike) -> list[str]:
 
 
 def _folder(benchmark: Benchmark, split: str, data_dir: str | os.PathLike | None) -> str | None:
-    """The folder of the original data, None if nothing that the split needs is there."""
+    """Returns the folder of the original data, None if it has nothing that the split needs."""
     if data_dir is None:
         return None
     for root in _roots(benchmark, data_dir):

@@ -1,10 +1,10 @@
 """COCO-MLT: a long-tailed part of COCO 2017 train, tested on COCO 2017 val.
 
-The test split is all of COCO 2017 val, images without labels included. An image has the label of a
-class where any object of it is annotated, crowds included, except by annotations without area. The
-classes are in the order of their category ids. The data are `coco/train2017`, `coco/val2017` and
-`coco/annotations`, or `coco/2017` of TensorFlow Datasets. A train split that is drawn anew has a
-maximum count of 1 200.
+The test split is all of COCO 2017 val, including images without labels. An image has the label of a
+class if any of its annotations, crowds included, shows the class and has an area. The classes are
+in the order of their category ids. The data are `coco/train2017`, `coco/val2017` and
+`coco/annotations`, or `coco/2017` of TensorFlow Datasets. A newly drawn train split has a maximum
+count of 1 200.
 
 Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 4.1.
@@ -40,7 +40,7 @@ _PARTS = {"train": "train2017", "test": "val2017"}
 
 
 def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
-    """Names, paths and labels of the images that the annotation file lists."""
+    """Reads names, paths and labels of the images that the annotation file lists."""
     part = _PARTS[split]
     path = os.path.join(root, "annotations", f"instances_{part}.json")
     print(f"reading {path}")
@@ -70,7 +70,7 @@ def _read_json(path: str) -> dict[str, Any]:
 
 
 def _labels_in(path: str, content: dict[str, Any]) -> tuple[list[str], scipy.sparse.csr_array]:
-    """File names of the images, and their labels."""
+    """Returns the file names of the images, and their labels."""
     categories = dict(sorted(_fields(path, content, "categories", "id", "name")))
     _check_classes(path, list(categories.values()))
     code_of = {category: code for code, category in enumerate(categories)}
@@ -104,7 +104,7 @@ def _labels_in(path: str, content: dict[str, Any]) -> tuple[list[str], scipy.spa
 
 
 def _fields(path: str, content: dict[str, Any], key: str, *names: str) -> Iterator[tuple]:
-    """These fields of every item of a list."""
+    """Yields these fields of every item of a list."""
     for number, item in enumerate(content[key]):
         try:
             yield tuple([item[name] for name in names])
@@ -146,7 +146,7 @@ def _read_tfds(split: tfds_source.Split, cache_dir: str | os.PathLike) -> tfds_s
 
 
 def _id_of(text: str) -> str | None:
-    """The id in an id, a file name (of 2014 also) or a path, as twelve digits."""
+    """Returns the id in an id, a file name (also of 2014) or a path, as twelve digits."""
     found = re.fullmatch(r"(?:.*[/\\])?(?:COCO_\w+_)?(\d{1,12})(?:\.\w+)?", text)
     return found and found[1].zfill(12)
 

@@ -1,9 +1,9 @@
 """digits_mlt: scenes of real handwritten digits with long-tailed labels, made without a download.
 
-Each scene shows one to four different digits on a dark ground; its labels are the digits shown.
-Common digits join the rare ones often, as people join sheep in photographs, so re-sampling a rare
-digit draws common ones along. The digit images are those that scikit-learn ships (Alpaydin and
-Kaynak, Optical Recognition of Handwritten Digits); none is in both train and test.
+Each scene shows one to four different digits on a dark background; its labels are these digits.
+Common digits often occur with rare ones, as people do with sheep in photographs, so re-sampling a
+rare digit draws common ones too. The images of the digits are part of scikit-learn (Alpaydin and
+Kaynak, Optical Recognition of Handwritten Digits); no image is in both train and test.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from pipelines.examples import Examples, LabelledData
 
 NUM_CLASSES = 10
 IMAGE_SIZE = 32
-MAX_COUNT = 1200  # before rarer digits, settled later, take some of the commonest away again
+MAX_COUNT = 1200  # settling rarer digits removes some of the most common one again
 NUM_TEST_SCENES = 2000
 
 _NUM_CANDIDATES = 6000
@@ -33,13 +33,13 @@ _SOCIABILITY = 0.7 ** np.arange(NUM_CLASSES)  # of a digit that joins another on
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(SourceOptions):
-    """The embedded data set has no options of its own; `data_seed` composes other scenes."""
+    """This data set has no options of its own; another `data_seed` composes other scenes."""
 
 
 def load(
     options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
-    """Composes the scenes from `data_seed`, all splits whatever is needed; see `compose`."""
+    """Composes the scenes of all splits from `data_seed`; see `compose`."""
     return _composed(load_options.data_seed)
 
 
@@ -47,14 +47,14 @@ def compose(seed: int = 0) -> LabelledData:
     """Composes the scenes.
 
     Args:
-        seed: of the composition; the same seed gives the same bytes.
+        seed: the seed of the composition; the same seed gives the same bytes.
 
     Returns:
-        "train", 930 scenes with class counts from 886 to 6, chosen by `longtail.pareto_subset`;
-        and "test", 2 000 scenes whose first digit is drawn evenly, so that rare ones are judged
-        on many scenes.
+        A data set with the splits "train", 930 scenes with class counts from 886 to 6 that
+        `longtail.pareto_subset` chose, and "test", 2 000 scenes whose first digit is drawn
+        uniformly, so that rare digits are tested on many scenes.
     """
-    # The legacy generator, since its stream never changes with a version of NumPy.
+    # The legacy generator, because no version of NumPy changes its stream.
     random = np.random.RandomState(seed)
     digits = load_digits()
     images, targets = digits.images / 16.0, digits.target
@@ -80,10 +80,10 @@ def compose(seed: int = 0) -> LabelledData:
 def _draw_labels(
     random: np.random.RandomState, num_scenes: int, popularity: np.ndarray
 ) -> np.ndarray:
-    """Multi-hot (num_scenes, 10): a first digit by popularity, those that join it by theirs."""
+    """Draws labels, multi-hot (num_scenes, 10): a first digit and then others, by popularity."""
     first = random.choice(NUM_CLASSES, num_scenes, p=popularity / popularity.sum())
     num_digits = 1 + random.choice(len(_NUM_DIGITS_SHARES), num_scenes, p=_NUM_DIGITS_SHARES)
-    # Sorting by −log(u)/sociability draws without replacement, in proportion to it.
+    # Sorting by −log(u)/sociability draws without replacement, in proportion to sociability.
     keys = -np.log(random.random_sample((num_scenes, NUM_CLASSES))) / _SOCIABILITY
     keys[np.arange(num_scenes), first] = -1.0
     ranks = keys.argsort(axis=1).argsort(axis=1)
@@ -111,7 +111,7 @@ def _examples(
 def _scene(
     labels: np.ndarray, pools: list[np.ndarray], random: np.random.RandomState
 ) -> np.ndarray:
-    """One scene, uint8 (S, S, 3): the digits in quarters of their own, moved, scaled, tinted."""
+    """Composes a scene, uint8 (S, S, 3), with each digit moved, scaled and tinted in a quarter."""
     half = IMAGE_SIZE // 2
     ground = random.uniform(0.0, 0.25, 3)
     scene = ground + random.normal(0.0, 0.04, (IMAGE_SIZE, IMAGE_SIZE, 1))
@@ -127,16 +127,16 @@ def _scene(
 
 
 def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear resize of a square image."""
+    """Enlarges a square image by bilinear interpolation."""
     place = np.clip((np.arange(size) + 0.5) * len(image) / size - 0.5, 0, len(image) - 1)
     weights = np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(image))))
     return weights @ image @ weights.T
 
 
-# Several runs in one process need not compose them again.
+# Cached, so that several runs in one process do not compose the scenes again.
 _composed = functools.lru_cache(maxsize=2)(compose)
 
-# Small images and no pre-training, so a small network of the project's own.
+# The images are small, so the network is small and not pre-trained.
 SOURCE = Source(
     options=Options,
     defaults=Defaults(

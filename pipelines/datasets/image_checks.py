@@ -28,7 +28,7 @@ _RECORDS = cache.Kind("checked_records", _VERSION)
 _STAT_THREADS = 16  # on a network drive a stat call waits, it does not compute
 _STAT_BLOCK = 4096
 _READ_BLOCK = 64
-_FEW = 50  # so many images are read one by one before a pipeline would have started
+_FEW = 50  # so few images are read one by one before a pipeline has started
 _SECONDS_BEFORE_PROGRESS = 2
 _SECONDS_BETWEEN_SAVES = 60
 
@@ -38,9 +38,9 @@ class BadImage:
     """An image that cannot be used.
 
     Attributes:
-        position: Its place in the list that was checked.
-        path: Its path, or the name of an image in a record file, as that list gives it.
-        reason: Why it cannot be used, in words.
+        position: its place in the list that was checked.
+        path: its path, or the name of an image in a record file, as that list gives it.
+        reason: the reason why it cannot be used, in words.
     """
 
     position: int
@@ -49,7 +49,7 @@ class BadImage:
 
 
 class BadImagesError(ValueError):
-    """Images that cannot be used; `bad` lists all of them."""
+    """Images cannot be used; `bad` lists all of them."""
 
     def __init__(self, message: str, bad: Sequence[BadImage]):
         super().__init__(message)
@@ -71,18 +71,18 @@ def check_images(
     several data sets.
 
     Args:
-        paths: N image files.
+        paths: the paths of N image files.
         level: "exists": the path is a file that is not empty. "header": its header is also that of
             an image that can be read. "all": the image can also be decoded to its end.
-        cache_dir: The folder of the cache, which is created if it does not exist. "exists" does not
+        cache_dir: the folder of the cache, which is created if it does not exist. "exists" does not
             use it.
-        progress: Whether a check that takes long shows a bar.
+        progress: whether a check that takes long shows a bar.
 
     Returns:
         The bad images, in the order of `paths`.
 
     Raises:
-        ValueError: The level is not one of `LEVELS`.
+        ValueError: the level is not one of `LEVELS`.
     """
     _check_level(level)
     files: list[str] = [os.fspath(path) for path in paths]
@@ -122,17 +122,16 @@ def check_records(
     It is remembered in `cache_dir` that all of them passed, for as long as the files stay the same.
 
     Args:
-        examples: Their `files` are record files that may hold many images each.
-        level: As in `check_images`. "exists" checks nothing, because a record that is counted
-            exists.
-        cache_dir: As in `check_images`.
-        progress: As in `check_images`.
+        examples: examples whose `files` are record files, which may hold many images each.
+        level: see `check_images`. "exists" checks nothing, because records always exist.
+        cache_dir: see `check_images`.
+        progress: see `check_images`.
 
     Returns:
         The bad images, in the order of the examples.
 
     Raises:
-        ValueError: The level is not one of `LEVELS`.
+        ValueError: the level is not one of `LEVELS`.
     """
     _check_level(level)
     if level == "exists":
@@ -159,13 +158,13 @@ def describe(
     lines: Sequence[int] | np.ndarray | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> str:
-    """The first five bad images, one on each line, and the most frequent reasons if there are more.
+    """Lists the first five bad images and, if there are more, the most frequent reasons.
 
     Args:
-        bad: What `check_images` returned.
-        examples: The file that lists the images.
-        lines: For each image that was checked, the line of that file that names it.
-        cache_dir: A folder for a CSV file of all bad images, where there are more than five and
+        bad: the result of `check_images`.
+        examples: the file that lists the images.
+        lines: for each image that was checked, the line of that file that names it.
+        cache_dir: a folder for a CSV file of all bad images, where there are more than five and
             `examples` is given, after which the file is named.
     """
 
@@ -211,14 +210,14 @@ def bad_images_error(
     lines: Sequence[int] | np.ndarray | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> BadImagesError:
-    """The error that names bad images and says what to do about them.
+    """Returns an error that names bad images and says what to do about them.
 
     Args:
-        bad: What `check_images` returned, at least one.
-        num_images: How many images were checked.
-        examples: As in `describe`.
-        lines: As in `describe`.
-        cache_dir: As in `describe`.
+        bad: the result of `check_images`, at least one image.
+        num_images: the number of images that were checked.
+        examples: see `describe`.
+        lines: see `describe`.
+        cache_dir: see `describe`.
     """
     source = "" if examples is None else f" of {os.fspath(examples)}"
     return BadImagesError(
@@ -235,9 +234,9 @@ class _LateBar:
     """A progress bar that is shown only if the work takes long.
 
     Args:
-        title: What is being done.
-        num_images: How many images the whole work has.
-        wanted: False for no bar at all.
+        title: a phrase that says what is being done.
+        num_images: the number of images in the whole work.
+        wanted: whether to show a bar at all.
     """
 
     def __init__(self, title: str, num_images: int, wanted: bool):
@@ -266,7 +265,7 @@ def _check_level(level: str) -> None:
 def _stat_all(
     paths: Sequence[str], with_digests: bool, progress: bool
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Digests of the files' states, uint64 (N,), and by position what is wrong with a file."""
+    """Returns digests of the states of files, uint64 (N,), and by position what is wrong."""
     starts = range(0, len(paths), _STAT_BLOCK)
     blocks = [paths[start : start + _STAT_BLOCK] for start in starts]
     digests = np.zeros(len(paths), np.uint64)
@@ -309,7 +308,7 @@ def _stat_block(paths: Sequence[str], with_digests: bool) -> tuple[list[bytes], 
 
 
 def _at_level(digests: np.ndarray, level: str) -> np.ndarray:
-    """The digests with the level in their last two bits."""
+    """Returns the digests with the level in their last two bits."""
     return digests & ~np.uint64(3) | np.uint64(LEVELS.index(level))
 
 
@@ -324,12 +323,12 @@ def _read_all(
     """Reads images, and gives by position what is wrong with the bad ones.
 
     Args:
-        read: Maps a position, int64 (), to the encoded bytes, string (); runs inside `tf.data`.
-        num_images: N; all positions below it are read.
-        decode: Whether images are decoded too, after their headers have been checked.
-        progress: Whether a check that takes long shows a bar.
-        save: Is called with the images that have passed so far, bool (N,), from time to time and
-            at the end, also where reading fails.
+        read: a function from a position, int64 (), to the encoded bytes, string (), for `tf.data`.
+        num_images: the number N of images.
+        decode: whether images are decoded too, after their headers have been checked.
+        progress: whether a check that takes long shows a bar.
+        save: a function that is called with the images that have passed so far, bool (N,), from
+            time to time and at the end, even if reading fails.
     """
     passed = np.zeros(num_images, bool)
     reasons: dict[int, str] = {}
@@ -355,7 +354,7 @@ def _read_all(
 def _good_positions(
     read: Callable[[tf.Tensor], tf.Tensor], num_images: int, decode: bool, progress: bool
 ) -> Iterator[np.ndarray]:
-    """Positions of good images in blocks; the images are read in parallel."""
+    """Yields blocks of positions of good images, which are read in parallel."""
     with tf.device("CPU"):
         blocks = (
             tf.data.Dataset.range(num_images)
@@ -382,7 +381,7 @@ _inspect = tf.function(images.inspect)
 
 
 def _reason(read: Callable[[tf.Tensor], tf.Tensor], position: int, decode: bool) -> str:
-    """What is wrong with an image, "" if nothing is."""
+    """Returns what is wrong with an image, "" if nothing is."""
     try:
         encoded = read(tf.constant(position, tf.int64))
         reason = _inspect(encoded).numpy().decode(errors="replace")
@@ -395,7 +394,7 @@ def _reason(read: Callable[[tf.Tensor], tf.Tensor], position: int, decode: bool)
 
 
 def _load_digests(path: str) -> np.ndarray:
-    """The digests in the cache file, none where there is no such file or it is damaged."""
+    """Returns the digests in the cache file, none if it does not exist or is damaged."""
     digests = cache.load(path, _read_digests)
     return np.zeros(0, np.uint64) if digests is None else digests
 
@@ -409,7 +408,7 @@ def _read_digests(path: str | os.PathLike) -> np.ndarray:
         digests = np.frombuffer(content, np.uint64, offset=len(content) - size)
         if content == _npy(digests) and (digests[1:] > digests[:-1]).all():
             return digests
-    raise ValueError("it holds no sorted list of digests")
+    raise ValueError("it does not hold a sorted list of digests")
 
 
 def _save_digests(path: str, digests: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Lists of image ids: the images of a larger data set that make up a published set."""
+"""Reads lists of image ids, which choose the images of a published set from a larger one."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ _PICKLE_STARTS = (b"\x80", b"(", b"]", b"}", b"c__builtin__\n", b"cnumpy")
 
 
 class ImageIdError(ValueError):
-    """A list of image ids that cannot be used as it is."""
+    """A list of image ids cannot be used."""
 
 
 def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[str]:
@@ -23,15 +23,15 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
     lines are skipped. A repeated id is taken once, with a warning.
 
     Args:
-        path: The list.
-        id_of: Gives the id of the image that a line names, None if it names no image of the data
-            set.
+        path: the list.
+        id_of: a function that returns the id of the image that a line names, or None if it names
+            no image of the data set.
 
     Returns:
         The ids in the order of the list.
 
     Raises:
-        ImageIdError: There is no such file, it is a pickle, it is not UTF-8, it has no id, or a
+        ImageIdError: there is no such file, it is a pickle, it is not UTF-8, it has no id, or a
             line holds something else.
     """
     path = os.path.abspath(path)
@@ -83,18 +83,18 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
 def positions(
     wanted: Sequence[str], ids: Sequence[str | None], *, path: str | os.PathLike
 ) -> np.ndarray:
-    """The positions of the wanted ids among all ids.
+    """Finds the positions of the wanted ids among all ids.
 
     Args:
-        wanted: Distinct ids, as `read` returned them.
-        ids: The ids of the N images of the data set.
-        path: The list, which the error message names.
+        wanted: the distinct ids that `read` returned.
+        ids: the ids of the N images of the data set.
+        path: the list, which the error message names.
 
     Returns:
-        int64 (len(wanted),), rising.
+        The positions, int64 (len(wanted),), rising.
 
     Raises:
-        ImageIdError: The data set does not have some of the ids.
+        ImageIdError: the data set does not have some of the ids.
     """
     position = {image_id: i for i, image_id in enumerate(ids)}
     unknown = [image_id for image_id in wanted if image_id not in position]

@@ -30,10 +30,10 @@ class Options(SourceOptions):
 def load(
     options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
-    """Opens the shards; their images were checked when they were written.
+    """Opens the shards, whose images were checked when they were written.
 
     Raises:
-        ShardsError: the folder, or a file in it, cannot be used; the message names the file.
+        ShardsError: the folder or a file in it cannot be used; the message names the file.
     """
     return reading.load(options.shards_dir, only_splits=splits)
 

@@ -1,4 +1,4 @@
-"""What a data source consists of: its options, its defaults of network and size, and its reader."""
+"""The parts of a data source: its options, its default network, and its reader."""
 
 import dataclasses
 import os
@@ -13,11 +13,11 @@ from pipelines.examples import LabelledData
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Options of one data source, which become flags; the base of the options of all sources."""
+    """Base class of the options of a data source, which become flags."""
 
     @property
     def data_name(self) -> str | None:
-        """What a person calls the data; None where that is the name of the source."""
+        """A short name of the data for people; None if that is the name of the source."""
         return None
 
 
@@ -65,13 +65,13 @@ class LoadOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """The network of a run on a data source where no flag says otherwise.
+    """The default network of runs on a data source.
 
     Attributes:
-        backbone: name of the network.
-        backbone_weights: "imagenet", "none" or a file.
-        image_size: side of the images that the network sees.
-        steps: training steps; None for the epochs of the method.
+        backbone: the name of the network.
+        backbone_weights: the initial weights, "imagenet" or "none".
+        image_size: the side of the images that the network sees.
+        steps: the number of training steps; None for the epochs of the method.
     """
 
     backbone: str
@@ -89,9 +89,9 @@ class Source:
 
     Attributes:
         options: the class of its options.
-        defaults: its network where no flag says otherwise.
-        load: reads the data: (options, load options, the splits needed or None for all) → data.
-            Without `splits`, "train" and "test" must be there.
+        defaults: the default network of runs on it.
+        load: a function that reads the data from options, load options, and the names of the splits
+            to load. None instead of names loads all splits, which must include train and test.
     """
 
     options: type[SourceOptions]

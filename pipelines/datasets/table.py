@@ -17,7 +17,7 @@ from dbl_tf.settings import REQUIRED, setting
 from pipelines.datasets import assembly, image_checks
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import LabelledData
-from pipelines.problems import Findings
+from pipelines.findings import Findings
 
 COLUMNS = ("image", "split", "labels")
 SPLITS = ("train", "val", "test")
@@ -27,7 +27,7 @@ _NUM_NEAR = 5  # file names like one that was not found
 
 
 class TableError(ValueError):
-    """A table of examples, or a list of classes, that cannot be used as it is."""
+    """A table of examples or a list of classes cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Options(SourceOptions):
     """Options of a table of examples.
 
     Raises:
-        ValueError: an empty separator.
+        ValueError: the separator is empty.
     """
 
     examples: str = setting(
@@ -52,11 +52,11 @@ class Options(SourceOptions):
     class_names: str | None = setting(
         None,
         "Text file with one class per line, which sets the order of the classes and the labels "
-        "allowed. By default the classes are the labels found, sorted.",
+        "allowed. By default, the classes are the labels found, sorted.",
         is_path=True,
     )
     label_separator: str | None = setting(
-        None, "Separator of labels. The default is | where the file has one, else spaces."
+        None, "Separator of labels. The default is | if the labels contain one, otherwise spaces."
     )
 
     def __post_init__(self) -> None:
@@ -77,32 +77,31 @@ def load(
     The table is a CSV file with a header, or JSON lines (a name that ends in `.jsonl` or `.json`,
     or `{` as the first character), in UTF-8. Its columns or fields:
 
-    * `image`: path of the file, absolute or relative to `images_dir`.
+    * `image`: the path of the file, absolute or relative to `images_dir`.
     * `split`: train, val or test. There must be train and test examples.
-    * `labels`: names of classes, separated by `|` where the column has one anywhere, else by
-      spaces; in JSON also a list of names, which are not split. It may be empty.
+    * `labels`: the names of classes, separated by `|` if any cell of the column contains one,
+      otherwise by spaces. In JSON, a list of names is possible too. It may be empty.
 
-    An image that is in two splits is refused, since the model would be tested on what it was
-    trained on. Rows that name an image again within a split are merged into one example with the
-    labels of all of them: separately they would count double in N and n_i, and, where there is one
-    row per label, each row would deny the labels of the others. Two paths are the same image where
+    An image that is in two splits is refused, because the model would be tested on an image that it
+    was trained on. Rows that name an image again within a split are merged into one example with
+    the labels of all of them. Separately, they would count twice in N and n_i, and in a table with
+    one row per label, each row would deny the labels of the others. Two paths are the same image if
     they are equal after normalization; the contents are not compared.
 
-    The findings are logged at the end as one message: sizes, columns that are not used, rows
-    merged, images left out or without labels, classes that a split lacks. It is a warning where
-    the data are not used exactly as written, else information.
+    One message at the end logs the findings: sizes, unused columns, merged rows, images that are
+    left out or have no labels, and classes without images in a split. It is a warning if the data
+    are not used exactly as they are written.
 
     Args:
-        options: the table, and how it is read.
-        load_options: how images are checked. Files that passed are remembered in the cache folder,
-            which also receives a list of those that failed where they are too many for a message.
-        splits: those needed, and the only ones that are read; None for all, of which train and
-            test must be there.
+        options: the options of the table.
+        load_options: the options that all sources have. The cache folder remembers files that
+            passed the check, and gets a list of the bad ones if they are too many for a message.
+        splits: the splits to load. None loads all splits, which must include train and test.
 
     Raises:
         TableError: the table cannot be used; the message gives the file, the lines as an editor
             counts them, what was found and what would be right.
-        image_checks.BadImagesError: images that were not found or fail the check, likewise.
+        image_checks.BadImagesError: images were not found or failed the check.
         ValueError: `images_dir` is not a folder.
     """
     path = _existing_file(options.examples, "the table of examples")
@@ -148,13 +147,13 @@ def load(
         absence = "has no {} rows with an image that can be used"
         _check_splits(path, images.splits, needed, absence)
 
-    data = _labelled_data(classes, images, labels)
+    data = _labeled_data(classes, images, labels)
     level = logging.WARNING if findings else logging.INFO
-    unlabelled = np.flatnonzero(np.diff(labels.indptr) == 0)
+    unlabeled = np.flatnonzero(np.diff(labels.indptr) == 0)
     findings.add_all(
         "images without labels",
-        images.lines[unlabelled],
-        lambda i: f"{images.names[unlabelled[i]]} ({SPLITS[images.splits[unlabelled[i]]]})",
+        images.lines[unlabeled],
+        lambda i: f"{images.names[unlabeled[i]]} ({SPLITS[images.splits[unlabeled[i]]]})",
     )
     findings.add_count("labels repeated within a row, which count once", num_repeated_labels)
     for name, split in data.splits.items():
@@ -184,10 +183,10 @@ def copy_rows(
     other one.
 
     Args:
-        options: The options of the other table.
-        folder: The folder where `examples.csv`, or `examples.jsonl` for JSON lines, is written.
-        files: The images whose rows are copied, as in `Examples.files` of the other table.
-        relative_to: The folder that relative paths start at, where the new table is going to be
+        options: the options of the other table.
+        folder: the folder where `examples.csv`, or `examples.jsonl` for JSON lines, is written.
+        files: the images whose rows are copied, as in `Examples.files` of the other table.
+        relative_to: the folder that relative paths start at, where the new table is going to be
             moved there; `folder` if None.
 
     Returns:
@@ -243,7 +242,7 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     """Reads a text file with one class name on each line; empty lines are skipped.
 
     Raises:
-        TableError: There is no such file, no name in it, or a name twice.
+        TableError: there is no such file, no name in it, or a name twice.
     """
     path = _existing_file(path, "the list of class names")
     first_line: dict[str, int] = {}
@@ -307,7 +306,7 @@ def _existing_file(path: str | os.PathLike, what: str) -> str:
 
 
 def _text_lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends; the file may begin with a byte order mark."""
+    """Yields the lines of a UTF-8 file with their ends; a byte order mark is skipped."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             yield from file
@@ -325,18 +324,18 @@ def _text_lines(path: str) -> Iterator[str]:
 
 
 def _read_rows(path: str, label_separator: str | None) -> _Rows:
-    """Reads all rows; raises one error for everything that is wrong with them."""
+    """Reads all rows; raises one error that lists everything that is wrong with them."""
     problems = Findings(path)
     reader = _json_rows if _is_json(path) else _csv_rows
     images: list[str] = []
     splits, lines = array.array("b"), array.array("q")
     codes: collections.defaultdict[str, int] = collections.defaultdict()
     codes.default_factory = codes.__len__
-    labelled_rows, labels_in_row, label_codes = array.array("q"), array.array("q"), array.array("i")
+    labeled_rows, labels_in_row, label_codes = array.array("q"), array.array("q"), array.array("i")
     cells, cell_rows = [], array.array("q")  # these are split once the separator is known
 
     def add_labels(row: int, names: list[str]):
-        labelled_rows.append(row)
+        labeled_rows.append(row)
         labels_in_row.append(len(names))
         label_codes.extend(map(codes.__getitem__, names))
 
@@ -374,7 +373,7 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
         images=images,
         splits=np.asarray(splits),
         lines=np.asarray(lines),
-        label_rows=np.repeat(np.asarray(labelled_rows), np.asarray(labels_in_row)),
+        label_rows=np.repeat(np.asarray(labeled_rows), np.asarray(labels_in_row)),
         label_codes=np.asarray(label_codes),
         label_names=list(codes),
         separator=label_separator or " ",
@@ -392,7 +391,7 @@ def _is_json(path: str) -> bool:
 def _csv_rows(
     path: str, problems: Findings, unused: dict[str, None]
 ) -> Iterator[tuple[int, str, str, str]]:
-    """Yields line, image, split and labels of every row with as many cells as the header."""
+    """Yields line, image, split and labels of every row that has as many cells as the header."""
     reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
     line = 0  # the last line of the row before: a quoted cell may hold line breaks
     columns: list[str] = []
@@ -438,7 +437,7 @@ def _column_indices(path: str, line: int, columns: list[str]) -> list[int]:
 def _json_rows(
     path: str, problems: Findings, unused: dict[str, None]
 ) -> Iterator[tuple[int, str, str, str | list[str]]]:
-    """Yields line, image, split and labels of every line that holds such an object."""
+    """Yields line, image, split and labels of every line that is an object with these fields."""
     for line, text in enumerate(_text_lines(path), start=1):
         if text.isspace():
             continue
@@ -492,7 +491,7 @@ def _label_matrix(
     classes: tuple[str, ...] | None,
     classes_path: str | os.PathLike | None,
 ) -> tuple[tuple[str, ...], scipy.sparse.csr_array]:
-    """The classes, and the labels of every row of the table, bool (rows, C)."""
+    """Returns the classes, and the labels of every row of the table, bool (rows, C)."""
     if classes is None:
         classes = tuple(sorted(rows.label_names))
     if not rows.label_names:
@@ -539,7 +538,7 @@ def _merge_repeated_images(
     images_dir: str | os.PathLike,
     findings: Findings,
 ) -> tuple[_Images, scipy.sparse.csr_array]:
-    """The distinct images, each with the labels of all its rows."""
+    """Returns the distinct images, and the labels of all rows of each."""
     images_dir = os.path.abspath(images_dir)
     positions: collections.defaultdict[str, int] = collections.defaultdict()
     positions.default_factory = positions.__len__
@@ -589,7 +588,7 @@ def _merge_repeated_images(
     return _Images(names, paths, rows.splits[first_row], rows.lines[first_row]), merged
 
 
-def _labelled_data(
+def _labeled_data(
     classes: tuple[str, ...], images: _Images, labels: scipy.sparse.csr_array
 ) -> LabelledData:
     splits = {}

@@ -1,7 +1,7 @@
-"""Any multi-label image data set of TensorFlow Datasets.
+"""Reads any multi-label image data set of TensorFlow Datasets.
 
-Labels are read in one pass that decodes no image, and are remembered. Images stay the encoded bytes
-that the data set stores and are read by position, from ArrayRecord or TFRecord files, so that no
+One pass, which decodes no image, reads the labels, and the cache remembers them. Images are read by
+position, as the encoded bytes in the ArrayRecord or TFRecord files of the data set, so that no
 second copy of the data is needed.
 """
 
@@ -27,28 +27,28 @@ from pipelines.examples import Examples, LabelledData
 
 _BATCH = 1024
 _COLUMNS = cache.Kind("tfds_labels", version=2, suffix=".npz")
-# The mark of a multi-hot example that has a value other than 0 and 1.
+# Marks a multi-hot example that has a value other than 0 and 1.
 _NOT_MULTI_HOT = -1
-_TENSORS = (tfds.features.Tensor, tfds.features.Scalar)  # but no class that is derived from them
+_TENSORS = (tfds.features.Tensor, tfds.features.Scalar)  # but not classes derived from them
 
 
 class TfdsError(ValueError):
-    """A data set of TensorFlow Datasets that does not exist or cannot be used as requested."""
+    """A data set of TensorFlow Datasets does not exist or cannot be used as requested."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedDataOptions(SourceOptions):
-    """Where data of TensorFlow Datasets, or the original folders of a benchmark, are found."""
+    """Options for finding data of TensorFlow Datasets or the original folders of a benchmark."""
 
     data_dir: str | None = setting(
         None,
-        "Folder of TensorFlow Datasets, or the one that holds VOCdevkit or coco. The default is "
+        "Folder of TensorFlow Datasets, or the folder that holds VOCdevkit or coco. The default is "
         "that of TensorFlow Datasets.",
         is_path=True,
     )
     download: bool = setting(
         False,
-        "Let TensorFlow Datasets download data that are not there.",
+        "Let TensorFlow Datasets download data that were not found.",
         affects_result=False,
     )
 
@@ -58,11 +58,12 @@ class Options(PreparedDataOptions):
     """Options of any data set of TensorFlow Datasets.
 
     Attributes:
-        tfds_name: as `tfds.builder` takes it: "voc/2007", "my_set/config:1.0.0".
-        label_feature: a sequence of class labels or of texts, given with slashes where it lies
-            within others ("objects/label"), or a tensor of C zeros and ones. Class labels have
-            names and an order; texts are sorted; the classes of a tensor are called 0 to C − 1.
-        train_split: a split, or an expression of TFDS's: "train[:90%]", "train+validation".
+        tfds_name: the name that `tfds.builder` takes, such as "voc/2007" or "my_set/config:1.0.0".
+        label_feature: a sequence of class labels or of texts, or a tensor of C zeros and ones.
+            Slashes lead to a feature within others, as in "objects/label". Class labels have names
+            and an order; texts are sorted; the classes of a tensor are called 0 to C − 1.
+        train_split: a split, or an expression of TFDS such as "train[:90%]" or
+            "train+validation".
     """
 
     tfds_name: str = setting(
@@ -91,20 +92,20 @@ class Options(PreparedDataOptions):
 def load(
     options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
-    """Reads a data set of TensorFlow Datasets with several labels an image.
+    """Reads a data set of TensorFlow Datasets with several labels per image.
+
+    The names of the examples are SPLIT/POSITION.
 
     Args:
-        options: which data set, features and splits.
-        load_options: how images are checked. "exists" checks none, since the records hold them.
-        splits: those needed of "train", "val" and "test"; None for all.
-
-    Returns:
-        Examples called SPLIT/POSITION.
+        options: the options of the data set, its features and splits.
+        load_options: the options that all sources have. The check "exists" does nothing here,
+            because records always exist.
+        splits: the splits to load, of "train", "val" and "test"; None for all.
 
     Raises:
         TfdsError: the data set, a split or a feature was not found or is of another kind; the
-            message lists those that would do.
-        image_checks.BadImagesError: images that cannot be used.
+            message lists those that can be used.
+        image_checks.BadImagesError: some images cannot be used.
     """
     expressions: dict[str, str | None] = {
         "train": options.train_split,
@@ -177,15 +178,15 @@ def load(
 def open_builder(
     name: str, *, data_dir: str | os.PathLike | None, download: bool
 ) -> tfds.core.DatasetBuilder:
-    """The builder of a prepared data set.
+    """Returns the builder of a prepared data set.
 
     Args:
-        name: As `tfds.builder` takes it.
-        data_dir: The folder in which TFDS keeps its data sets; None for its default.
-        download: Whether TFDS may download and prepare the data set first, if it is not prepared.
+        name: the name that `tfds.builder` takes.
+        data_dir: the folder in which TFDS keeps its data sets; None for its default.
+        download: whether TFDS may download and prepare the data set first, if it is not prepared.
 
     Raises:
-        TfdsError: There is no such data set, or it is not prepared and may not be, or cannot be,
+        TfdsError: there is no such data set, or it is not prepared and may not be, or cannot be,
             downloaded.
     """
     builder = _builder(name, data_dir)
@@ -210,7 +211,7 @@ def open_builder(
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike | None) -> tuple[bool, str]:
-    """Whether TFDS has a data set prepared, and the folder where it is or would be."""
+    """Returns whether TFDS has prepared a data set, and the folder where it is or would be."""
     builder = _builder(name, data_dir)
     return builder.is_prepared(), os.fspath(builder.data_path)
 
@@ -220,13 +221,13 @@ class Split:
     """The records of a split expression.
 
     Attributes:
-        builder: The builder of the prepared data set.
-        expression: The expression, as TFDS takes it.
-        files: The files that hold the records; they may hold other records too.
-        positions: int64 (N,), the positions of its examples among all records of the files.
-        file_of_example: N strings, the file that holds each example.
-        read: Maps positions among all records, int64 of any shape, to the records, string of that
-            shape.
+        builder: the builder of the prepared data set.
+        expression: the expression, as TFDS takes it.
+        files: the files that hold the records; they may hold other records too.
+        positions: the positions of its N examples among all records of the files, int64 (N,).
+        file_of_example: the path of the file that holds each example.
+        read: a function from positions among all records, int64 of any shape, to the records,
+            string of the same shape.
     """
 
     builder: tfds.core.DatasetBuilder
@@ -244,13 +245,13 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     """Opens the record files of a split of a prepared data set.
 
     Args:
-        builder: The builder of the data set.
-        expression: A split, or an expression of TFDS such as "train[:90%]" or "train+validation".
+        builder: the builder of the data set.
+        expression: a split, or an expression of TFDS such as "train[:90%]" or "train+validation".
 
     Raises:
-        TfdsError: There is no such split, or its files were not found or hold another number of
+        TfdsError: there is no such split, or its files were not found or hold another number of
             records.
-        record_files.RecordFileError: A record file is damaged.
+        record_files.RecordFileError: a record file is damaged.
     """
     file_format = builder.info.file_format.value
     if file_format not in record_files.FORMATS:
@@ -302,9 +303,9 @@ class Columns:
     """Names and labels of the examples of a split, in the order of the records.
 
     Attributes:
-        names: N strings.
-        codes: The labels of all examples, one after the other, as classes or as texts.
-        num_codes: int64 (N,), the number of labels of each example.
+        names: the names of the N examples.
+        codes: the labels of all examples, one after the other, as classes or as texts.
+        num_codes: the number of labels of each example, int64 (N,).
     """
 
     names: np.ndarray
@@ -312,14 +313,14 @@ class Columns:
     num_codes: np.ndarray
 
     def labels(self, num_classes: int, source: str) -> scipy.sparse.csr_array:
-        """Multi-hot labels, bool (N, C) CSR.
+        """Returns the labels, multi-hot bool (N, C), CSR.
 
         Args:
-            num_classes: C.
-            source: What an error calls the place that the labels come from.
+            num_classes: the number C of classes.
+            source: the name of the origin of the labels in messages.
 
         Raises:
-            TfdsError: A code is not a class.
+            TfdsError: a code is not a class.
         """
         wrong = np.flatnonzero((self.codes < 0) | (self.codes >= num_classes))
         if wrong.size:
@@ -345,15 +346,15 @@ def read_columns(
     The result is remembered in `cache_dir` for as long as the record files stay the same.
 
     Args:
-        split: The split to read.
-        features: The features to decode, as `tfds.decode.PartialDecoding` takes them.
-        parse: Maps a decoded example to its name, string (), and labels, of rank 1. It runs inside
-            `tf.data`.
-        key: A name for what `parse` does.
-        cache_dir: The folder where the result is remembered.
+        split: the split to read.
+        features: the features to decode, as `tfds.decode.PartialDecoding` takes them.
+        parse: a function from a decoded example to its name, string (), and its labels, of rank 1.
+            It runs inside `tf.data`.
+        key: a name for what `parse` does.
+        cache_dir: the folder where the result is remembered.
 
     Raises:
-        TfdsError: A record cannot be read.
+        TfdsError: a record cannot be read.
     """
     info = split.builder.info
     cached_file = _COLUMNS.path(cache_dir, [info.full_name, split.expression, key], split.files)
@@ -401,7 +402,7 @@ def _load_columns(path: str | os.PathLike) -> Columns:
 def record_examples(
     split: Split, *, names: Sequence[str], labels: scipy.sparse.csr_array, image_feature: str
 ) -> Examples:
-    """Examples whose images are read from the records by position, as encoded bytes."""
+    """Makes examples whose images are read from the records by position, as encoded bytes."""
     image_only = tfds.decode.PartialDecoding({image_feature: True})
     features = image_only.extract_features(split.builder.info.features)
     decoders = {image_feature: tfds.decode.SkipDecoding()}
@@ -417,7 +418,7 @@ def record_examples(
 
 @dataclasses.dataclass(frozen=True)
 class _LabelForm:
-    """How a feature holds labels: `codes` maps its tensor to classes or texts of rank 1."""
+    """The form of labels in a feature; `codes` maps its tensor to classes or texts of rank 1."""
 
     path: tuple[str, ...]
     class_names: Sequence[str] | None  # None: the labels are texts
@@ -438,7 +439,7 @@ def _label_form(builder: tfds.core.DatasetBuilder, label_feature: str) -> _Label
 
 
 def _label_forms(feature: Any, path: tuple[str, ...], *, in_list: bool) -> Iterator[_LabelForm]:
-    """The features that can serve as labels, at any depth below at most one sequence."""
+    """Yields the features that can serve as labels, at any depth but in one sequence at most."""
     if isinstance(feature, tfds.features.FeaturesDict):
         for name, inner in feature.items():
             yield from _label_forms(inner, (*path, name), in_list=in_list)
@@ -459,7 +460,7 @@ def _label_forms(feature: Any, path: tuple[str, ...], *, in_list: bool) -> Itera
 
 
 def _is_number_list(sequence: tfds.features.Sequence) -> bool:
-    """Whether a sequence is a tensor of fixed length under another name."""
+    """Returns whether a sequence is a tensor of fixed length under another name."""
     inner = sequence.feature
     return (
         type(inner) in _TENSORS
@@ -513,7 +514,7 @@ def _feature_names(feature: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 def _builder(
     name: str, data_dir: str | os.PathLike | None, **options: Any
 ) -> tfds.core.DatasetBuilder:
-    """The builder, or that of the newest prepared version if the current one is not prepared."""
+    """Returns the builder, of the newest prepared version if the current one is not prepared."""
     try:
         builder = tfds.builder(name, data_dir=data_dir, **options)
     except Exception as error:  # the parser, the registry and the data set raise many types
@@ -548,7 +549,7 @@ def _at(example: Mapping[str, Any], path: Sequence[str]) -> tf.Tensor:
 
 
 def _array(values: Sequence[int | bytes]) -> np.ndarray:
-    """Integers, or decoded texts; an empty integer array if there are none."""
+    """Returns an array of integers or of decoded texts; without values, of integers."""
     texts = [value.decode() for value in values if isinstance(value, bytes)]
     return np.array(texts) if texts else np.array(values, np.int64)
 

@@ -1,8 +1,8 @@
 """VOC-MLT: a long-tailed part of VOC 2012 train-val, tested on VOC 2007 test.
 
-An image has the label of a class where any object of it is annotated, also one marked `difficult`.
-The data are the folders `VOCdevkit/VOC2012` and `VOCdevkit/VOC2007`, or `voc/2012` and `voc/2007`
-of TensorFlow Datasets. A train split that is drawn anew has a maximum count of 800.
+An image has the label of a class if an object of the class is annotated, even one marked
+`difficult`. The data are the folders `VOCdevkit/VOC2012` and `VOCdevkit/VOC2007`, or `voc/2012`
+and `voc/2007` of TensorFlow Datasets. A newly drawn train split has a maximum count of 800.
 
 Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 4.1.
@@ -51,7 +51,7 @@ _BLOCK = 64
 
 
 def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.sparse.csr_array]:
-    """Names, paths and labels of the images that ImageSets/Main lists."""
+    """Reads names, paths and labels of the images that ImageSets/Main lists."""
     year, list_name = _LISTS[split]
     folder = os.path.join(root, year)
     path = os.path.join(folder, "ImageSets", "Main", f"{list_name}.txt")
@@ -66,7 +66,7 @@ def _read_folder(root: str, split: str) -> tuple[list[str], list[str], scipy.spa
 
 
 def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr_array:
-    """The labels of annotation files; raises one error for everything that is wrong with them."""
+    """Reads the labels of annotation files; raises one error that names all faulty files."""
     index = {name: code for code, name in enumerate(CLASSES)}
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
     bar = keras.utils.Progbar(len(paths), interval=1, unit_name="annotation")
@@ -96,7 +96,7 @@ def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr
 
 
 def _names_in(path: str) -> set[str] | str:
-    """The classes of all objects in an annotation file; a string says why it cannot be used."""
+    """Returns the classes in an annotation file, or a string that says why it cannot be used."""
     try:
         with open(path, "rb") as file:
             annotation = xml.etree.ElementTree.parse(file).getroot()
@@ -107,7 +107,7 @@ def _names_in(path: str) -> set[str] | str:
         return f"line {line}, column {column + 1}: malformed XML, {error}"
     if annotation.tag != "annotation":
         return f"its root is <{annotation.tag}>, not <annotation>"
-    # Only the names of objects count; their parts (head, hand, foot) have names of their own.
+    # Only objects count; their parts (head, hand, foot) have names too.
     names = {(box.findtext("name") or "").strip() for box in annotation.iterfind("object")}
     return "an object without a name" if "" in names else names
 
@@ -126,7 +126,7 @@ def _read_tfds(split: tfds_source.Split, cache_dir: str | os.PathLike) -> tfds_s
 
 
 def _id_of(text: str) -> str | None:
-    """The id in an id, a file name or a path."""
+    """Returns the id in an id, a file name or a path."""
     found = re.fullmatch(r"(?:.*[/\\])?(\d{4}_\d{6}|\d{6})(?:\.\w+)?", text)
     return found and found[1]
 

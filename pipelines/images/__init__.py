@@ -1,6 +1,6 @@
-"""Images: their headers, decoding, resizing and augmentation, as TensorFlow graph ops."""
+"""Reading images as TensorFlow graph ops: headers, decoding, resizing and augmentation."""
 
-from pipelines.images.augmentation import Augmentation, augment, colour_matrix, read_for_training
+from pipelines.images.augmentation import Augmentation, augment, color_matrix, read_for_training
 from pipelines.images.decoding import (
     EVALUATION_VERSION,
     decode,
@@ -16,7 +16,7 @@ __all__ = [
     "MAX_SIDE",
     "Augmentation",
     "augment",
-    "colour_matrix",
+    "color_matrix",
     "decode",
     "inspect",
     "read_batch",

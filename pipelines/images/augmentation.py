@@ -1,4 +1,4 @@
-"""Random crops, mirroring and colours of training images."""
+"""Augmentation of training images by random crops, mirroring and changes of color."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from pipelines.images.decoding import decode, resized_columns
 
 MIN_CROP = 0.8  # of each side
 MAX_CROP_ASPECT = 2.0
-COLOUR_PROBABILITY = 0.5  # of each of the four changes of colour
+COLOR_PROBABILITY = 0.5  # of each of the four changes of color
 MAX_BRIGHTNESS = 32.0
 MAX_SCALE = 0.5  # contrast and saturation are scaled by 1 ± this
 MAX_HUE = 18.0  # degrees
@@ -21,10 +21,10 @@ _RGB_TO_YIQ = np.array(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Options of the augmentation, passed whole from the flags to `augment`.
+    """Options of the augmentation.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: a value is out of its range.
     """
 
     flip_probability: float | None = setting(
@@ -38,7 +38,7 @@ class Augmentation:
         check(self)
 
     def for_data(self, flip_probability: float) -> "Augmentation":
-        """The same, with what the data set suggests in place of what was left open."""
+        """Returns the options with None replaced by the default of the data set."""
         if self.flip_probability is not None:
             return self
         return dataclasses.replace(self, flip_probability=flip_probability)
@@ -50,18 +50,19 @@ PHOTOGRAPHS = Augmentation(flip_probability=0.5)
 def augment(
     image: tf.Tensor, image_size: int, seed: tf.Tensor, augmentation: Augmentation = PHOTOGRAPHS
 ) -> tf.Tensor:
-    """Crops, resizes, mirrors and recolours an image at random; a pure function of image and seed.
+    """Crops, resizes, mirrors and recolors an image at random; a pure function of image and seed.
 
-    The crop takes 0.8 to 1 of each side, each uniform, at a uniform place; its width over its
-    height stays within [1/2, 2], or as near to that as such a crop can be. Brightness ±32, contrast
-    and saturation ×[0.5, 1.5] and hue ±18° are uniform, each applied with probability 0.5, in this
-    order and without clipping in between (`colour_matrix`).
+    The crop is at a uniform place and takes a uniform 0.8 to 1 of each side; its width over its
+    height stays within [1/2, 2], or as near to that as such a crop can be. Brightness changes by
+    ±32, contrast and saturation by factors in [0.5, 1.5], and hue by ±18°. All of these are
+    uniform, and each is applied with probability 0.5, in this order and without clipping in between
+    (see `color_matrix`).
 
     Args:
-        image: uint8 (H, W, 3).
-        image_size: S, the side of the result.
-        seed: integer (2,).
-        augmentation: its options, none of them left open.
+        image: the image, uint8 (H, W, 3).
+        image_size: the side S of the result.
+        seed: the seed, integer (2,).
+        augmentation: the options of the augmentation, none of which may be None.
 
     Returns:
         float32 (S, S, 3) in [0, 255].
@@ -77,33 +78,34 @@ def augment(
     columns = resized_columns(image[top : top + height, left : left + width], image_size)
     columns = tf.reverse(columns, tf.boolean_mask([0], gate[:1] < augmentation.flip_probability))
 
-    amount = tf.where(gate[1:] < COLOUR_PROBABILITY, 2.0 * amount - 1.0, 0.0)
-    matrix, offset = colour_matrix(
+    amount = tf.where(gate[1:] < COLOR_PROBABILITY, 2.0 * amount - 1.0, 0.0)
+    matrix, offset = color_matrix(
         brightness=amount[0] * MAX_BRIGHTNESS,
         contrast=1.0 + amount[1] * MAX_SCALE,
         saturation=1.0 + amount[2] * MAX_SCALE,
         hue=amount[3] * MAX_HUE,
     )
-    recoloured = tf.matmul(matrix, columns) + offset[:, tf.newaxis]
-    return tf.clip_by_value(tf.transpose(recoloured, (2, 0, 1)), 0.0, 255.0)
+    recolored = tf.matmul(matrix, columns) + offset[:, tf.newaxis]
+    return tf.clip_by_value(tf.transpose(recolored, (2, 0, 1)), 0.0, 255.0)
 
 
-def colour_matrix(
+def color_matrix(
     brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor, hue: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """One affine map of RGB for a brightness, contrast, saturation and hue change, in this order.
+    """Combines changes of brightness, contrast, saturation and hue into one affine map of RGB.
 
-    Brightness is added to every channel, contrast multiplies the pixel values; saturation scales
-    the I and Q of the YIQ colour space, and hue rotates them.
+    They are applied in this order. Brightness is added to every channel, and contrast multiplies
+    the pixel values. Saturation scales I and Q of the YIQ color space, and hue rotates them.
 
     Args:
-        brightness: float (), added; in the units of the pixels.
-        contrast: float (), a factor.
-        saturation: float (), a factor.
-        hue: float (), degrees.
+        brightness: the value to add, float (), in the units of the pixels.
+        contrast: a factor, float ().
+        saturation: a factor, float ().
+        hue: an angle in degrees, float ().
 
     Returns:
-        matrix float32 (3, 3) and offset float32 (3,): a pixel x becomes matrix · x + offset.
+        The matrix, float32 (3, 3), and the offset, float32 (3,): a pixel x becomes
+        matrix · x + offset.
     """
     to_rgb = np.linalg.inv(_RGB_TO_YIQ)
     luma, chroma, quarter_turn = (
@@ -117,22 +119,23 @@ def colour_matrix(
     angle = tf.cast(hue, tf.float32) * (np.pi / 180.0)
     rotated = tf.cos(angle) * chroma + tf.sin(angle) * quarter_turn
     matrix = contrast * (luma + saturation * rotated)
-    # The rows of luma sum to one and those of the rest to zero, so grey stays grey.
+    # The rows of luma sum to one and those of the others to zero, so gray stays gray.
     return matrix, tf.fill((3,), tf.cast(contrast * brightness, tf.float32))
 
 
 def read_for_training(
     encoded: tf.Tensor, image_size: int, seed: tf.Tensor, augmentation: Augmentation = PHOTOGRAPHS
 ) -> tf.Tensor:
-    """Decodes and augments: string () → float32 (S, S, 3) in [0, 255]; raises as `decode`."""
+    """Decodes and augments an image, string () → float32 (S, S, 3) in [0, 255]; see `decode`."""
     return augment(decode(encoded), image_size, seed, augmentation)
 
 
 def _crop_size(image_shape: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The crop's (height, width), int32, from two uniform numbers.
+    """Computes the (height, width) of the crop, int32, from two uniform numbers.
 
-    The height is uniform over the shares for which a width within the bounds exists, then the width
-    is uniform over those. Where no shares fit, the clipped bounds meet at the nearest aspect.
+    The height is uniform over the fractions for which there is a width within the bounds, and the
+    width is then uniform over such widths. If no fractions fit, the clipped bounds meet at the
+    nearest aspect.
     """
     sides = tf.cast(image_shape[:2], tf.float32)
     aspect = sides[1] / sides[0]

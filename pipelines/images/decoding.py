@@ -1,7 +1,7 @@
-"""Decoding and resizing images: one definition for training, test and serving.
+"""Decoding and resizing of images, the same for training, evaluation and serving.
 
-Everything here is a TensorFlow graph op, so that an exported model reads images as training did and
-loads without this package.
+All functions are made of TensorFlow graph ops, so that an exported model reads images as training
+did and loads without this package.
 """
 
 import tensorflow as tf
@@ -21,28 +21,28 @@ from pipelines.images.headers import (
     seldom_called,
 )
 
-# The version of `read_for_evaluation`: raise it with every change of decoding or resizing that
-# changes a pixel, so that features that were cached before are computed again.
+# The version of `read_for_evaluation`. Raise it whenever a change of decoding or resizing changes a
+# pixel, so that cached features are computed again.
 EVALUATION_VERSION = 1
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG, PNG, GIF or BMP as `PIL.ImageOps.exif_transpose(image).convert("RGB")` does.
 
-    Alpha and transparency are dropped, not blended: a transparent pixel shows the colour that the
-    file stores for it. Of an animation the first frame is read. 16-bit channels keep their high
-    byte. The EXIF orientation of a JPEG, and of a PNG that holds it before its data, is applied.
-    CMYK follows Adobe's inverted convention, without a colour profile.
+    Transparency is dropped rather than blended: a transparent pixel gets the color that the file
+    stores for it. Of an animation, the first frame is read. 16-bit channels keep their high byte.
+    The EXIF orientation of a JPEG, and of a PNG that holds it before its data, is applied. CMYK
+    follows Adobe's inverted convention, without a color profile.
 
     Args:
-        encoded: string (), the bytes of an image file.
+        encoded: the bytes of an image file, string ().
 
     Returns:
-        uint8 (H, W, 3), RGB.
+        The image in RGB, uint8 (H, W, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: with the reason of `inspect`, or of the decoder where the
-            data after a good header are corrupt or truncated.
+        tf.errors.InvalidArgumentError: the image cannot be read; the message gives the reason of
+            `inspect` or, for corrupt or truncated data after a good header, of the decoder.
     """
     encoded = tf.convert_to_tensor(encoded)
     reason, image_format, orientation = read_header(encoded)
@@ -52,25 +52,26 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes to a square, bilinear and antialiased; the aspect is not kept.
+    """Resizes an image to a square, whatever its aspect, by antialiased bilinear interpolation.
 
-    A pixel of the result averages all source pixels under it, with the weights of
-    `PIL.Image.resize(..., BILINEAR)`: without that, a large photograph would be point-sampled.
+    A pixel of the result is an average of all source pixels under it, with the weights of
+    `PIL.Image.resize(..., BILINEAR)`. Without antialiasing, a large photograph would be
+    point-sampled.
 
     Args:
-        image: (H, W, 3) in [0, 255], any numeric type.
-        image_size: S, the side of the result.
+        image: the image, (H, W, 3) in [0, 255], of any numeric type.
+        image_size: the side S of the result.
 
     Returns:
-        float32 (S, S, 3) in [0, 255].
+        The resized image, float32 (S, S, 3) in [0, 255].
     """
     resized = tf.transpose(resized_columns(image, image_size), (2, 0, 1))
-    # The weights sum to one within rounding only.
+    # The weights sum to one only up to rounding.
     return tf.clip_by_value(resized, 0.0, 255.0)
 
 
 def resized_columns(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes to a square, column by column: (H, W, 3) → float32 (S, 3, S), place y in the last."""
+    """Resizes to a square, (H, W, 3) → float32 (S, 3, S), whose last axis is the vertical one."""
     height, width = tf.unstack(tf.shape(image)[:2])
     rows = _resize_rows(tf.reshape(image, (height, width * 3)), size)
     columns = _resize_rows(tf.reshape(tf.transpose(rows), (width, 3 * size)), size)
@@ -80,31 +81,32 @@ def resized_columns(image: tf.Tensor, size: int) -> tf.Tensor:
 def _resize_rows(rows: tf.Tensor, size: int) -> tf.Tensor:
     """Resizes the first axis of a matrix: (H, K), any numeric type → float32 (S, K).
 
-    The kernel of `tf.image.resize` adds up a pixel's channels together and its pixels one by one.
-    Given an axis at a time, with all the rest as channels, it takes half as long for the same sums.
+    The kernel of `tf.image.resize` adds the channels of a pixel at once, but pixels one by one. For
+    one axis at a time, with everything else as channels, it takes half as long for the same sums.
     """
     return tf.image.resize(rows[:, tf.newaxis], (size, 1), antialias=True)[:, 0]
 
 
 def read_for_evaluation(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes and resizes: string () → float32 (S, S, 3) in [0, 255]; raises as `decode`."""
+    """Decodes and resizes an image, string () → float32 (S, S, 3) in [0, 255]; see `decode`."""
     return resize(decode(encoded), image_size)
 
 
 def read_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reads images for evaluation, in parallel; a bad one never fails the others.
+    """Reads images for evaluation in parallel, such that a bad image does not fail the others.
 
     Args:
-        encoded: string (B,), image files; B may be 0.
-        image_size: S, the side of the results.
+        encoded: the bytes of image files, string (B,), where B may be 0.
+        image_size: the side S of the results.
 
     Returns:
-        images, float32 (B, S, S, 3): `read_for_evaluation` of each, zeros where it cannot be read;
-        errors, string (B,): the reason where it cannot be read, else empty.
+        images: the results of `read_for_evaluation`, float32 (B, S, S, 3); zeros for an image that
+            cannot be read.
+        errors: the reasons why images cannot be read, string (B,); empty for the others.
     """
     batch_size = tf.size(encoded, tf.int64)
-    # Headers are read out here because a pipeline prepares its function anew at every call, which
-    # takes longer the larger that is; reading a header never fails, whatever the bytes.
+    # Headers are read outside the pipeline, because it prepares its function anew at every call,
+    # which takes longer for a larger function. Reading a header never fails, whatever the bytes.
     header = [tf.TensorSpec((), dtype) for dtype in (tf.string, tf.int32, tf.int64)]
     reasons, formats, orientations = tf.map_fn(
         read_header, encoded, fn_output_signature=tuple(header)
@@ -115,7 +117,7 @@ def read_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tenso
     def read(row, encoded, image_format, orientation):
         return row, resize(_decode_as(encoded, image_format, orientation), image_size)
 
-    # Rows whose decoder fails drop out; the row after the last keeps the batch from being empty.
+    # Rows whose decoder fails drop out. An extra last row keeps the batch from being empty.
     last = (batch_size, tf.zeros((image_size, image_size, 3)))
     rows, images = (
         tf.data.Dataset.from_tensor_slices((tf.range(batch_size), encoded, formats, orientations))
@@ -137,11 +139,11 @@ def read_batch(encoded: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tenso
 
 
 def _decode_as(encoded: tf.Tensor, image_format: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Decodes an image whose header is known to be good; one of no format is a black pixel."""
+    """Decodes an image whose header is known to be good; `NO_FORMAT` gives a black pixel."""
     image = tf.switch_case(
         image_format,
         [
-            # The exact transform is PIL's; TensorFlow's default one is up to 7 levels off.
+            # PIL uses this transform too; TensorFlow's default differs by up to 7 levels.
             lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
             lambda: tf.io.decode_png(encoded, channels=3),
             lambda: _decode_gif(encoded),
@@ -162,11 +164,11 @@ def _reorient(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 @seldom_called(input_signature=[tf.TensorSpec((), tf.string)])
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
-    """The first frame on its canvas.
+    """Decodes the first frame of a GIF and puts it on the canvas.
 
-    TensorFlow's decoder unpacks every frame, and blackens what is transparent. It is given a GIF
-    of the first frame alone, without transparency. Where that does not fill the canvas, the
-    transparent colour surrounds it, or else the first colour, as PIL has it.
+    TensorFlow's decoder unpacks every frame and blackens transparent pixels, so it is given a GIF
+    that holds only the first frame, without transparency. If the frame does not fill the canvas,
+    the rest gets the transparent color or, without one, the first color, as PIL does it.
     """
     _, position, transparent = gif_header(encoded)
     screen = bytes_at(encoded, 6, 5)
@@ -185,7 +187,7 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     last_size, data_end = tf.while_loop(
         lambda size, _: size > 0,
         skip_block,
-        # The data begin with a byte of their own, the code size.
+        # The data begin with a byte that belongs to no block, the code size.
         (tf.constant(1, tf.int64), data_start + 1),
         maximum_iterations=MAX_GIF_BLOCKS,
         parallel_iterations=1,
@@ -221,8 +223,8 @@ def _byte_string(number: tf.Tensor) -> tf.Tensor:
 
 @seldom_called(input_signature=[tf.TensorSpec((), tf.string)])
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    # TensorFlow's decoder takes palette indices for grey levels.
-    _, width, height, bits, start, palette_start, colours, top_down = bmp_header(encoded)
+    # TensorFlow's decoder mistakes palette indices for gray levels.
+    _, width, height, bits, start, palette_start, colors, top_down = bmp_header(encoded)
     stride, depth = bmp_stride(width, bits), bits // 8
     data = tf.io.decode_raw(tf.strings.substr(encoded, start, height * stride), tf.uint8)
     rows = tf.reshape(data, (height, stride))[:, : width * depth]
@@ -230,10 +232,10 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     pixels = tf.reshape(rows, tf.stack([height, width, depth]))
 
     def look_up():
-        palette = tf.io.decode_raw(tf.strings.substr(encoded, palette_start, 4 * colours), tf.uint8)
+        palette = tf.io.decode_raw(tf.strings.substr(encoded, palette_start, 4 * colors), tf.uint8)
         index = tf.cast(pixels[..., 0], tf.int64)
         known = tf.debugging.Assert(
-            tf.reduce_max(index) < colours, ["the BMP data hold colours that its palette lacks"]
+            tf.reduce_max(index) < colors, ["the BMP data hold colors that its palette lacks"]
         )
         with tf.control_dependencies([known]):
             return tf.gather(tf.reshape(palette, (-1, 4)), index)

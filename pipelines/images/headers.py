@@ -1,7 +1,7 @@
-"""Headers of image files: which format, how large, which way up, and why one cannot be read.
+"""Reads the headers of image files: format, size, orientation, and why an image is refused.
 
-Everything here is a TensorFlow graph op, so that an exported model reads images as training did and
-loads without this package. Bytes that would be read wrongly are refused by name (`inspect`).
+All functions are made of TensorFlow graph ops, so that an exported model reads images as training
+did and loads without this package. `inspect` names each kind of file that would be read wrongly.
 """
 
 import functools
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-# A declared size is believed before a pixel is decoded; the limits keep it from taking all memory.
+# Decoders allocate the size that a header declares; the limits keep that from taking all memory.
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_500  # the most that libjpeg reads
-# What files of each format begin with; the position says which branch reads them.
+# The first bytes of each format, and the number of the branch that reads it.
 _MAGICS = {b"\xff\xd8\xff": 0, b"\x89PNG\r\n\x1a\n": 1, b"GIF87a": 2, b"GIF89a": 2, b"BM": 3}
 NO_FORMAT = 4
 _READ_FORMATS = "JPEG, PNG, GIF and BMP are"
@@ -24,10 +24,10 @@ _UNREAD_MAGICS = {  # name: offset, four bytes there
     "AVIF": (8, (b"avif", b"avis")),
     "HEIC": (8, (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
 }
-# Steps of a walk through the parts of a header before it is given up: hostile bytes can hold
-# millions of parts, photographs hold tens.
+# A walk through the parts of a header ends after so many steps. Hostile bytes can hold millions of
+# parts, photographs hold tens.
 _MAX_HEADER_PARTS = 2_000
-# 25 MB in full blocks; a file of tiny ones takes seconds here, and no longer.
+# This allows 25 MB in full blocks, and limits a file of tiny blocks to seconds.
 MAX_GIF_BLOCKS = 100_000
 
 
@@ -35,18 +35,18 @@ def inspect(encoded: tf.Tensor) -> tf.Tensor:
     """Says why an image cannot be read, from its header alone.
 
     Args:
-        encoded: string (), the bytes of an image file; any bytes.
+        encoded: the bytes of a file, string ().
 
     Returns:
-        string (): empty where the header is that of an image that `decode` reads, else the reason.
-        Data after the header are not looked at, except that the length of a BMP is checked.
+        The reason, string (); empty if `decode` reads images with this header. The data after the
+        header are not read, but the length of a BMP is checked.
     """
     reason, _, _ = read_header(tf.convert_to_tensor(encoded))
     return reason
 
 
 def read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Reason (empty if readable), which branch reads the format, and EXIF orientation (1 to 8)."""
+    """Returns the reason of `inspect`, the branch for the format, and the EXIF orientation."""
     magics, masks = (
         np.array([int.from_bytes(part.ljust(8, b"\0"), "big", signed=True) for part in parts])
         for parts in (_MAGICS, [b"\xff" * len(magic) for magic in _MAGICS])
@@ -69,8 +69,8 @@ def read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return tf.ensure_shape(reason, ()), image_format, tf.ensure_shape(orientation, ())
 
 
-# An untaken branch costs what its ops cost to skip, one by one: as much as a small JPEG costs to
-# decode. What a JPEG without EXIF does not need is therefore called as a function, never inlined.
+# Skipping the ops of an untaken branch one by one takes as long as decoding a small JPEG. What a
+# JPEG without EXIF does not need is therefore called as a function that is never inlined.
 seldom_called = functools.partial(
     tf.function, autograph=False, experimental_attributes={"_noinline": True}
 )
@@ -78,7 +78,7 @@ seldom_called = functools.partial(
 
 @seldom_called(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
 def _examine_header(encoded: tf.Tensor, image_format: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reason and orientation, as `read_header` has them, of any image."""
+    """Returns the reason and the orientation of `read_header` for an image of any format."""
     upright = tf.constant(1, tf.int64)
 
     def jpeg():
@@ -97,40 +97,40 @@ def _examine_header(encoded: tf.Tensor, image_format: tf.Tensor) -> tuple[tf.Ten
     )
 
 
-# Reading bytes. Numbers are int64: no sum of file offsets and declared sizes overflows them.
+# The functions below use int64, which no sum of file offsets and declared sizes overflows.
 
 
 def length_of(encoded: tf.Tensor) -> tf.Tensor:
-    """Number of bytes, int64 ()."""
+    """Returns the number of bytes, int64 ()."""
     return tf.cast(tf.strings.length(encoded), tf.int64)
 
 
 def bytes_at(encoded: tf.Tensor, position: tf.Tensor | int, count: int) -> tf.Tensor:
-    """int64 (count,); zeros stand for bytes beyond the end."""
+    """Returns the bytes at a position, int64 (count,), with zeros beyond the end."""
     position = tf.minimum(tf.cast(position, tf.int64), length_of(encoded))
     part = tf.strings.substr(encoded, position, tf.constant(count, tf.int64))
     return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int64)
 
 
 def _big_endian(digits: tf.Tensor) -> tf.Tensor:
-    """The number that the bytes along the last axis spell, most significant first."""
+    """Returns the numbers whose bytes are on the last axis, the most significant byte first."""
     weights = 256 ** np.arange(digits.shape[-1], dtype=np.int64)[::-1]
     return tf.reduce_sum(digits * weights, axis=-1)
 
 
 def little_endian(digits: tf.Tensor) -> tf.Tensor:
-    """The number that the bytes along the last axis spell, least significant first."""
+    """Returns the numbers whose bytes are on the last axis, the least significant byte first."""
     weights = 256 ** np.arange(digits.shape[-1], dtype=np.int64)
     return tf.reduce_sum(digits * weights, axis=-1)
 
 
 def choose(condition: tf.Tensor, number: tf.Tensor | int, other: tf.Tensor | int) -> tf.Tensor:
-    """`number` where the condition holds, else `other`; int64."""
+    """Returns `number` where the condition holds, and `other` elsewhere, int64."""
     return tf.where(condition, tf.cast(number, tf.int64), tf.cast(other, tf.int64))
 
 
 def is_any(number: tf.Tensor, candidates: Sequence[int]) -> tf.Tensor:
-    """Whether the number is one of the candidates, bool ()."""
+    """Returns whether the number is one of the candidates, bool ()."""
     return tf.reduce_any(tf.equal(number, tf.constant(candidates, number.dtype)))
 
 
@@ -139,9 +139,9 @@ def _spells(digits: tf.Tensor, text: bytes) -> tf.Tensor:
 
 
 def _first_reason(*checks: tuple) -> tf.Tensor:
-    """The message of the first check that holds, or an empty string.
+    """Returns the message of the first check that holds, or an empty string.
 
-    A check is a boolean (), a message, and the numbers for the {} in the message.
+    A check consists of a boolean (), a message, and numbers for the {} in the message.
     """
     failed = tf.stack([*(failed for failed, *_ in checks), True])
     messages = [tf.strings.format(message, numbers) for _, message, *numbers in checks]
@@ -172,11 +172,12 @@ def _unread_format(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
-    """How far to go from each JPEG marker to the next (ITU T.81, B.1.1), as libjpeg does.
+    """Returns the step from each JPEG marker to the next (ITU T.81, B.1.1), as libjpeg takes it.
 
     Returns:
-        The bytes to skip, int64 (257,), and whether the segment's length adds to them. Entry 0 is
-        of what is no marker, entry 1 + m of FF m. No step: the header ends here.
+        The number of bytes to skip, int64 (257,), and whether the length of the segment is added to
+        it. Entry 1 + m belongs to the marker FF m, and entry 0 to bytes that are not a marker. The
+        header ends where the step is zero.
     """
     marker = np.arange(256)
     is_frame = (marker >= 0xC0) & (marker <= 0xCF) & ~np.isin(marker, (0xC4, 0xC8, 0xCC))
@@ -188,13 +189,13 @@ def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], tf.Tensor]:
-    """Checks of a JPEG, and where its EXIF lies (else 0), from one walk over its segments.
+    """Returns the checks of a JPEG and the position of its EXIF (or 0), from one walk over it.
 
-    The walk is most of what a JPEG costs beyond its decoder, so its body is of few ops.
+    The walk takes most of the time apart from decoding, so its body has few ops.
     """
     end = length_of(encoded)
     skipped, has_length = (tf.constant(table, tf.int64) for table in _jpeg_steps())
-    # Marker, length (any) and first content of the two segments looked for: EXIF and Adobe.
+    # Marker, length (any) and first bytes of the two segments to find, EXIF and Adobe.
     sought = np.frombuffer(b"\xff\xe1..Exif\0\0\xff\xee..Adobe.", ">u2").reshape(2, 5)
     ignored = np.array([[0, 1, 0, 0, 0], [0, 1, 0, 0, 1]], bool)
 
@@ -235,7 +236,7 @@ def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], t
             "JPEG of {} channels is not read; 1, 3 and 4 are",
             channels,
         ),
-        # Whether such inks are inverted is not told, and readers disagree.
+        # Nothing says whether such inks are inverted, and readers disagree.
         (
             (channels == 4) & (adobe == 0),
             "CMYK JPEG without an Adobe marker is not read",
@@ -246,7 +247,7 @@ def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], t
 
 
 def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """The orientation, 1 to 8, in the TIFF structure at `start`; 1 where there is none, or at 0."""
+    """Returns the orientation, 1 to 8, in the TIFF structure at `start`; 1 if there is none."""
     header = bytes_at(encoded, start, 8)
     little = _spells(header, b"II*\0")
 
@@ -270,20 +271,20 @@ def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
 
 
 def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reason of a PNG, and its orientation where an eXIf chunk stands before the data."""
+    """Returns the reason for a PNG, and its orientation if an eXIf chunk precedes the data."""
     end = length_of(encoded)
     header = bytes_at(encoded, 8, 18)
     width, height = _big_endian(header[8:12]), _big_endian(header[12:16])
-    depth, colour = header[16], header[17]
+    depth, color = header[16], header[17]
     depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-    possible = [(colour == c) & is_any(depth, d) for c, d in depths.items()]
+    possible = [(color == c) & is_any(depth, d) for c, d in depths.items()]
     reason = _first_reason(
         (end < 33, "the PNG header is cut off"),
         (~_spells(header[4:], b"IHDR"), "the PNG does not start with a header"),
         (
             ~functools.reduce(operator.or_, possible),
-            "PNG has no colour type {} of {} bits",
-            colour,
+            "PNG has no color type {} of {} bits",
+            color,
             depth,
         ),
         *_size_checks("PNG", width, height),
@@ -310,7 +311,7 @@ def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Reason, the position of the first frame's descriptor, and its transparent index (else 0)."""
+    """Returns the reason for a GIF, the position of its first frame, its transparent index or 0."""
     end = length_of(encoded)
     screen = bytes_at(encoded, 6, 5)
     has_palette = screen[4] >= 128
@@ -351,7 +352,11 @@ def gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 def bmp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Reason, width, height, bits a pixel, data offset, palette position and size, top-down."""
+    """Returns the reason for a BMP, and the numbers that decoding needs.
+
+    They are width, height, bits per pixel, offset of the data, position and size of the palette,
+    and whether the rows run from top to bottom.
+    """
     end = length_of(encoded)
     header = bytes_at(encoded, 0, 66)
     data_start, header_size = little_endian(header[10:14]), little_endian(header[14:18])
@@ -361,10 +366,10 @@ def bmp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
     bits, compression = little_endian(header[28:30]), little_endian(header[30:34])
     masks = little_endian(tf.reshape(header[54:66], (3, 4)))
     standard = tf.reduce_all(masks == [0xFF0000, 0x00FF00, 0x0000FF])
-    colours = little_endian(header[46:50])
-    colours = choose(colours == 0, 256, colours)
+    colors = little_endian(header[46:50])
+    colors = choose(colors == 0, 256, colors)
     palette_start = 14 + header_size
-    header_end = palette_start + choose(bits == 8, 4 * colours, 0)
+    header_end = palette_start + choose(bits == 8, 4 * colors, 0)
     needed = data_start + height * bmp_stride(width, bits)
     reason = _first_reason(
         (end < 18, "the BMP header is cut off"),
@@ -377,12 +382,12 @@ def bmp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
         (end < header_end, "the BMP header is cut off"),
         (
             ~is_any(bits, (8, 24, 32)),
-            "BMP of {} bits a pixel is not read; 8, 24 and 32 are",
+            "BMP of {} bits per pixel is not read; 8, 24 and 32 are",
             bits,
         ),
         (
             (compression != 0) & ((compression != 3) | (bits != 32)),
-            "BMP of compression {} and {} bits a pixel is not read; uncompressed ones are",
+            "BMP of compression {} and {} bits per pixel is not read; uncompressed ones are",
             compression,
             bits,
         ),
@@ -390,14 +395,14 @@ def bmp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
             (compression == 3) & ~standard,
             "BMP with other bit masks than 8 bits of blue, green and red is not read",
         ),
-        ((bits == 8) & (colours > 256), "BMP palette of {} colours", colours),
+        ((bits == 8) & (colors > 256), "BMP palette of {} colors", colors),
         *_size_checks("BMP", width, height),
         (data_start < header_end, "the BMP data overlap its header"),
         (needed > end, "the BMP data are truncated: {} of {} bytes", end, needed),
     )
-    return reason, width, height, bits, data_start, palette_start, colours, top_down
+    return reason, width, height, bits, data_start, palette_start, colors, top_down
 
 
 def bmp_stride(width: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Bytes of a row of pixels, padded to four."""
+    """Returns the number of bytes in a row of pixels, which is padded to a multiple of four."""
     return (width * bits + 31) // 32 * 4

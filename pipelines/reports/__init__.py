@@ -1,1 +1,1 @@
-"""Pages and charts of a run and of a comparison."""
+"""Pages and charts of runs and comparisons."""

@@ -1,8 +1,8 @@
-"""The paper's figures for any data: functions from arrays and scores to an `svg.Picture`.
+"""Draws the figures of the paper for any data, from arrays and scores to an `svg.Picture`.
 
-The functions read no files and know neither samplers nor models. Where there are more classes than
-a reader can tell apart, a figure shows every class by its rank, without names, or says which ones
-it leaves out. Texts for readers call a class a label.
+The functions read no files and know neither samplers nor models. With more classes than a reader
+can tell apart, a figure shows every class by its rank, without names, or says which ones it leaves
+out. Texts for readers call a class a label.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ MAX_NAMED_FIELDS = 30
 MAX_MATRIX_CLASSES = 100
 MAX_CURVE_POINTS = 300
 GROUP_COLORS = {"head": "--blue", "medium": "--orange", "tail": "--red"}
-# How many training images a label of each group has.
+# The number of training images that a label of each group has.
 GROUP_RANGES = {
     "head": f"{HEAD_MIN_COUNT} or more",
     "medium": f"{TAIL_MAX_COUNT} to {HEAD_MIN_COUNT - 1}",
@@ -54,9 +54,9 @@ class Classes:
     """The classes of a figure, from the most to the least frequent.
 
     Attributes:
-        index: their columns in arrays of labels and scores, (C,).
-        names: C names, in this order.
-        groups: the group of each class, C names in this order.
+        index: the columns of the classes in arrays of labels and scores, (C,).
+        names: the C names of the classes, in this order.
+        groups: the C names of their groups, in this order.
     """
 
     index: np.ndarray
@@ -65,20 +65,20 @@ class Classes:
 
     @classmethod
     def of(cls, names: Sequence[str], counts: Any, groups: Sequence[str]) -> "Classes":
-        """Sorts the classes by their numbers of training examples."""
+        """Sorts classes by their numbers of training examples."""
         index = np.argsort(-np.asarray(counts), kind="stable")
         return cls(index, [names[i] for i in index], [groups[i] for i in index])
 
     @classmethod
     def of_statistics(cls, statistics: LabelStatistics) -> "Classes":
-        """The classes of a training set."""
+        """Returns the classes of a training set."""
         group_of = {int(i): name for name in GROUP_NAMES for i in statistics.groups[name]}
         groups = [group_of[i] for i in range(statistics.num_classes)]
         return cls.of(statistics.class_names, statistics.class_counts, groups)
 
     @classmethod
     def of_scores(cls, scores: Mapping[str, Any]) -> "Classes":
-        """The classes in the content of a `metrics.json`."""
+        """Returns the classes in the content of a `metrics.json`."""
         entries = scores["per_class"]
         counts = [entry["train_count"] for entry in entries.values()]
         return cls.of(list(entries), counts, [entry["group"] for entry in entries.values()])
@@ -88,11 +88,11 @@ class Classes:
 
     @property
     def by_rank(self) -> bool:
-        """Whether there are too many to name each."""
+        """Whether there are too many classes to name each."""
         return len(self) > MAX_NAMED_CLASSES
 
     def keys(self) -> list[Key]:
-        """A legend of the groups that occur."""
+        """Returns a legend of the groups that occur."""
         mark = "dot" if self.by_rank else "bar"
         present = [name for name in GROUP_NAMES if name in self.groups]
         units = [""] * (len(present) - 1) + [" training images"]
@@ -102,22 +102,21 @@ class Classes:
         ]
 
     def rank_axis(self) -> Axis:
-        """The horizontal axis of figures that show classes without their names."""
+        """Returns the horizontal axis of figures that show classes without names."""
         return Axis("labels by rank, most frequent first", 0, len(self) + 1, whole=True)
 
 
 def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarray:
-    """How unequally class-aware re-sampling draws the examples of each class (section 4.4).
-
-    The variance, over the examples of a class, of their expected draws P^I(x) divided by the mean
-    over the class.
+    """Measures how unequally re-sampling draws the examples of each class (section 4.4).
 
     Args:
-        statistics: of the training set.
-        labels: multi-hot (N, C) of the training set, dense or `scipy.sparse`.
+        statistics: the statistics of the training set.
+        labels: the labels of the training set, multi-hot (N, C), dense or `scipy.sparse`.
 
     Returns:
-        float64 (C,): 0 where all examples are drawn equally often, NaN for a class without any.
+        For each class, the variance over its examples of P^I(x), their expected share of the draws,
+        divided by its mean over the class; float64 (C,). It is 0 if all examples are drawn equally
+        often, and NaN for a class without examples.
     """
     probability = statistics.instance_probability(labels)
     if not is_sparse(labels):
@@ -126,8 +125,8 @@ def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarra
     transposed = labels.T
     with np.errstate(invalid="ignore"):
         mean = np.asarray(transposed @ probability) / counts
-        # E[p²]/E[p]² − 1, in float64: products with the labels, since sums of squared deviations
-        # would need the examples of each class one after the other.
+        # This is E[p²]/E[p]² − 1, which needs only products with the labels; sums of squared
+        # deviations would need the examples of each class one after the other.
         variance = np.asarray(transposed @ probability**2) / counts / mean**2 - 1.0
     return np.maximum(variance, 0.0)
 
@@ -139,17 +138,18 @@ def gradient_by_logit(
     target: float,
     logits: np.ndarray = _LOGITS,
 ) -> np.ndarray:
-    """Gradient dℓ/dz of one class's element of any loss, by central differences, on any backend.
+    """Computes the gradient dℓ/dz of the loss of one class by central differences.
 
     Args:
-        loss: targets and logits, float32 (B, C) → elements (B, C), as `call` of a Keras loss.
-        num_classes: C.
-        index: the class.
+        loss: a function from targets and logits, float32 (B, C), to elements of the loss, (B, C),
+            such as `call` of a Keras loss, on any backend.
+        num_classes: the number C of classes.
+        index: the position of the class.
         target: 1 for positives, 0 for negatives.
-        logits: z, (K,).
+        logits: the logits z, (K,).
 
     Returns:
-        float64 (K,), off by less than 1e-3.
+        The gradients, float64 (K,), with errors below 1e-3.
     """
     step = 0.02
     values = np.zeros((2 * len(logits), num_classes), np.float32)
@@ -157,7 +157,7 @@ def gradient_by_logit(
     targets = np.zeros_like(values)
     targets[:, index] = target
     elements = keras.ops.convert_to_numpy(loss(targets, values))[:, index].astype(np.float64)
-    # Rounding to float32 has moved the logits: their distance is not exactly twice the step.
+    # Because of the rounding to float32, the logits are not exactly two steps apart.
     below, above = np.split(values[:, index].astype(np.float64), 2)
     return (elements[len(logits) :] - elements[: len(logits)]) / (above - below)
 
@@ -165,12 +165,12 @@ def gradient_by_logit(
 def class_shares(
     statistics: LabelStatistics, observed_counts: Any = None, num_draws: int | None = None
 ) -> Picture:
-    """Fig. 2: how often training sees each class, before and after re-sampling.
+    """Draws Fig. 2: how often training sees each class, before and after re-sampling.
 
     Args:
-        statistics: of the training set.
-        observed_counts: (C,), how many of the examples that training drew hold each class.
-        num_draws: how many it drew.
+        statistics: the statistics of the training set.
+        observed_counts: the number of drawn examples with each class, (C,).
+        num_draws: the number of drawn examples.
     """
     classes = Classes.of_statistics(statistics)
     before = statistics.priors[classes.index]
@@ -226,7 +226,7 @@ def class_shares(
 
 
 def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
-    """Fig. 5, upper part: p(i given j) in column i and row j, the most frequent class first."""
+    """Draws p(i given j) in column i and row j, the most frequent class first (Fig. 5, top)."""
     classes = Classes.of_statistics(statistics)
     chosen = np.arange(len(classes))
     left_out = ""
@@ -261,11 +261,11 @@ def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
 
 
 def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Picture:
-    """Fig. 5, lower part: the variance of draws within each class.
+    """Draws the variance of draws within each class (Fig. 5, bottom).
 
     Args:
-        statistics: of the training set.
-        variance: of `within_class_variance`, (C,), NaN for a class without examples.
+        statistics: the statistics of the training set.
+        variance: the result of `within_class_variance`, (C,).
     """
     return _values_by_class(
         "within_class_variance",
@@ -280,7 +280,7 @@ def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Pict
 
 
 def average_precision_by_class(scores: Mapping[str, Any]) -> Picture:
-    """Average precision of each class, next to what guessing would reach.
+    """Draws the average precision of each class, and what guessing would reach.
 
     Args:
         scores: the content of a `metrics.json`.
@@ -305,14 +305,14 @@ def average_precision_by_class(scores: Mapping[str, Any]) -> Picture:
 def gain_by_class(
     name: str, title: str, caption: str, scores: Mapping[str, Any], gain: np.ndarray
 ) -> Picture:
-    """Fig. 6: how much one variant changes the average precision of each class.
+    """Draws Fig. 6: how much one variant changes the average precision of each class.
 
     Args:
-        name: stem of the file.
-        title: of the figure.
-        caption: what is compared.
-        scores: the content of any run's `metrics.json`, for names, counts and groups.
-        gain: (C,), differences of average precision, fractions of 1; NaN where it is not defined.
+        name: the name of the file without its suffix.
+        title: the title of the figure.
+        caption: a sentence that says what is compared.
+        scores: the content of the `metrics.json` of any run, for names, counts and groups.
+        gain: the differences of average precision as fractions of 1, (C,); NaN if not defined.
     """
     classes = Classes.of_scores(scores)
     points = 100 * np.asarray(gain, np.float64)
@@ -331,11 +331,12 @@ def gain_by_class(
 def loss_gradients(
     loss: Callable[[Any, Any], Any], statistics: LabelStatistics, label: str
 ) -> list[Picture]:
-    """Fig. 3: gradient of a loss by logit, for positives and for negatives, next to that of BCE.
+    """Draws Fig. 3: the gradients of a loss and of BCE by logit, for positives and for negatives.
 
     Args:
-        loss: as for `gradient_by_logit`, without weights of examples or classes.
-        statistics: of the training set; the most and the least frequent class are drawn.
+        loss: see `gradient_by_logit`; it must not apply weights of examples or classes.
+        statistics: the statistics of the training set, whose most and least frequent classes are
+            drawn.
         label: the name of the loss.
     """
     classes = Classes.of_statistics(statistics)
@@ -386,14 +387,14 @@ def precision_recall(
     statistics: LabelStatistics,
     scores: Mapping[str, Any],
 ) -> list[Picture]:
-    """Precision-recall curves of up to three classes of each group: its best, middle and worst.
+    """Draws precision-recall curves of the best, the middle and the worst class of each group.
 
     Args:
-        labels: multi-hot (N, C) of the test split.
-        probabilities: (N, C).
-        thresholds: (C,), from which on a class is given to an image.
-        statistics: of the training set.
-        scores: the content of `metrics.json` for these.
+        labels: the labels of the test split, multi-hot (N, C).
+        probabilities: the probabilities, (N, C).
+        thresholds: the thresholds of the decisions, (C,).
+        statistics: the statistics of the training set.
+        scores: the content of the `metrics.json` of these predictions.
     """
     labels = np.asarray(labels, bool)
     average_precision = metrics.AVERAGE_PRECISION.read(scores)
@@ -449,11 +450,11 @@ def precision_recall(
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> list[Picture]:
-    """Loss by epoch, and mAP on the val split where it was measured.
+    """Draws the loss by epoch, and the mAP on the val split if it was measured.
 
     Args:
-        history: columns by name: "epoch", "loss" and perhaps "val_map"; NaN where an epoch has no
-            value.
+        history: the columns "epoch", "loss" and, optionally, "val_map" by name; NaN if an epoch has
+            no value.
     """
     epochs = np.asarray(history["epoch"], np.float64) + 1
     pictures = []
@@ -490,13 +491,13 @@ def map_by_variant(
     means: Mapping[str, Sequence[float]],
     deviations: Mapping[str, Sequence[float]],
 ) -> Picture:
-    """mAP of several variants, in total and by group.
+    """Draws the mAP of several variants, in total and by group.
 
     Args:
-        names: of K variants.
-        means: for "total" and each group the mean mAP of the K variants, fractions of 1; NaN where
-            it is not defined.
-        deviations: the standard deviations over seeds in the same form, NaN of a single seed.
+        names: the names of K variants.
+        means: for "total" and each group, the mean mAP of the K variants as fractions of 1; NaN if
+            not defined.
+        deviations: the standard deviations over seeds in the same form; NaN for a single seed.
     """
     shown = {group: mean for group, mean in means.items() if np.isfinite(mean).any()}
     lines = max(len(wrapped(name, MAX_ROW_LABEL)) for name in names)
@@ -530,15 +531,15 @@ def map_by_value(
     means: Mapping[str, Sequence[float]],
     deviations: Mapping[str, Sequence[float]],
 ) -> Picture:
-    """Fig. 7: mAP against one setting, such as a parameter of the loss.
+    """Draws Fig. 7: mAP against one setting, such as a parameter of the loss.
 
     Args:
-        name: stem of the file.
-        title: of the figure.
-        parameter: its symbol.
-        values: its K values, rising.
-        means: as for `map_by_variant`.
-        deviations: as for `map_by_variant`.
+        name: the name of the file without its suffix.
+        title: the title of the figure.
+        parameter: the symbol of the setting.
+        values: the K values of the setting, rising.
+        means: see `map_by_variant`.
+        deviations: see `map_by_variant`.
     """
     log = values[0] > 0 and values[-1] / values[0] >= 8
     margin = 0 if log else 0.05 * (values[-1] - values[0])
@@ -568,7 +569,7 @@ def map_by_value(
 
 
 def _explain_deviations(direction: str, deviations: Mapping[str, Sequence[float]]) -> str:
-    """The sentence about the lines of standard deviations, where there are any."""
+    """Returns a sentence about the lines of standard deviations, if there are any."""
     if not any(np.isfinite(values).any() for values in deviations.values()):
         return ""
     return f" The {direction} lines reach one standard deviation over seeds to each side."
@@ -583,7 +584,7 @@ def _values_by_class(
     axis: Axis,
     marks: np.ndarray | None = None,
 ) -> Picture:
-    """Bars by class, or dots by rank where there are too many classes to name each."""
+    """Draws bars by class, or dots by rank if there are too many classes to name each."""
     values = values[classes.index]
     marks = None if marks is None else marks[classes.index]
     keys = classes.keys()
@@ -612,7 +613,7 @@ def _values_by_class(
 
 
 def _thinned(recall: np.ndarray) -> np.ndarray:
-    """Where recall rises: the points that change the drawing, thinned evenly if there are many."""
+    """Returns the positions where recall rises, thinned evenly if there are many."""
     risen = np.flatnonzero(np.diff(recall, prepend=0.0) > 0)
     if len(risen) > MAX_CURVE_POINTS:
         risen = risen[np.linspace(0, len(risen) - 1, MAX_CURVE_POINTS).round().astype(int)]
@@ -620,7 +621,7 @@ def _thinned(recall: np.ndarray) -> np.ndarray:
 
 
 def _round_up(value: float) -> float:
-    """The next round number: 1, 2, 2.5, 5 times a power of ten."""
+    """Rounds up to 1, 2, 2.5 or 5 times a power of ten."""
     if value <= 0:
         return 0.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,4 +1,4 @@
-"""The comparison of several runs on one data set, methods by seeds: an HTML page and its tables."""
+"""Compares several runs on one data set in an HTML page and in tables."""
 
 import dataclasses
 import math
@@ -15,12 +15,12 @@ from dbl_tf.statistics import GROUP_NAMES
 from pipelines.reports import charts, pages, published
 from pipelines.reports.svg import Picture, escape, percent
 
-# Fields of a configuration that do not change what a run learns, or only number its repetitions.
+# Settings that do not change what a run learns, or that only number its repetitions.
 _NOT_SETTINGS = {
     "seed", "run_dir", "cache_dir", "export", "checkpoint_every", "strategy", "check_images",
     "rebalance",
 }  # fmt: skip
-# Settings and scores of a run: its configuration by name, and the content of its `metrics.json`.
+# The settings of a run by name, and the content of its `metrics.json`.
 Run = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 _SYMBOLS = {"alpha": "α", "beta": "β", "mu": "μ", "lambda_": "λ", "kappa": "κ"}
@@ -35,19 +35,19 @@ def write_comparison(
 ) -> None:
     """Writes the comparison of several runs on one data set, and its figures as SVG files.
 
-    Runs that differ only in their seed are one variant, shown by mean and standard deviation.
-    Where variants differ in one number, such as β, mAP is plotted against it.
+    Runs that differ only in their seed form one variant, which is shown by mean and standard
+    deviation. If variants differ in one number, such as β, mAP is plotted against it.
 
     Args:
-        path: of the HTML file.
-        title: its heading.
-        runs: settings and scores of each. The first variant is the one that the others are
-            compared with.
-        figures_dir: folder of the figures; `figures` next to the page if None.
+        path: the path of the HTML file.
+        title: the heading of the page.
+        runs: the settings and the scores of each run. The others are compared with the first
+            variant.
+        figures_dir: the folder for the figures; `figures` next to the page if None.
 
     Raises:
-        ValueError: fewer than two runs, runs whose classes or test images differ, or two runs of
-            equal settings and seed.
+        ValueError: there are fewer than two runs, runs have different classes or test images, or
+            two runs have the same settings and seed.
     """
     _check_comparable(runs)
     variants, differing = _variants(runs)
@@ -91,11 +91,11 @@ def write_comparison(
 
 
 def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row for each run: its method, seed, directory and metrics.
+    """Returns a row for each run with its method, seed, directory and metrics.
 
     Returns:
-        Rows of "method", "seed", "run_dir", "total", "head", "medium", "tail" (of mAP), and the
-        other metrics by heading and group. Fractions of 1; None where a value is not defined.
+        Rows with "method", "seed", "run_dir", the mAP as "total", "head", "medium" and "tail", and
+        the other metrics by heading and group. Values are fractions of 1; None if not defined.
     """
     rows = []
     for config, scores in runs:
@@ -107,13 +107,13 @@ def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def variant_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row for each variant: its label, its number of runs and its metrics.
+    """Returns a row for each variant with its label, its number of runs and its metrics.
 
     Returns:
-        Rows of "variant", "runs", and for each of "total", "head", "medium" and "tail" (of mAP),
-        and the other metrics by heading and group, the mean under its name, the sample standard
-        deviation over seeds with " sd" appended, and for mAP the published value with " published"
-        appended. Metrics that are fractions of 1 are in percent; None where there is no value.
+        Rows with "variant", "runs", the mAP as "total", "head", "medium" and "tail", and the other
+        metrics by heading and group. These columns hold means; their names with " sd" appended hold
+        the sample standard deviations over seeds and, for mAP, with " published" appended the
+        published values. Fractions of 1 are in percent; None if there is no value.
     """
     rows = []
     for variant in _variants(runs)[0]:
@@ -130,9 +130,9 @@ def variant_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def format_table(runs: Sequence[Run]) -> str:
-    """The metrics of all variants as text: a table for each metric by group, one for the others.
+    """Formats the metrics of all variants: a table for each metric by group, one for the others.
 
-    Published values follow below those of a variant that has them.
+    A variant for which there are published values is followed by a row of them.
     """
     variants = _variants(runs)[0]
     by_group: dict[str, list[_Column]] = {}
@@ -164,9 +164,9 @@ class _Variant:
     """Runs that differ only in their seed.
 
     Attributes:
-        label: what distinguishes it from the other variants.
-        config: settings of its first run.
-        scores: of each run.
+        label: the settings that distinguish the variant from the others.
+        config: the settings of its first run.
+        scores: the scores of each run.
     """
 
     label: str
@@ -174,17 +174,17 @@ class _Variant:
     scores: list[Mapping[str, Any]]
 
     def average_precision(self) -> np.ndarray:
-        """Mean over seeds by class, (C,)."""
+        """Returns the mean over seeds by class, (C,)."""
         return np.mean([metrics.AVERAGE_PRECISION.read(s) for s in self.scores], axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """One number that a comparison shows of each run and variant.
+    """One number that a comparison shows for each run and variant.
 
     Attributes:
-        metric: over groups or the split.
-        group: of the metric, "total" or a group's name; empty for a metric over the split.
+        metric: a metric over groups or over the split.
+        group: "total" or the name of a group; empty for a metric over the split.
     """
 
     metric: metrics.Metric
@@ -192,12 +192,12 @@ class _Column:
 
     @property
     def position(self) -> int:
-        """Where the number is among the values of the metric."""
+        """The position of the number among the values of the metric."""
         return TOTAL_AND_GROUPS.index(self.group) if self.group else 0
 
     @property
     def name(self) -> str:
-        """The name of the column in CSV files; those of mAP are named by the group alone."""
+        """The name of the column in CSV files, which is just the group for mAP."""
         if self.metric is metrics.MEAN_AVERAGE_PRECISION:
             return self.group
         return f"{self.metric.heading} {self.group}".rstrip()
@@ -206,11 +206,11 @@ class _Column:
         return float(self.metric.read(scores)[self.position])
 
     def mean(self, variant: _Variant) -> float:
-        """Mean over seeds."""
+        """Returns the mean over seeds."""
         return float(np.mean([self.read(scores) for scores in variant.scores]))
 
     def deviation(self, variant: _Variant) -> float:
-        """Sample standard deviation over seeds; NaN of a single one."""
+        """Returns the sample standard deviation over seeds; NaN for a single seed."""
         values = [self.read(scores) for scores in variant.scores]
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
@@ -218,7 +218,7 @@ class _Column:
         return self.metric.text(self.mean(variant), self.deviation(variant))
 
     def merit(self, variant: _Variant) -> float:
-        """The mean, with its sign changed if lower values are better."""
+        """Returns the mean, negated if lower values are better."""
         return self.mean(variant) if self.metric.higher_is_better else -self.mean(variant)
 
 
@@ -226,7 +226,7 @@ _MAP_COLUMNS = [_Column(metrics.MEAN_AVERAGE_PRECISION, group) for group in TOTA
 
 
 def _columns() -> list[_Column]:
-    """The columns of all metrics that have a heading and are not of single classes."""
+    """Returns the columns of all metrics that have a heading and are not by class."""
     return [
         _Column(metric, group)
         for metric in metrics.METRICS
@@ -266,7 +266,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
 def _variants(
     runs: Sequence[Run],
 ) -> tuple[list[_Variant], list[str]]:
-    """Variants in the order of their first runs, and the settings in which they differ."""
+    """Returns variants in the order of their first runs, and the settings in which they differ."""
     fields = [f for f in dict.fromkeys(f for c, _ in runs for f in c) if f not in _NOT_SETTINGS]
     values = {f: [repr(config.get(f)) for config, _ in runs] for f in fields}
     differing = [f for f in fields if len(set(values[f])) > 1]
@@ -365,7 +365,7 @@ def _points(difference: float) -> str:
 
 
 def _comparison_table(variants: Sequence[_Variant]) -> str:
-    """All metrics of all variants, then what is published about their methods."""
+    """Returns a table of all metrics of all variants, and published values of their methods."""
     columns = _columns()
     best = {c: max((c.merit(v) for v in variants if not math.isnan(c.mean(v))), default=math.nan)
             for c in columns}  # fmt: skip
@@ -428,7 +428,7 @@ def _gain(name: str, before: _Variant, after: _Variant) -> Picture:
 
 
 def _sweep_panels(variants: Sequence[_Variant], differing: Sequence[str]) -> list[Picture]:
-    """mAP against the one number in which variants of a method differ, if there is one."""
+    """Draws mAP against the one number in which variants of a method differ, if there is one."""
     panels: list[Picture] = []
     for method in dict.fromkeys(v.config.get("method") for v in variants):
         own = [v for v in variants if v.config.get("method") == method]

@@ -1,7 +1,7 @@
-"""What all pages are made of: frame and style, tables, names, and the files they are written to.
+"""The parts of all pages: frame, style, tables and names.
 
-A page is complete in itself: it contains its styles, figures and thumbnails, loads nothing and runs
-no script. All text that comes from the user is escaped.
+A page contains its styles, figures and thumbnails, loads nothing and runs no script. All text that
+comes from the user is escaped.
 """
 
 import datetime
@@ -59,11 +59,11 @@ _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 class Page:
-    """A page that is being put together; it ends by writing itself and its figures.
+    """A page that collects its parts and then writes itself and its figures.
 
     Args:
-        path: of the HTML file.
-        figures_dir: folder of the figures; `figures` next to the page if None.
+        path: the path of the HTML file.
+        figures_dir: the folder for the figures; `figures` next to the page if None.
     """
 
     def __init__(self, path: str | os.PathLike, figures_dir: str | os.PathLike | None):
@@ -77,11 +77,11 @@ class Page:
         self.parts.extend(parts)
 
     def add_panels(self, pictures: Sequence[Picture], extra: str = "") -> None:
-        """Appends figures with their captions, as many in a row as the screen has room for.
+        """Appends figures with their captions, as many in a row as fit on the screen.
 
         Args:
             pictures: the figures, which are also written as files.
-            extra: HTML that follows them in the same rows and is two figures wide.
+            extra: HTML that follows them in the same rows, two figures wide.
         """
         self.pictures.extend(pictures)
         panels = "".join(
@@ -94,7 +94,7 @@ class Page:
         """Writes the figures and then the page.
 
         Args:
-            title: plain text, of the browser's tab.
+            title: the title of the browser tab, as plain text.
         """
         self.figures_dir.mkdir(parents=True, exist_ok=True)
         for picture in self.pictures:
@@ -119,21 +119,21 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 
 def named(value: object) -> str:
-    """A name from the user within a sentence, whichever direction its script runs in."""
+    """Returns a user's name for use within a sentence, whatever the direction of its script."""
     return f"<bdi>{escape(value)}</bdi>"
 
 
 class Cell(str):
-    """The element of a table's cell."""
+    """The HTML element of a table cell."""
 
 
 def value_cell(metric: metrics.Metric, value: float, deviation: float = math.nan) -> Cell:
-    """A value of a metric, with its standard deviation where there is one."""
+    """Makes a cell of a value of a metric, with its standard deviation unless that is NaN."""
     return Cell(f"<td>{metric.text(value, deviation)}</td>")
 
 
 def bar_cell(metric: metrics.Metric, value: float, color: str) -> Cell:
-    """A value of a metric that is a fraction of 1, with a bar of its length below it."""
+    """Makes a cell of a fraction of 1, with a bar of this length below it."""
     if math.isnan(value):
         return value_cell(metric, value)
     return Cell(
@@ -142,24 +142,24 @@ def bar_cell(metric: metrics.Metric, value: float, color: str) -> Cell:
 
 
 def name_cell(name: str) -> Cell:
-    """A name, which appears whole while the pointer is on it if the column is too narrow."""
+    """Makes a cell of a name; the pointer shows the full name if the column is too narrow."""
     return Cell(f'<td title="{escape(name)}">{named(name)}</td>')
 
 
 def left_cell(value: object) -> Cell:
-    """Left-aligned text."""
+    """Makes a cell of left-aligned text."""
     return Cell(f'<td class="l">{escape(value)}</td>')
 
 
 def table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = ("group",)
 ) -> str:
-    """A table, in a box that scrolls where the table is wider than the page.
+    """Makes a table in a box that scrolls if the table is wider than the page.
 
     Args:
-        heads: headings of the columns.
-        rows: their cells; what is not yet a `Cell` is text.
-        left: headings of the columns that are left-aligned, as the first always is.
+        heads: the headings of the columns.
+        rows: the cells of each row, which are text unless they are a `Cell`.
+        left: the headings of left-aligned columns; the first column always is left-aligned.
     """
     lines = [
         "<tr>"
@@ -175,15 +175,15 @@ def table(
 
 
 def shown_classes(classes: charts.Classes, average_precision: np.ndarray) -> tuple[list[int], str]:
-    """The classes that a table shows, and a note about the others.
+    """Chooses the classes that a table shows.
 
     Args:
-        classes: all of them.
-        average_precision: (C,), NaN where it is not defined.
+        classes: all classes.
+        average_precision: the average precision of each class, (C,); NaN if not defined.
 
     Returns:
-        Their columns in arrays of labels and scores, the most frequent class first; and the note as
-        HTML, empty where all classes are shown.
+        The columns of the chosen classes in arrays of labels and scores, the most frequent class
+        first, and a note about the others as HTML, which is empty if all classes are shown.
     """
     if len(classes) <= MAX_TABLE_CLASSES:
         return [int(i) for i in classes.index], ""
@@ -202,5 +202,5 @@ def shown_classes(classes: charts.Classes, average_precision: np.ndarray) -> tup
 
 
 def published_cells(row: Sequence[float]) -> list[str]:
-    """Published figures in percent, with the digits that were printed."""
+    """Formats published values in percent with the digits that were printed."""
     return [f"{value:.2f}" for value in row]

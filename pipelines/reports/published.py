@@ -10,8 +10,8 @@ pre-trained on ImageNet.
 from collections.abc import Mapping
 from typing import Any
 
-# Data set → method, by its name in `dbl_tf.methods` where it has one → mAP in percent, in the order
-# of `dbl_tf.metrics.TOTAL_AND_GROUPS`.
+# mAP in percent by data set and method, in the order of `dbl_tf.metrics.TOTAL_AND_GROUPS`. The
+# methods have the names of `dbl_tf.methods`, except `ltml`.
 MEAN_AVERAGE_PRECISION: dict[str, dict[str, tuple[float, float, float, float]]] = {
     "voc_mlt": {
         "erm": (70.86, 68.91, 80.20, 65.31),
@@ -51,10 +51,10 @@ MEAN_AVERAGE_PRECISION: dict[str, dict[str, tuple[float, float, float, float]]] 
 
 
 def mean_average_precision(config: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
-    """Published mAP of a run's method on its data set, in percent; None where there is none.
+    """Returns the published mAP of a run's method on its data set in percent, or None.
 
     Args:
-        config: settings of the run, of which "dataset" and "method" are used.
+        config: the settings of the run, of which "dataset" and "method" are used.
     """
     dataset, method = str(config.get("dataset")), str(config.get("method"))
     return MEAN_AVERAGE_PRECISION.get(dataset, {}).get(method)

@@ -1,4 +1,4 @@
-"""The report of one model on a test split, as an HTML page that opens from disk."""
+"""Reports on one model and a test split in an HTML page that opens from disk."""
 
 import base64
 import io
@@ -43,30 +43,29 @@ def write_run_report(
 ) -> None:
     """Writes the report of one model on a test split, and its figures as SVG files.
 
-    Arguments that only a training run knows may be None; the page leaves out what depends on them,
-    and says so.
+    Arguments that only a training run knows may be None. The page says what it leaves out because
+    of them.
 
     Args:
-        path: of the HTML file.
-        title: its heading.
-        statistics: of the training labels.
-        labels: multi-hot (N, C) of the test split, dense or `scipy.sparse`.
-        probabilities: (N, C).
-        thresholds: (C,), from which on a class is given to an image.
-        scores: the content of `metrics.json` for these.
-        image_names: N names of the test images.
-        read_image: position in the test split → uint8 (H, W, 3).
-        config: the run's settings by name; "method" and "dataset" are interpreted.
-        history: as for `charts.training_curves`.
-        loss: targets and logits, float32 (B, C) → elements (B, C), without weights of examples or
-            classes.
-        train_labels: multi-hot (M, C) of the training split, dense or `scipy.sparse`.
-        observed_counts: (C,), how many of the examples that training drew hold each class.
-        num_draws: how many examples it drew.
-        figures_dir: folder of the figures; `figures` next to the page if None.
+        path: the path of the HTML file.
+        title: the heading of the page.
+        statistics: the statistics of the training labels.
+        labels: the labels of the test split, multi-hot (N, C), dense or `scipy.sparse`.
+        probabilities: the probabilities, (N, C).
+        thresholds: the thresholds of the decisions, (C,).
+        scores: the content of the `metrics.json` of these predictions.
+        image_names: the names of the N test images.
+        read_image: a function from a position in the test split to the image, uint8 (H, W, 3).
+        config: the settings of the run by name, of which "method" and "dataset" are interpreted.
+        history: see `charts.training_curves`.
+        loss: see `charts.loss_gradients`.
+        train_labels: the labels of the training split, multi-hot (M, C), dense or `scipy.sparse`.
+        observed_counts: see `charts.class_shares`.
+        num_draws: see `charts.class_shares`.
+        figures_dir: the folder for the figures; `figures` next to the page if None.
 
     Raises:
-        ValueError: arguments whose shapes or classes do not agree.
+        ValueError: the shapes or classes of arguments do not agree.
     """
     labels = _dense(labels)
     probabilities, thresholds = np.asarray(probabilities), np.asarray(thresholds, np.float64)
@@ -133,17 +132,17 @@ def write_run_report(
 def mistakes(
     labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images by how far their probabilities are on the wrong side of the thresholds.
+    """Ranks images by how far their probabilities are on the wrong side of the thresholds.
 
-    The distance is that of the logits, summed over the classes with a wrong decision.
+    The distance between logits is summed over the classes with a wrong decision.
 
     Args:
-        labels: multi-hot bool (N, C).
-        probabilities: (N, C).
-        thresholds: (C,).
+        labels: the labels, multi-hot bool (N, C).
+        probabilities: the probabilities, (N, C).
+        thresholds: the thresholds of the decisions, (C,).
 
     Returns:
-        The positions of the images with a wrong decision, the worst first, and their sums.
+        The positions of the images with a wrong decision, the worst first, and their distances.
     """
     total = np.zeros(len(labels))
     limits = _logit(np.asarray(thresholds))
@@ -294,7 +293,7 @@ def _what_the_method_changed(
 
 
 def _cards(scores: Mapping[str, Any]) -> str:
-    """The metrics of the whole split: a row of cards for each by group, and one for the others."""
+    """Returns a row of cards for each metric by group, and a row for those of the whole split."""
     ranges = {name: f"{name}: {charts.GROUP_RANGES[name]} training images" for name in GROUP_NAMES}
     words = {"total": "all", **ranges}
     sizes = metrics.num_classes_by_group(scores)
@@ -344,7 +343,7 @@ def _published_of_run(config: Mapping[str, Any], scores: Mapping[str, Any]) -> s
 
 
 def _class_table(scores: Mapping[str, Any]) -> str:
-    """All metrics of each class."""
+    """Returns a table of all metrics of each class."""
     shown_metrics = [m for m in metrics.METRICS if m.heading and m.over == "class"]
     values = {metric: metric.read(scores) for metric in shown_metrics}
     names, entries = list(scores["per_class"]), list(scores["per_class"].values())

@@ -1,7 +1,7 @@
-"""Charts as SVG that follow the reader's light or dark background, in a page or as files.
+"""Draws charts as SVG for a light or a dark background, in a page or as files.
 
-A panel is as wide as a phone, so that its text is readable there; a wider page puts several next to
-each other. Colors are CSS variables, which pages and files define by the same `STYLE`.
+A panel is as wide as a phone, so that its text is readable there; a wider page shows several panels
+side by side. Colors are CSS variables, which pages and files define by the same `STYLE`.
 """
 
 import dataclasses
@@ -31,21 +31,21 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 
 def escape(value: object) -> str:
-    """Text that is safe in HTML and SVG, attributes included.
+    """Makes text safe in HTML and SVG, including attributes.
 
-    Names of files and labels come from the user and may hold anything; characters that neither
-    format allows become U+FFFD.
+    Names of files and labels come from the user and may contain anything. Characters that the
+    formats do not allow become U+FFFD.
     """
     return html.escape(_UNPRINTABLE.sub("\ufffd", str(value)), quote=True)
 
 
 def percent(fraction: float, digits: int = 1, deviation: float = math.nan) -> str:
-    """A fraction of 1 as part of a sentence, such as "38.3 %"; a dash for NaN.
+    """Formats a fraction for a sentence, as in "38.3 %" or "38.3 ± 0.4 %"; NaN becomes a dash.
 
     Args:
-        fraction: of 1.
-        digits: decimal places; a fraction that they would round to zero gets more.
-        deviation: its standard deviation, "38.3 ± 0.4 %"; NaN where there is none.
+        fraction: a fraction of 1.
+        digits: the number of decimal places; more if they would round the fraction to zero.
+        deviation: the standard deviation of the fraction; NaN if there is none.
     """
     if math.isnan(fraction):
         return "–"
@@ -62,12 +62,12 @@ class Picture:
     """A finished panel.
 
     Attributes:
-        name: stem of its file.
-        title: what it shows.
-        caption: one sentence that explains it.
-        width: in pixels, at which its text is 11 pixels high.
-        height: in pixels.
-        body: SVG elements.
+        name: the name of its file without the suffix.
+        title: a title that says what it shows.
+        caption: a sentence that explains it.
+        width: the width in pixels at which its text is 11 pixels high.
+        height: the height in pixels.
+        body: its SVG elements.
     """
 
     name: str
@@ -78,11 +78,11 @@ class Picture:
     body: str
 
     def inline(self) -> str:
-        """The element for a page that defines `STYLE`."""
+        """Returns the element for a page that defines `STYLE`."""
         return self._element("", "")
 
     def document(self) -> str:
-        """The content of an SVG file."""
+        """Returns the content of an SVG file."""
         style = f'<style>{STYLE}</style><rect width="100%" height="100%" fill="var(--paper)"/>'
         return self._element(f' xmlns="http://www.w3.org/2000/svg" width="{self.width}"', style)
 
@@ -96,10 +96,10 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Numbers from `low` to `high`.
+    """An axis of numbers from `low` to `high`.
 
     Attributes:
-        label: what the numbers are.
+        label: a text that says what the numbers are.
         low: the lower end.
         high: the upper end.
         log: whether the scale is logarithmic.
@@ -115,7 +115,7 @@ class Axis:
     whole: bool = False
 
     def place(self, values: object) -> np.ndarray:
-        """Position of values between the ends, 0 to 1; values beyond an end are put on it."""
+        """Returns the positions of values between the ends, clipped to [0, 1]."""
         values = np.clip(np.asarray(values, np.float64), self.low, self.high)
         low, high = self.low, self.high
         if self.log:
@@ -123,7 +123,7 @@ class Axis:
         return (values - low) / (high - low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values and their labels."""
+        """Returns round values and their labels."""
         scale, unit = (100, "\u00a0%") if self.percent else (1, "")
         if self.log:
             decades = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
@@ -150,16 +150,16 @@ class Key:
 
 
 class Panel:
-    """A chart that is being drawn. It starts with title, legend and axes; methods add the marks.
+    """A chart that starts with title, legend and axes, and to which methods add the marks.
 
     Args:
-        name: stem of its file.
-        title: what it shows.
-        caption: one sentence that explains it.
-        x: the horizontal axis, or names of columns from left to right.
-        y: the vertical axis, or names of rows from top to bottom.
-        keys: entries of the legend.
-        height: of the plot area in pixels; of one row where y holds names.
+        name: see `Picture`.
+        title: see `Picture`.
+        caption: see `Picture`.
+        x: the horizontal axis, or the names of columns from left to right.
+        y: the vertical axis, or the names of rows from top to bottom.
+        keys: the entries of the legend.
+        height: the height of the plot area in pixels, or that of one row if y holds names.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Panel:
         self._add_axes()
 
     def at(self, x: object, y: object) -> tuple[np.ndarray, np.ndarray]:
-        """Values in pixels; the number of a row or column becomes the pixel of its middle."""
+        """Converts values to pixels, and the number of a row or column to its middle in pixels."""
         right = _fraction(self.x, x)
         down = 1.0 - _fraction(self.y, y) if isinstance(self.y, Axis) else _fraction(self.y, y)
         return (
@@ -226,7 +226,7 @@ class Panel:
     def dot(
         self, x: float, y: float, color: str, tip: str = "", *, ring: bool = False, r: float = 3
     ) -> None:
-        """Draws a dot of radius r, or a ring; `tip` appears while the pointer is on it."""
+        """Draws a dot of radius r, or a ring. `tip` appears while the pointer is on it."""
         across, down = self.at(x, y)
         fill = f'fill="none" stroke="var({color})" stroke-width="1.6"'
         fill = fill if ring else f'fill="var({color})"'
@@ -258,9 +258,9 @@ class Panel:
         """Draws a field for each row and column, darker the nearer its fraction is to 1.
 
         Args:
-            matrix: fractions, [row, column].
-            tip: appears while the pointer is on a field, with {row}, {column} and {value} filled
-                in.
+            matrix: fractions of 1, [row, column].
+            tip: a text that appears while the pointer is on a field, with {row}, {column} and
+                {value} filled in.
         """
         width = (self.right - self.left) / matrix.shape[1]
         height = (self.bottom - self.top) / matrix.shape[0]
@@ -301,14 +301,14 @@ class Panel:
         anchor: str = "start",
         more: str = "",
     ) -> None:
-        """Writes text at a place in pixels; `more` are further attributes of the element."""
+        """Writes text at a place in pixels. `more` holds further attributes of the element."""
         self._add(
             f'<text x="{x:.1f}" y="{y:.1f}" fill="var({color})" text-anchor="{anchor}"{more}>'
             f"{escape(text)}</text>"
         )
 
     def picture(self) -> Picture:
-        """The finished chart."""
+        """Returns the finished chart."""
         return Picture(
             self.name,
             self.title,
@@ -352,7 +352,7 @@ class Panel:
             for value, label in self.x.ticks():
                 across = self.left + float(self.x.place(value)) * (self.right - self.left)
                 self._add(_rule(f"M{across:.1f} {self.top}V{self.bottom}"))
-                # The label at the right end would reach beyond the panel.
+                # Without the shift, the label at the right end would extend beyond the panel.
                 shift = min(0, WIDTH - 2 - across - text_width(label) / 2)
                 self.text(across + shift, self.bottom + 14, label, "--muted", "middle")
             self.text(self.right, self.bottom + 30, self.x.label, "--muted", "end")
@@ -380,15 +380,15 @@ class Panel:
     def _add_name(
         self, x: float, y: float, name: str, space: tuple[float, float], more: str
     ) -> None:
-        """Writes the name of a row or column, in several lines where there is room.
+        """Writes the name of a row or column, in several lines if there is room.
 
-        A name that had to be cut appears whole while the pointer is on it.
+        If a name has to be cut, the full name appears while the pointer is on it.
 
         Args:
-            x: in pixels.
-            y: in pixels.
-            name: the text.
-            space: the length available, and the distance to the next name, in pixels.
+            x: the horizontal place in pixels.
+            y: the vertical place in pixels.
+            name: the name.
+            space: the available length and the distance to the next name, in pixels.
             more: further attributes of the element.
         """
         size = min(11.0, space[1])
@@ -414,13 +414,13 @@ def _fraction(axis: Axis | Sequence[str], values: object) -> np.ndarray:
 
 
 def text_width(text: str) -> float:
-    """An upper estimate of a text's width in pixels at a font size of 11, whatever the font."""
+    """Estimates the largest width of a text in pixels, at a font size of 11 in any font."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return 6.3 * (len(text) - wide) + 11.5 * wide
 
 
 def shortened(text: str, width: float) -> str:
-    """The text, cut and ended with "…" where it would be wider."""
+    """Returns the text, cut and ended with "…" if it is wider."""
     if text_width(text) <= width:
         return text
     while text and text_width(text + "…") > width:
@@ -429,7 +429,7 @@ def shortened(text: str, width: float) -> str:
 
 
 def wrapped(text: str, width: float) -> list[str]:
-    """The words in lines of at most this width; a longer word is cut."""
+    """Breaks a text into lines of at most this width; a longer word is cut."""
     lines: list[str] = []
     for word in text.split():
         if lines and text_width(f"{lines[-1]} {word}") <= width:

@@ -1,1 +1,1 @@
-"""A run from its configuration to its directory: train, evaluate, compare."""
+"""Runs, from their configurations to their directories: train, evaluate, compare."""

@@ -1,4 +1,4 @@
-"""What a run is made of, from its configuration and its data: loss, networks, batches."""
+"""Builds the parts of a run from its configuration and its data: loss, networks, batches."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ _LABELS_AT_ONCE = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long a run trains, once the number of its examples is known."""
+    """The steps of a run, which are known once its training examples are counted."""
 
     steps_per_epoch: int
     steps: int
@@ -31,9 +31,9 @@ class Plan:
 
 
 def make_plan(config: ResolvedConfig, statistics: LabelStatistics) -> Plan:
-    """Steps, warm-up and decays of a resolved configuration.
+    """Plans the steps of a run, its warm-up, and the steps at which the learning rate falls.
 
-    The learning rate falls at the same shares of the training as in the method's own schedule.
+    It falls at the same fractions of the training as in the method's own schedule.
     """
     steps_per_epoch = sampling.steps_per_epoch(
         config.sampler, statistics.class_counts, statistics.num_examples, config.batch_size
@@ -50,10 +50,11 @@ def make_plan(config: ResolvedConfig, statistics: LabelStatistics) -> Plan:
 
 
 def check_classes(config: ResolvedConfig, statistics: LabelStatistics) -> None:
-    """Refuses classes that the method cannot learn from, by name.
+    """Refuses classes that the method cannot learn from.
 
     Raises:
-        ValueError: a class in no training example, or in all of them where the margin is used.
+        ValueError: no training example has a class, or every one has it and the loss has a margin;
+            the message names the class.
     """
     counts, names = statistics.class_counts, np.array(statistics.class_names, object)
     empty = names[counts == 0]
@@ -71,10 +72,10 @@ def check_classes(config: ResolvedConfig, statistics: LabelStatistics) -> None:
 
 
 def check_sampler(config: ResolvedConfig, train: Examples) -> None:
-    """Refuses a sampler that needs images by position where they come as a stream.
+    """Refuses a sampler that reads images by position if the images come as a stream.
 
     Raises:
-        ConfigError: naming those that do not.
+        ConfigError: the message names the samplers that can draw from a stream.
     """
     streamed = train.is_stream and not config.freeze_backbone
     if streamed and config.sampler not in sampling.STREAM_SAMPLERS:
@@ -85,7 +86,7 @@ def check_sampler(config: ResolvedConfig, train: Examples) -> None:
 
 
 def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> keras.losses.Loss:
-    """The loss of a resolved configuration."""
+    """Creates the loss of a run."""
     return methods.get(config.method).make_loss(
         statistics.class_counts,
         statistics.num_examples,
@@ -96,7 +97,7 @@ def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> keras.loss
 
 
 def make_weighting(config: ResolvedConfig, statistics: LabelStatistics) -> inputs.Weighting | None:
-    """The weights that the pipeline makes from labels; None where it makes none."""
+    """Returns the function from labels to weights that the pipeline applies, or None."""
     if config.rebalance != "sample_weight":
         return None
     return methods.get(config.method).make_weighting(
@@ -108,7 +109,7 @@ def make_weighting(config: ResolvedConfig, statistics: LabelStatistics) -> input
 
 
 def make_optimizer(config: ResolvedConfig, plan: Plan) -> optimizers.CoupledDecaySGD:
-    """SGD with the schedule of the plan."""
+    """Creates SGD with the learning-rate schedule of a plan."""
     return optimizers.CoupledDecaySGD(
         optimizers.WarmupStepDecay(config.learning_rate, plan.warmup_steps, plan.decay_steps),
         momentum=config.momentum,
@@ -117,7 +118,7 @@ def make_optimizer(config: ResolvedConfig, plan: Plan) -> optimizers.CoupledDeca
 
 
 def make_indices(config: ResolvedConfig, examples: Examples, start_step: int) -> tf.data.Dataset:
-    """Positions of the examples of each batch, from a step on."""
+    """Returns the positions of the examples of each batch, starting with the batch of a step."""
     return sampling.SAMPLERS[config.sampler](
         examples.labels, config.batch_size, seed=config.seed, start_step=start_step
     )
@@ -126,7 +127,7 @@ def make_indices(config: ResolvedConfig, examples: Examples, start_step: int) ->
 def make_draws(
     config: ResolvedConfig, examples: Examples, statistics: LabelStatistics, start_step: int
 ) -> tf.data.Dataset:
-    """Examples of a stream in the order in which batches take them, from a step on."""
+    """Returns the draws from a stream in the order of the batches, starting with that of a step."""
     records, start_draw = examples.stream(0), start_step * config.batch_size
     if config.sampler == "uniform":
         return sampling.uniform_stream(
@@ -152,14 +153,14 @@ def make_draws(
 def build_networks(
     config: ResolvedConfig, statistics: LabelStatistics, *, load_weights: bool = True
 ) -> tuple[keras.Model, keras.Model]:
-    """Backbone and head of a resolved configuration.
+    """Builds the backbone and the head of a run.
 
     Args:
-        config: of the run.
-        statistics: of the training labels. The classifier of `init_from` is taken over where the
-            class names are those of the run that it is a directory of.
-        load_weights: whether they start from the weights of the configuration; if not, they have
-            the same structure and random weights.
+        config: the configuration of the run.
+        statistics: the statistics of the training labels. If `init_from` is the directory of a run
+            with the same class names, the classifier of that run is copied too.
+        load_weights: whether to load the initial weights that the configuration names. If not, the
+            networks have the same structure and random weights.
     """
     label_embeddings = None
     if config.word_vectors is not None:
@@ -199,14 +200,14 @@ def build_networks(
 
 @functools.lru_cache(maxsize=1)
 def _label_embeddings(path: str, class_names: tuple[str, ...]) -> np.ndarray:
-    # Kept: the copy at the end of a run has their shape, and must not depend on the file any more.
+    # Cached, because the copy at the end of a run must not depend on the file any more.
     return label_graphs.read_label_embeddings(path, class_names)
 
 
 def plain_copy(
     config: ResolvedConfig, model: keras.Model, statistics: LabelStatistics
 ) -> keras.Model:
-    """The trained network in float32 on one device, as it is evaluated and served."""
+    """Copies the trained network to float32 on one device, as it is evaluated and served."""
     keras.config.set_dtype_policy("float32")
     copy = models.join(*build_networks(config, statistics, load_weights=False))
     copy.set_weights(model.get_weights())
@@ -216,7 +217,7 @@ def plain_copy(
 def make_image_batches(
     config: ResolvedConfig, data: LabelledData, statistics: LabelStatistics
 ) -> Batches:
-    """Augmented training images with labels and weights."""
+    """Returns a function that makes batches of augmented training images, labels and weights."""
     weigh, train = make_weighting(config, statistics), data.splits["train"]
     augmentation = config.augmentation.for_data(data.flip_probability)
     if train.is_stream:
@@ -245,7 +246,14 @@ def make_image_batches(
 def make_feature_batches(
     config: ResolvedConfig, train: Examples, statistics: LabelStatistics, features: np.ndarray
 ) -> Batches:
-    """Features (N, F) of the training images with labels and weights."""
+    """Returns a function that makes batches of features, labels and weights.
+
+    Args:
+        config: the configuration of the run.
+        train: the N training examples.
+        statistics: the statistics of the training labels.
+        features: the features of the training images, (N, F).
+    """
     weigh = make_weighting(config, statistics)
     return lambda step, share: inputs.feature_batches(
         features, train.labels, make_indices(config, train, step), weigh, share

@@ -1,4 +1,4 @@
-"""Runs of several methods and seeds, or of several values of a setting, side by side."""
+"""Trains and compares several methods and seeds, or several values of a setting."""
 
 import csv
 import dataclasses
@@ -21,17 +21,17 @@ from pipelines.runs.train import check_directory, train_and_evaluate
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A setting of a run, by its name in `RunConfig`, and the values that are compared."""
+    """The name of a setting in `RunConfig`, and the values of it that are compared."""
 
     field: str
     values: tuple[Any, ...]
 
 
 def parse_sweep(text: str) -> Sweep:
-    """Reads `name=value,value,…`; each value is parsed as the flag itself parses it.
+    """Parses `name=value,value,…`, where each value is what the flag of this name takes.
 
     Raises:
-        ConfigError: no such flag, or values that it does not take.
+        ConfigError: there is no such flag, or it does not take one of the values.
     """
     name, equals, values = text.partition("=")
     if not equals or name in ("method", "seed", "run_dir", "export"):
@@ -50,14 +50,16 @@ def configurations(
     seeds: Sequence[int],
     sweep: Sweep | None = None,
 ) -> Iterator[RunConfig]:
-    """The configuration of each run, seed by seed, so that all methods soon have their first.
+    """Yields the configuration of each run.
+
+    All runs of one seed come before those of the next, so that every method soon has a result.
 
     Args:
-        config: what all runs have in common.
-        output_dir: receives a run directory for each.
-        methods: names of methods.
-        seeds: of the repetitions.
-        sweep: a setting and its values; None for the one of `config`.
+        config: the settings that all runs have in common.
+        output_dir: the directory in which each run gets its own directory.
+        methods: the names of the methods.
+        seeds: the seeds with which each method is trained.
+        sweep: the setting to vary; None to leave all settings as they are in `config`.
     """
     for seed in seeds:
         for method in methods:
@@ -72,26 +74,26 @@ def configurations(
 
 
 def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
-    """Trains what is not yet trained, and sets the scores side by side.
+    """Trains the runs that are not finished, and writes tables and a report of all of them.
 
-    A run that is finished is taken as it is, one that was stopped goes on. A run whose loss is no
-    longer finite is left out and named.
+    A finished run is not trained again, and a run that was stopped continues. A run whose loss
+    becomes infinite or NaN is left out, and the result says so.
 
     Args:
-        runs: at least two, on one data set, with a run directory each.
-        output_dir: receives `runs.csv`, `table.csv` and `report.html` with its `figures/`.
+        runs: at least two configurations on the same data set, each with its own run directory.
+        output_dir: the directory for `runs.csv`, `table.csv` and `report.html` with its `figures/`.
 
     Returns:
-        The table, and what was left out, as text.
+        The table of the scores as text, followed by the runs that were left out.
 
     Raises:
-        ValueError: a run that cannot be started; nothing is trained if it can be known before. Or
-            no run came to its end.
+        ValueError: a run cannot be started, which is found before any training where possible; or
+            none of the runs could be finished.
     """
     resolved = [config.resolve() for config in runs]
     twice = [name for name, n in Counter(config.run_dir for config in resolved).items() if n > 1]
     if twice:
-        raise ConfigError(f"these runs are asked for more than once: {', '.join(twice)}")
+        raise ConfigError(f"these runs are requested more than once: {', '.join(twice)}")
     if any(config.strategy == "multi_worker" for config in resolved):
         raise ConfigError("a comparison runs on one machine: --strategy must not be multi_worker")
     for config in resolved:  # before the first is trained
@@ -106,7 +108,7 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
             continue
         done.append((config.flat(), scores))
     if not done:
-        raise ValueError("no run has come to its end:\n" + "\n".join(failed))
+        raise ValueError("none of the runs could be finished:\n" + "\n".join(failed))
     output = pathlib.Path(output_dir)
     rows = comparison.variant_rows(done)
     _write_csv(output / "table.csv", rows)
@@ -117,7 +119,7 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
 
 
 def _in_name(value: Any) -> str:
-    """A value of a sweep as it appears in the name of a directory."""
+    """Formats a value of a sweep for the name of a directory."""
     if isinstance(value, Mapping):
         return ",".join(f"{name}={_in_name(item)}" for name, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -126,24 +128,24 @@ def _in_name(value: Any) -> str:
 
 
 def _finished_scores(config: ResolvedConfig) -> dict[str, Any] | None:
-    """The scores of a run that is finished; None where it has to be trained."""
-    finished = pathlib.Path(config.run_dir, "metrics.json")  # the report is written after it
+    """Returns the scores of a run if it is finished, otherwise None."""
+    finished = pathlib.Path(config.run_dir, "metrics.json")  # the report is written after this file
     if finished.exists() and finished.with_name(report.REPORT).exists():
         return json.loads(finished.read_text(encoding="utf-8"))
     return None
 
 
 def _train(config: RunConfig) -> dict[str, Any]:
-    keras.utils.clear_session()  # or every run would add its graphs to those before it
+    keras.utils.clear_session()  # otherwise the graphs of all runs would add up
     scores = train_and_evaluate(config)
-    assert scores is not None  # of a run on one machine, which is its own chief
+    assert scores is not None  # the only process of a run is its chief
     return scores
 
 
 def _write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     with (
-        atomic.replacing(path) as beside,
-        open(beside, "w", newline="", encoding="utf-8") as file,
+        atomic.replacing(path) as tmp_path,
+        open(tmp_path, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""The configuration of a run: what was asked for, and what it is resolved to."""
+"""The configuration of a run, as it is requested and with all defaults resolved."""
 
 import ast
 import dataclasses
@@ -20,8 +20,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 REBALANCE_MODES = ("sample_weight", "labels")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 
-# Names that settings had in earlier versions, and what their values are called now. They are
-# accepted as flags and in `config.json`.
+# Names of settings in earlier versions, which flags and `config.json` still accept: the present
+# names, and the present values for the old ones.
 RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "rebalance_in": ("rebalance", {"pipeline": "sample_weight", "loss": "labels"}),
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
@@ -31,19 +31,19 @@ _Record = TypeVar("_Record", bound="DataConfig")
 
 
 class ConfigError(ValueError):
-    """A value that a run cannot be started with; the message names the flag."""
+    """A setting with which a run cannot be started; the message names the flag."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which labeled images, and how they are checked before anything long is started.
+    """The labeled images of a run or an evaluation, and how they are checked beforehand.
 
-    `DataConfig.of(dataset="table", examples="FILE.csv")` makes one from settings by name.
+    `DataConfig.of(dataset="table", examples="FILE.csv")` makes one from the names of settings.
 
     Attributes:
-        dataset: the data source.
-        source: its options.
-        loading: options of loading any source.
+        dataset: the name of the data source.
+        source: the options of this source.
+        loading: the options that all sources have.
     """
 
     dataset: str = setting("digits_mlt", "Source of the labeled images.", choices=datasets.NAMES)
@@ -52,11 +52,11 @@ class DataConfig:
 
     @classmethod
     def of(cls: type[_Record], **values: Any) -> _Record:
-        """A configuration from settings by name, those of the records that it holds included.
+        """Makes a configuration from settings by name, including those of its nested records.
 
         Raises:
-            ConfigError: a setting that does not exist or does not go with the data source, one that
-                is missing, or a value that a run cannot be started with.
+            ConfigError: a setting does not exist, does not go with the data source, is required but
+                missing, or has a value with which a run cannot be started.
         """
         known = {field.name: field for field, _ in settings.settings_of(cls)}
         dataset = values.get("dataset", "digits_mlt")
@@ -69,14 +69,14 @@ class DataConfig:
         return cls(**own, **held)
 
     def flat(self) -> dict[str, Any]:
-        """All settings by name, those of the records that it holds included; in JSON's types."""
+        """Returns all settings by name, including those of nested records, as types of JSON."""
         return json.loads(json.dumps({name: value for _, name, value in self._settings()}))
 
     def with_settings(self: _Record, **values: Any) -> _Record:
-        """The same configuration with other values of settings, by name.
+        """Returns a copy in which the settings with these names have new values.
 
         Raises:
-            ConfigError: as `of`.
+            ConfigError: see `of`.
         """
         return type(self).of(**{name: value for _, name, value in self._settings()} | values)
 
@@ -94,13 +94,13 @@ class DataConfig:
 
     @property
     def data_name(self) -> str:
-        """What a person calls the data: the folder of a table or of shards, a name elsewhere."""
+        """A short name of the data for people, such as the name of the folder of a table."""
         return self.source.data_name or self.dataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settled(DataConfig):
-    """Settings of a training run that no data or method decides, shared by both configurations."""
+    """The settings whose defaults do not depend on others, which both configurations share."""
 
     method: str = setting(
         "db_focal", "Training method, one of those above.", choices=tuple(methods.METHODS)
@@ -152,7 +152,7 @@ class _Settled(DataConfig):
     export: bool = setting(True, "Write a SavedModel.", affects_result=False)
 
     def unused(self) -> list[str]:
-        """Flags of loss parameters that differ from their defaults and that the method ignores."""
+        """Returns the flags of loss parameters that were changed but that the method ignores."""
         used = methods.get(self.method).parameters
         return [
             _flag(field)
@@ -161,7 +161,7 @@ class _Settled(DataConfig):
         ]
 
     def differences(self, other: "_Settled") -> list[str]:
-        """Settings in which two runs differ and that affect the result, as readable lines."""
+        """Returns a line for each setting that affects the result and differs from another run."""
         ours, theirs = self.flat(), other.flat()
         fields = {name: field for field, name, _ in (*self._settings(), *other._settings())}
         return [
@@ -179,12 +179,12 @@ class _Settled(DataConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(_Settled):
-    """Everything that decides a training run. Only `RunConfig.resolve` and `load` make one.
+    """All settings of a training run. Only `RunConfig.resolve` and `load` make one.
 
     Attributes:
-        epochs: epochs to train; None where `steps` is given.
-        steps: steps to train; None where `epochs` is given.
-        warmup_steps: None for a tenth of the steps, which the data decide.
+        epochs: the number of epochs to train; None if `steps` is given.
+        steps: the number of steps to train; None if `epochs` is given.
+        warmup_steps: the number of warm-up steps; None for a tenth of the steps.
     """
 
     sampler: str = setting(settings.REQUIRED, "", choices=sampling.NAMES)
@@ -199,7 +199,7 @@ class ResolvedConfig(_Settled):
     run_dir: str = setting(settings.REQUIRED, "", affects_result=False)
 
     def num_steps(self, steps_per_epoch: int) -> int:
-        """Steps to train."""
+        """Returns the number of steps to train."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
@@ -207,15 +207,15 @@ class ResolvedConfig(_Settled):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ResolvedConfig":
-        """Reads what `save` wrote, by this version or an earlier one.
+        """Reads a configuration that `save` wrote, in this version or an earlier one.
 
         Raises:
-            ConfigError: the file is no such JSON document; names the file and the field.
+            ConfigError: the file is not such a document; the message names the file and the field.
         """
         try:
             content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
             if not isinstance(content, dict):
-                raise ConfigError("it holds no settings")
+                raise ConfigError("it does not hold settings")
             for old, (new, value_names) in RENAMED.items():
                 if old in content:
                     value = content.pop(old)
@@ -230,7 +230,7 @@ class ResolvedConfig(_Settled):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(_Settled):
-    """A training run as it was asked for: None where method, data or backbone decide."""
+    """A training run as requested; None stands for a default of the method, data or backbone."""
 
     sampler: str | None = setting(
         None,
@@ -288,10 +288,10 @@ class RunConfig(_Settled):
             )
 
     def resolve(self) -> ResolvedConfig:
-        """The configuration with the values of method, data source and backbone filled in.
+        """Replaces None by the defaults of method, data source and backbone.
 
         Raises:
-            ConfigError: files to start from that do not exist.
+            ConfigError: a file of initial weights does not exist.
         """
         defaults = datasets.SOURCES[self.dataset].defaults
         weights = self.backbone_weights or (
@@ -339,10 +339,10 @@ class RunConfig(_Settled):
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """Reads `name=value,name=value`, values as Python literals, for `--backbone_options`.
+    """Parses `--backbone_options`: `name=value,name=value`, where values are Python literals.
 
     Raises:
-        ConfigError: a part that is not of this form.
+        ConfigError: a part does not have this form.
     """
     options = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -360,7 +360,7 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 def records_of(config_class: type[DataConfig]) -> dict[str, type]:
-    """The records of settings that a configuration holds, besides the options of its source."""
+    """Returns the nested records of a configuration by field, except the options of its source."""
     records: dict[str, type] = {"loading": LoadOptions}
     if issubclass(config_class, _Settled):
         records |= {"loss": LossParameters, "augmentation": Augmentation}
@@ -368,7 +368,7 @@ def records_of(config_class: type[DataConfig]) -> dict[str, type]:
 
 
 def _make_record(record: type, dataset: str, values: dict[str, Any]) -> Any:
-    """A record from those of the values that are its settings, which are taken out of `values`."""
+    """Makes a record from the values that are its settings, and removes them from `values`."""
     fields = {field.name: (field, details) for field, details in settings.settings_of(record)}
     own = {name: values.pop(name) for name in list(values) if name in fields}
     for name, (field, details) in fields.items():
@@ -382,7 +382,7 @@ def _make_record(record: type, dataset: str, values: dict[str, Any]) -> Any:
 
 
 def _check_foreign(name: str, value: Any, dataset: str) -> None:
-    """Refuses a setting that does not exist, or one of another data source that has a value."""
+    """Refuses a setting that does not exist, or that only another data source has."""
     field = datasets.all_options().get(name)
     if field is None:
         raise ConfigError(f"there is no setting {name}; it may be of another version")

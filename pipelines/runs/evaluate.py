@@ -1,4 +1,4 @@
-"""Scores a trained run or an exported model on a split, and predicts unlabelled images."""
+"""Scores a trained run or an exported model on a test split, and predicts unlabeled images."""
 
 import contextlib
 import json
@@ -24,8 +24,8 @@ from pipelines.runs.scores import EvaluationResult, Thresholds
 
 BATCH_SIZE = 64
 
-# What reading and decoding raise. Others, such as a lack of memory, have no image as their cause.
-_ERRORS_OF_READING = (
+# The errors that an unreadable image causes. Others, such as a lack of memory, have other causes.
+_READING_ERRORS = (
     tf.errors.DataLossError,
     tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
@@ -40,13 +40,16 @@ def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
     """Scores a finished run on its test split.
 
     Args:
-        run_dir: of `train_and_evaluate`.
-        output_dir: receives `metrics.json`, `predictions.csv` and the report; the run's own if
+        run_dir: a directory that `train_and_evaluate` wrote.
+        output_dir: the directory for `metrics.json`, `predictions.csv` and the report; `run_dir` if
             None.
 
+    Returns:
+        The content of `metrics.json`.
+
     Raises:
-        ValueError: the directory holds no finished run, or its data have changed.
-        OSError: the files go into the run's own directory, and another process writes to it.
+        ValueError: the directory does not hold a finished run, or its data have changed.
+        OSError: the results would go into `run_dir`, and another process is writing to it.
     """
     directory = pathlib.Path(run_dir)
     for name in ("config.json", "statistics.json", "model.keras", "thresholds.json"):
@@ -65,10 +68,10 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
     data = config.load_data()
     if data.class_names != statistics.class_names:
         raise ValueError(
-            f"the classes of {config.dataset} are not those that {directory} has learned"
+            f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
     model = keras.models.load_model(directory / "model.keras", compile=False)
-    scored = score_test(
+    result = score_test(
         network_predictor(model, config.image_size),
         data,
         statistics,
@@ -76,45 +79,52 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         output_dir,
     )
     report.write_of_run(
-        scored,
+        result,
         output_dir,
         config=config,
         train=data.splits["train"],
         history_path=directory / "history.csv",
     )
-    return scored.scores
+    return result.scores
 
 
 def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict[str, Any]:
-    """Scores an exported model on the test split of any data with its classes.
+    """Scores an exported model on the test split of any data that have its classes.
 
     Args:
         path: the version directory of a SavedModel that `dbl_tf.serving.export` wrote.
-        config: of the data; its labels may be some of the model's classes, in any order.
-        output_dir: receives `metrics.json`, `predictions.csv` and the report.
+        config: the configuration of the data, whose classes may be some of the model's, in any
+            order.
+        output_dir: the directory for `metrics.json`, `predictions.csv` and the report.
+
+    Returns:
+        The content of `metrics.json`.
 
     Raises:
-        ValueError: no such model, or labels that it does not know.
+        ValueError: there is no such model, or it does not know some of the labels.
     """
     model = SavedModel(path)
     data = config.load_data(splits=("test",)).with_classes(model.class_names)
-    scored = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
-    report.write(scored, output_dir, title=f"{path} on {config.data_name}")
-    return scored.scores
+    result = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
+    report.write(result, output_dir, title=f"{path} on {config.data_name}")
+    return result.scores
 
 
 def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pathlib.Path:
-    """Writes the probabilities of all images in a folder, `predictions.csv`.
+    """Predicts all images in a folder and writes their probabilities to `predictions.csv`.
 
-    Images that cannot be read have a reason in the column `error` and no probabilities.
+    An image that cannot be read has no probabilities; the column `error` gives the reason.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ValueError: there is no file in the folder.
+        ValueError: the folder contains no files.
     """
     folder = pathlib.Path(images_dir)
     paths = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     if not paths:
-        raise ValueError(f"there is no file in {images_dir}")
+        raise ValueError(f"there are no files in {images_dir}")
     probabilities, errors = model.predict_encoded(
         tf.data.Dataset.from_tensor_slices(paths).map(tf.io.read_file).batch(BATCH_SIZE),
         num_examples=len(paths),
@@ -127,7 +137,7 @@ def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pat
 
 
 class SavedModel:
-    """An exported model and what it says of itself.
+    """An exported model with its classes, thresholds and statistics.
 
     Args:
         path: the version directory, such as `runs/…/saved_model/1`.
@@ -140,8 +150,8 @@ class SavedModel:
         details = pathlib.Path(path, serving.DETAILS_FILE)
         if not details.exists():
             raise ValueError(
-                f"{path} is no model exported by this project: there is no {details}. The version "
-                "directory is meant, such as saved_model/1"
+                f"{path} is not a model that this project exported: there is no {details}. Give "
+                "the version directory, such as saved_model/1"
             )
         content = json.loads(details.read_text(encoding="utf-8"))
         self.class_names = tuple(content["class_names"])
@@ -151,12 +161,12 @@ class SavedModel:
         self._serve = self._loaded.signatures["serving_default"]
 
     def predict(self, examples: Examples) -> np.ndarray:
-        """Probabilities, float32 (N, C), of examples in their order.
+        """Returns the probabilities of all examples, float32 (N, C), in their order.
 
         Raises:
-            UnreadableImageError: names an image that cannot be read.
+            UnreadableImageError: an image cannot be read; the message names it.
         """
-        batches = inputs.encoded_batches(examples, BATCH_SIZE)
+        batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
         probabilities, errors = self.predict_encoded(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
             if error:
@@ -166,7 +176,7 @@ class SavedModel:
     def predict_encoded(
         self, batches: tf.data.Dataset, num_examples: int
     ) -> tuple[np.ndarray, list[str]]:
-        """Probabilities (N, C) and errors of batches of encoded images."""
+        """Returns the probabilities (N, C) and the N errors of batches of encoded images."""
         probabilities: list[np.ndarray] = []
         errors: list[str] = []
         progress = keras.utils.Progbar(num_examples, unit_name="image")
@@ -179,7 +189,7 @@ class SavedModel:
 
 
 def network_predictor(model: keras.Model, image_size: int) -> Predict:
-    """Predicts examples with a network from images to logits."""
+    """Returns a function that predicts examples with a network from images to logits."""
 
     def predict(examples: Examples) -> np.ndarray:
         with reraise_unreadable(examples, lambda: every_position(examples), image_size):
@@ -189,17 +199,17 @@ def network_predictor(model: keras.Model, image_size: int) -> Predict:
 
 
 def image_batches(examples: Examples, image_size: int) -> tf.data.Dataset:
-    """Images of the examples in their order, as evaluation reads them."""
+    """Returns batches of images, in the order of the examples, read as for evaluation."""
     return inputs.evaluation_batches(examples, image_size=image_size, batch_size=BATCH_SIZE)
 
 
 def every_position(examples: Examples) -> tf.data.Dataset:
-    """All positions of the examples, in batches."""
+    """Returns all positions of the examples, in batches."""
     return tf.data.Dataset.range(len(examples)).batch(BATCH_SIZE)
 
 
 def choose_thresholds(predict: Predict, data: LabelledData) -> Thresholds:
-    """Thresholds of the largest F1 of each class on val, or on train where there is no val."""
+    """Chooses the threshold of the largest F1 of each class, on val or, without val, on train."""
     split = "val" if "val" in data.splits else "train"
     examples = data.splits[split]
     values = metrics.best_f1_thresholds(examples.labels.toarray(), predict(examples))
@@ -213,7 +223,7 @@ def score_test(
     thresholds: Thresholds,
     output_dir: str | os.PathLike,
 ) -> EvaluationResult:
-    """Predicts and scores the test split; writes `predictions.csv` and `metrics.json`."""
+    """Predicts and scores the test split, and writes `predictions.csv` and `metrics.json`."""
     test = data.splits["test"]
     probabilities = predict(test)
     scores = run_scores.score(test.labels.toarray(), probabilities, statistics, thresholds)
@@ -228,16 +238,16 @@ def score_test(
 def reraise_unreadable(
     examples: Examples, indices: Callable[[], tf.data.Dataset], image_size: int
 ) -> Iterator[None]:
-    """Turns the failure of a pipeline into one that names the image, if an image is the cause.
+    """Turns an error of a pipeline into one that names the image, if an image is the cause.
 
     Args:
-        examples: that are read inside.
-        indices: gives the positions that may be the cause, in batches.
-        image_size: S.
+        examples: the examples that the pipeline reads.
+        indices: returns batches of the positions that may be the cause.
+        image_size: the side S of the images.
     """
     try:
         yield
-    except _ERRORS_OF_READING as error:
+    except _READING_ERRORS as error:
         cause = inputs.find_unreadable(examples, indices(), image_size)
         if cause is None:
             raise

@@ -1,4 +1,4 @@
-"""Pooled features of a frozen backbone: computed once, and cached for other runs."""
+"""Pooled features of a frozen backbone, which are computed once and cached for other runs."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ _FEATURES = cache.Kind("features", version=EVALUATION_VERSION, suffix=".npy")
 
 
 class Features:
-    """Features of splits, cached under a digest of everything that they depend on.
+    """Computes the features of splits, and caches them under a digest of all that they depend on.
 
     Runs that differ only above the backbone share them. They depend on the images and on how they
     are read, the network and its weights, and on the versions of TensorFlow, whose decoders read
@@ -33,7 +33,7 @@ class Features:
         self._parts: list[str | bytes] = [*self._describe(), *_weights(backbone)]
 
     def __call__(self, examples: Examples) -> np.ndarray:
-        """Features of the examples in their order, float32 (N, F)."""
+        """Returns the features of the examples in their order, float32 (N, F)."""
         path = _FEATURES.path(
             self.config.loading.cache_path, [*self._parts, *examples.names], examples.files
         )
@@ -51,14 +51,14 @@ class Features:
         return features
 
     def batches(self, examples: Examples) -> tf.data.Dataset:
-        """The features in batches, in the order of the examples."""
+        """Returns the features of the examples in batches."""
         return tf.data.Dataset.from_tensor_slices(self(examples)).batch(evaluate.BATCH_SIZE)
 
     def _describe(self) -> Iterator[str]:
         config = self.config
         yield f"tensorflow {tf.__version__}, keras {keras.__version__}"
         yield repr((config.backbone, dict(config.backbone_options), config.image_size))
-        # Data that are made or read without files of their own have nothing else to tell them by.
+        # Nothing else identifies data that are not read from files.
         yield repr((config.dataset, config.loading.data_seed, config.source))
 
 

@@ -1,4 +1,4 @@
-"""Absl flags from records of settings, and configurations from the flags given."""
+"""Defines absl flags from records of settings, and makes configurations from the flags."""
 
 import dataclasses
 import sys
@@ -21,7 +21,7 @@ from pipelines.runs.config import ConfigError, DataConfig, RunConfig
 
 _Config = TypeVar("_Config", bound=DataConfig)
 
-# What most people need, shown first by --help.
+# The flags that most people need, which --help shows first.
 _FIRST = (
     "dataset",
     "examples",
@@ -42,14 +42,14 @@ _GROUPS: dict[type, str] = {
     Augmentation: "Augmentation",
 }
 _SOURCE_GROUP = "Data source"
-# More choices than these are left to the description.
+# --help lists the choices of a flag up to this number of them.
 _MAX_CHOICES = 8
 _HELP_FLAGS = ("-?", "-h", "-help", "--help", "-helpshort", "--helpshort")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Described:
-    """A setting that is a flag: its field, type, and heading in the help."""
+    """A setting that becomes a flag: its field, its type, and its heading in the help."""
 
     field: dataclasses.Field
     details: Setting
@@ -70,10 +70,10 @@ def define(
 
     Args:
         records: `DataConfig`, `RunConfig`, or records of settings.
-        values: where the flags are defined.
-        without: names of settings that get no flag.
-        defaults: by name, in place of those of the settings.
-        for_evaluation: whether settings that concern training alone are left out.
+        values: the flag values to which the flags are added.
+        without: the names of settings that get no flag.
+        defaults: defaults by name that replace those of the settings.
+        for_evaluation: whether to leave out settings that only concern training.
     """
     for name, described in _described(records).items():
         if name not in without and not (for_evaluation and described.details.for_training):
@@ -81,7 +81,7 @@ def define(
             default = None if default is settings.REQUIRED else default
             _define_flag(described, (defaults or {}).get(name, default), values)
     for old, (new, value_names) in run_config.RENAMED.items():
-        if flag_name_of(new) in values:
+        if new in values:
             words = f"Old name of --{new}."
             if set(value_names) == {False, True}:
                 flags.DEFINE_bool(old, None, words, flag_values=values)
@@ -90,10 +90,10 @@ def define(
 
 
 def read(config_class: type[_Config], values: flags.FlagValues = flags.FLAGS) -> _Config:
-    """The configuration that the flags describe.
+    """Returns the configuration that the flags describe.
 
     Raises:
-        ConfigError: a value that a run cannot be started with.
+        ConfigError: a flag has a value with which a run cannot be started.
     """
     return config_class.of(**read_settings(config_class, values))
 
@@ -101,10 +101,10 @@ def read(config_class: type[_Config], values: flags.FlagValues = flags.FLAGS) ->
 def read_settings(
     records: type | Sequence[type], values: flags.FlagValues = flags.FLAGS
 ) -> dict[str, Any]:
-    """The values of the flags of settings, by the settings' names.
+    """Returns the values of the flags by the names of their settings.
 
     Raises:
-        ConfigError: a flag is given by its old and its new name.
+        ConfigError: a flag is given under its old name and its new name.
     """
     found: dict[str, Any] = {}
     for name, described in _described(records).items():
@@ -121,23 +121,23 @@ def read_settings(
 
 
 def given(records: type | Sequence[type], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Names of the flags of settings that are on the command line."""
+    """Returns the names of those flags of the settings that are on the command line."""
     names = (flag_name(described.field) for described in _described(records).values())
     return [name for name in names if name in values and values[name].present]
 
 
 def parse_values(name: str, text: str) -> tuple[str, tuple[Any, ...]]:
-    """Values of one setting of `RunConfig`, read by the parser of its flag.
+    """Parses several values of one setting of `RunConfig`, as its flag parses one.
 
     Args:
-        name: of the flag.
-        text: values separated by commas; by semicolons where a value itself is a list.
+        name: the name of the flag.
+        text: values separated by commas, or by semicolons if the values themselves are lists.
 
     Returns:
-        The name of the setting and the values.
+        The name of the setting, and the values.
 
     Raises:
-        ConfigError: no such flag, or a value that it does not take.
+        ConfigError: there is no such flag, or it does not take one of the values.
     """
     own = flags.FlagValues()
     define(RunConfig, own)
@@ -163,11 +163,11 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def help_text(summary: str, values: flags.FlagValues = flags.FLAGS) -> str:
-    """What `--help` shows: the summary, then the flags in groups, those needed most at first.
+    """Returns what `--help` shows: the summary, then the flags in groups, the most used ones first.
 
     Args:
         summary: the docstring of the program.
-        values: the flags; those of the program itself are shown first.
+        values: the flags. Those that the program itself defines are shown first.
     """
     text = "\n".join(
         f"\n{heading}:\n" + "\n".join(_flag_help(flag, sources) for flag, sources in listed)
@@ -179,14 +179,15 @@ def help_text(summary: str, values: flags.FlagValues = flags.FLAGS) -> str:
 def grouped(
     program: str, values: flags.FlagValues = flags.FLAGS
 ) -> dict[str, list[tuple[flags.Flag, tuple[str, ...]]]]:
-    """Flags by the heading under which `--help` shows them, and the data sources that take each.
+    """Groups flags by the heading under which `--help` shows them.
 
     Args:
-        program: name of the module whose own flags come first.
+        program: the name of the module whose own flags come first.
         values: the flags.
 
     Returns:
-        A flag with no sources goes with any of them. Headings without flags are left out.
+        For each heading that has any, its flags, each with the data sources that take it. A flag
+        without sources does not depend on the source.
     """
     main = [flag for flag in values.get_key_flags_for_module(program) if flag.name != "help"]
     described = {
@@ -208,11 +209,6 @@ def grouped(
     return {heading: listed for heading, listed in groups.items() if listed}
 
 
-def flag_name_of(setting_name: str) -> str:
-    """The name of the flag of a setting."""
-    return setting_name.rstrip("_")
-
-
 def _flag_help(flag: flags.Flag, sources: tuple[str, ...]) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
     notes = []
@@ -232,7 +228,7 @@ def _flag_help(flag: flags.Flag, sources: tuple[str, ...]) -> str:
 
 
 def _described(records: type | Sequence[type]) -> dict[str, _Described]:
-    """All settings of records by name, those of the records that a configuration holds included."""
+    """Returns the settings of records by name, including those of nested records."""
     found: dict[str, _Described] = {}
     for record in [records] if isinstance(records, type) else records:
         for held, group in _all_records(record):
@@ -258,7 +254,7 @@ def _all_records(record: type) -> Iterator[tuple[type, str]]:
 
 def _define_flag(described: _Described, default: Any, values: flags.FlagValues) -> None:
     name, help_, kind = flag_name(described.field), described.details.description, described.kind
-    if name in values:  # sources share an option
+    if name in values:  # another source has the same option
         return
     if described.details.choices:
         flags.DEFINE_enum(name, default, described.details.choices, help_, flag_values=values)

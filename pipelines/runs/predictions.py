@@ -1,4 +1,4 @@
-"""The file `predictions.csv`: what a model predicts for each image."""
+"""Writes the file `predictions.csv`, which holds what a model predicts for each image."""
 
 import csv
 import os
@@ -16,17 +16,18 @@ def write_predictions(
     path: str | os.PathLike,
     errors: Sequence[str] | None = None,
 ) -> None:
-    """Writes a CSV file with a row for each image and a column for each class, whole or not at all.
+    """Writes a CSV file with a row for each image and a column for each class.
 
-    Probabilities have nine digits, with which a float32 reads back as the same number.
+    The file is written as a whole or not at all. Probabilities have nine digits, which is enough to
+    read back the same float32.
 
     Args:
-        names: N names of images, the column `image`.
-        probabilities: float32 (N, C).
-        class_names: C names, the headings of the columns.
-        path: of the file.
-        errors: why an image could not be read, empty for one that could; N texts. With them a
-            column `error` follows the image, and an image with an error has no probabilities.
+        names: the names of N images, for the column `image`.
+        probabilities: the probabilities, float32 (N, C).
+        class_names: the C headings of the other columns.
+        path: the path of the file.
+        errors: for each image the reason why it could not be read, or an empty string. If given,
+            the file has a column `error`, and the probabilities of images with an error are empty.
     """
     with (
         atomic.replacing(path) as tmp_path,

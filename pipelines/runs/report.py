@@ -1,4 +1,4 @@
-"""The report of a run or of an exported model: what the page needs of data, sampler and loss."""
+"""Writes the report of a run or of an exported model, from data, sampler, loss and scores."""
 
 import csv
 import dataclasses
@@ -19,13 +19,35 @@ from pipelines.runs.config import ResolvedConfig
 from pipelines.runs.scores import EvaluationResult
 
 REPORT = "report.html"
-# Enough draws that the frequencies of rare classes are seen.
+# Enough steps to measure how often rare classes are drawn.
 _MAX_STEPS = 20_000
 
 
-def write(result: EvaluationResult, output_dir: str | os.PathLike, *, title: str) -> None:
-    """Writes the report of a model whose training is not known here."""
-    _write(result, output_dir, title=title)
+def write(
+    result: EvaluationResult, output_dir: str | os.PathLike, *, title: str, **training: Any
+) -> None:
+    """Writes the report of a model.
+
+    Args:
+        result: the predictions of the test split and their scores.
+        output_dir: the directory for `report.html` and `figures/`.
+        title: the heading of the page.
+        **training: arguments of `write_run_report` that only the training run knows.
+    """
+    path = pathlib.Path(output_dir, REPORT)
+    run_page.write_run_report(
+        path,
+        title=title,
+        statistics=result.statistics,
+        labels=result.test.labels,
+        probabilities=result.probabilities,
+        thresholds=result.thresholds.values,
+        scores=result.scores,
+        image_names=result.test.names,
+        read_image=_image_reader(result.test),
+        **training,
+    )
+    print(f"report: {path}")
 
 
 def write_of_run(
@@ -39,21 +61,21 @@ def write_of_run(
     """Writes the report of a run.
 
     Args:
-        result: its model's predictions of the test split, with their scores.
-        output_dir: receives `report.html` and `figures/`.
-        config: of the run, resolved.
-        train: the examples it was trained on.
-        history_path: its `history.csv`.
+        result: see `write`.
+        output_dir: see `write`.
+        config: the configuration of the run.
+        train: the training examples.
+        history_path: the path of the `history.csv` of the run.
     """
     statistics = result.statistics
     counts, num_draws = observed_counts(config, train, statistics)
-    _write(
+    write(
         result,
         output_dir,
         title=f"{config.data_name}, {config.method}",
         config=config.flat(),
         history=_read_history(history_path),
-        # Of the loss without its weights, which `call` holds where the pipeline makes none.
+        # The page shows the loss without weights, so they must not be computed within `call`.
         loss=build.make_loss(
             dataclasses.replace(config, rebalance="sample_weight"), statistics
         ).call,
@@ -66,9 +88,9 @@ def write_of_run(
 def observed_counts(
     config: ResolvedConfig, train: Examples, statistics: LabelStatistics
 ) -> tuple[np.ndarray | None, int | None]:
-    """How many of the examples drawn in a run hold each class, (C,), and how many were drawn.
+    """Counts the examples of each class, (C,), and all examples that a run draws.
 
-    None where images come as a stream, whose draws cannot be had without reading it.
+    Both are None if the images come as a stream, whose draws are not known without reading it.
     """
     if train.is_stream:
         return None, None
@@ -77,22 +99,6 @@ def observed_counts(
     for batch in build.make_indices(config, train, 0).take(steps).as_numpy_iterator():
         np.add.at(times, batch, 1)
     return train.labels.T @ times, steps * config.batch_size
-
-
-def _write(result: EvaluationResult, output_dir: str | os.PathLike, **known: Any) -> None:
-    path = pathlib.Path(output_dir, REPORT)
-    run_page.write_run_report(
-        path,
-        statistics=result.statistics,
-        labels=result.test.labels,
-        probabilities=result.probabilities,
-        thresholds=result.thresholds.values,
-        scores=result.scores,
-        image_names=result.test.names,
-        read_image=_image_reader(result.test),
-        **known,
-    )
-    print(f"report: {path}")
 
 
 def _image_reader(examples: Examples) -> Callable[[int], np.ndarray]:

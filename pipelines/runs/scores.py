@@ -1,4 +1,4 @@
-"""The scores of a model on the test split: `metrics.json`, and their table for the terminal."""
+"""The scores of a model on the test split, as `metrics.json` and as a table for the terminal."""
 
 import dataclasses
 import json
@@ -16,25 +16,25 @@ from pipelines.examples import Examples
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """The probability from which on a class is given to an image, for each class.
+    """For each class, the lowest probability at which an image is given the class.
 
     Attributes:
-        values: float64 (C,).
-        chosen_on: name of the split on which they were chosen.
+        values: the thresholds, float64 (C,).
+        chosen_on: the name of the split on which they were chosen.
     """
 
     values: np.ndarray
     chosen_on: str
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes JSON."""
+        """Writes the thresholds as JSON."""
         content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
         with atomic.replacing(path) as tmp_path:
             tmp_path.write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":
-        """Reads what `save` wrote."""
+        """Reads a file that `save` wrote."""
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         return cls(np.array(content["thresholds"]), content["chosen_on"])
 
@@ -44,11 +44,11 @@ class EvaluationResult:
     """A model's predictions of the test split, and their scores.
 
     Attributes:
-        test: the examples.
-        class_names: C names.
-        statistics: of the training labels.
-        probabilities: float32 (N, C).
-        thresholds: of the decisions.
+        test: the N examples of the test split.
+        class_names: the names of the C classes.
+        statistics: the statistics of the training labels.
+        probabilities: the probabilities, float32 (N, C).
+        thresholds: the thresholds of the decisions.
         scores: the content of `metrics.json`.
     """
 
@@ -63,20 +63,20 @@ class EvaluationResult:
 def score(
     labels: Any, probabilities: np.ndarray, statistics: LabelStatistics, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """The content of `metrics.json`: all of `metrics.METRICS`, and what they were measured on.
+    """Returns the content of `metrics.json`: all of `metrics.METRICS`, and counts of examples.
 
     Args:
-        labels: multi-hot (N, C) of the test split.
-        probabilities: (N, C).
-        statistics: of the training labels, which decide the groups.
-        thresholds: chosen on another split.
+        labels: the labels of the test split, multi-hot (N, C).
+        probabilities: the probabilities, (N, C).
+        statistics: the statistics of the training labels, which define the groups.
+        thresholds: thresholds that were chosen on another split.
 
     Returns:
-        Numbers, names and dictionaries. A value that is not defined is None, since JSON has no
-        NaN.
+        Nested dictionaries of numbers and names. A value that is not defined is None, since JSON
+        has no NaN.
 
     Raises:
-        ValueError: as `metrics.Evaluation`.
+        ValueError: see `metrics.Evaluation`.
     """
     evaluation = metrics.Evaluation(labels, probabilities, thresholds.values, statistics)
     measured = metrics.measure(evaluation)
@@ -114,10 +114,10 @@ def _without_nan(value: Any) -> Any:
 
 
 def format_table(scores: dict[str, Any]) -> str:
-    """The scores as a table of text: a row for each metric, a column for each group of labels.
+    """Formats scores as a text table with a row for each metric and a column for each group.
 
     Args:
-        scores: as `score` gives them.
+        scores: the result of `score`.
     """
     sizes = metrics.num_classes_by_group(scores)
     rows = [("", list(sizes)), ("labels", [str(size) for size in sizes.values()])]
@@ -136,6 +136,6 @@ def format_table(scores: dict[str, Any]) -> str:
 
 
 def write_scores(scores: dict[str, Any], path: str | os.PathLike) -> None:
-    """Writes the scores as JSON, whole or not at all."""
+    """Writes scores as JSON, as a whole or not at all."""
     with atomic.replacing(path) as tmp_path, open(tmp_path, "w", encoding="utf-8") as file:
         json.dump(scores, file, ensure_ascii=False, indent=1, allow_nan=False)

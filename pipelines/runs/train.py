@@ -1,4 +1,4 @@
-"""One training run, from its configuration to its directory: train, evaluate, export."""
+"""Trains, evaluates and exports one run, from its configuration to its directory."""
 
 import contextlib
 import pathlib
@@ -18,26 +18,26 @@ from pipelines.runs import build, evaluate, report
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
 
-# A pipeline runs fewer batches than this ahead of the step that training is at.
+# A pipeline is fewer batches than this ahead of the training.
 _LOOK_AHEAD_BATCHES = 64
-# What a run that was killed at once may leave before its configuration, or temporary files of it.
+# The files, or temporary files of them, that a run may leave if it is killed right after its start.
 _WRITTEN_FIRST = {Lock.NAME, "statistics.json", "config.json"}
 
 
 def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
-    """Trains, evaluates and exports into the run directory; continues a run that was stopped.
+    """Trains, evaluates and exports a model, or continues a run that was stopped.
 
-    The directory receives `config.json`, `statistics.json`, `history.csv`, `tensorboard/`,
+    Writes to the run directory `config.json`, `statistics.json`, `history.csv`, `tensorboard/`,
     `checkpoints/`, `model.keras`, `thresholds.json`, `predictions.csv`, `metrics.json`,
     `report.html` with its `figures/`, and `saved_model/1/`.
 
     Returns:
-        What `metrics.json` holds; None in a process that is not the chief of its cluster.
+        The content of `metrics.json`; None in a process that is not the chief of its cluster.
 
     Raises:
-        ValueError: data that cannot be used, or a directory that holds another run.
-        FloatingPointError: the loss is no longer finite.
-        OSError: the directory is in use by another process, or cannot be written.
+        ValueError: the data cannot be used, or the directory holds another run.
+        FloatingPointError: the loss has become infinite or NaN.
+        OSError: another process uses the directory, or it cannot be written.
         LostWorkerError: another machine of the cluster was lost.
     """
     config = asked.resolve()
@@ -51,8 +51,8 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         )
     if config.precision == "mixed_float16" and strategy.num_replicas_in_sync > 1:
         raise ConfigError(
-            "--precision=mixed_float16 judges overflow by one replica alone; use mixed_bfloat16 "
-            "with several"
+            "--precision=mixed_float16 detects overflow on a single replica only; use "
+            "mixed_bfloat16 with several replicas"
         )
     if config.xla and not isinstance(strategy, tf.distribute.OneDeviceStrategy):
         raise ConfigError(
@@ -61,7 +61,7 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         )
     with Lock(run_dir) as lock:
         if training.is_chief(strategy) and run_dir.exists():
-            lock.acquire()  # at once; a new directory is made once the data are known to be good
+            lock.acquire()  # a new directory is not created before the data have been checked
         return _train_and_evaluate(config, strategy, lock)
 
 
@@ -112,7 +112,7 @@ def _train_and_evaluate(
     checkpoints = training.Checkpoints(run_dir / "checkpoints")
 
     def drawn() -> tf.data.Dataset:
-        """Positions that the pipeline may have failed at."""
+        """Returns the positions at which the pipeline may have failed."""
         step = max(checkpoints.steps(), default=0)
         ahead = plan.steps_per_epoch + _LOOK_AHEAD_BATCHES
         return build.make_indices(config, train, step).take(ahead)
@@ -122,14 +122,14 @@ def _train_and_evaluate(
     if "val" in data.splits:
         val = data.splits["val"]
         at_risk[val] = lambda: evaluate.every_position(val)
-        # First, so that the callbacks behind it find `val_map` in the logs.
+        # It comes first, so that the callbacks after it find `val_map` in the logs.
         callbacks.insert(
             0, training.MeanAveragePrecisionCallback(inputs_of(val), val.labels.toarray())
         )
-    with contextlib.ExitStack() as naming:
-        naming.enter_context(atomic.reraise_full_disk(run_dir))
+    with contextlib.ExitStack() as reraising:
+        reraising.enter_context(atomic.reraise_full_disk(run_dir))
         for examples, positions in at_risk.items():
-            naming.enter_context(
+            reraising.enter_context(
                 evaluate.reraise_unreadable(examples, positions, config.image_size)
             )
         training.fit(
@@ -147,8 +147,8 @@ def _train_and_evaluate(
         training.wait_for_all(strategy)
         return None
     model = build.plain_copy(config, models.join(backbone, head), statistics)
-    with atomic.replacing(run_dir / "model.keras") as beside:
-        model.save(beside)
+    with atomic.replacing(run_dir / "model.keras") as tmp_path:
+        model.save(tmp_path)
     predict = evaluate.network_predictor(model, config.image_size)
     if config.freeze_backbone:
 
@@ -162,7 +162,7 @@ def _train_and_evaluate(
 
 
 def _fingerprint(examples: Examples) -> int:
-    """A number that other labels, or these in another order, would not have."""
+    """Returns a checksum of the labels and of their order."""
     labels = examples.labels
     return zlib.crc32(
         np.concatenate([labels.shape, labels.indptr, labels.indices]).astype(np.int64).tobytes()
@@ -176,15 +176,15 @@ def _evaluate_and_export(
     model: keras.Model,
     predict: evaluate.Predict,
 ) -> dict[str, Any]:
-    """Thresholds, scores and SavedModel of a trained network, into the run directory."""
+    """Writes thresholds, scores, report and SavedModel of a trained network; returns the scores."""
     run_dir = pathlib.Path(config.run_dir)
     print("choosing thresholds")
     thresholds = evaluate.choose_thresholds(predict, data)
     thresholds.save(run_dir / "thresholds.json")
     print("evaluating on the test split")
-    scored = evaluate.score_test(predict, data, statistics, thresholds, run_dir)
+    result = evaluate.score_test(predict, data, statistics, thresholds, run_dir)
     report.write_of_run(
-        scored,
+        result,
         run_dir,
         config=config,
         train=data.splits["train"],
@@ -201,39 +201,42 @@ def _evaluate_and_export(
             thresholds_from=thresholds.chosen_on,
             example_image=next(data.splits["train"].encoded().take(1).as_numpy_iterator()),
         )
-    return scored.scores
+    return result.scores
 
 
 def check_directory(config: ResolvedConfig, run_dir: pathlib.Path) -> None:
     """Refuses a directory that holds a run of another configuration, or other files.
 
     Raises:
-        ConfigError: naming the fields that differ.
+        ConfigError: the message names the settings that differ.
     """
     saved = run_dir / "config.json"
     if saved.exists():
         differences = ResolvedConfig.load(saved).differences(config)
         if differences:
             raise ConfigError(
-                f"{run_dir} holds a run of another configuration: continue it with its own, or "
-                "choose another --run_dir. What differs:\n  " + "\n  ".join(differences)
+                f"{run_dir} holds a run of another configuration: continue it with the same "
+                "settings, or choose another --run_dir. These settings differ:\n  "
+                + "\n  ".join(differences)
             )
     elif run_dir.exists() and any(
         atomic.target_name(path.name) not in _WRITTEN_FIRST for path in run_dir.iterdir()
     ):
-        raise ConfigError(f"{run_dir} is not empty and holds no run; choose another --run_dir")
+        raise ConfigError(
+            f"{run_dir} is not empty and does not hold a run; choose another --run_dir"
+        )
 
 
 def open_directory(
     config: ResolvedConfig, statistics: LabelStatistics, run_dir: pathlib.Path
 ) -> None:
-    """Writes what a run is, or checks that the data of a run that goes on are the same.
+    """Writes the configuration and the statistics of a new run, or checks those of a stopped one.
 
-    What a killed process has left half-written is removed.
+    Removes files that a killed process has left half-written.
 
     Raises:
-        ValueError: the training labels have changed since the run was started, or another run has
-            been started in the directory.
+        ValueError: the training labels have changed since the run was started, or the directory
+            holds another run.
     """
     check_directory(config, run_dir)
     atomic.remove_incomplete(run_dir)
@@ -258,7 +261,7 @@ def open_directory(
 def describe(
     config: ResolvedConfig, data: LabelledData, statistics: LabelStatistics, plan: build.Plan
 ) -> str:
-    """What is going to be trained, for a person."""
+    """Describes what is going to be trained, for people."""
     groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
     sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
     counts = statistics.class_counts
@@ -267,7 +270,7 @@ def describe(
         f"{config.dataset}: {sizes} images; {statistics.num_classes} classes ({groups}) of "
         f"{counts.min()} to {counts.max()} training examples\n"
         f"{config.method}: {method.summary}; {config.sampler} sampler"
-        f"{unused and f' ({unused} have no part in it)'}\n"
+        f"{unused and f' ({unused} are not used)'}\n"
         f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
         f"{', frozen' if config.freeze_backbone else ''}; {plan.steps} steps of "
         f"{config.batch_size} images, {plan.steps_per_epoch} an epoch; in {config.run_dir}"

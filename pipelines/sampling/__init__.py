@@ -1,4 +1,4 @@
-"""Sampling: which examples each batch holds, by position or from a stream of records."""
+"""Samplers, which choose the examples of each batch by position or from a stream of records."""
 
 from pipelines.sampling.indices import (
     NAMES,

@@ -1,4 +1,4 @@
-"""Which training examples each batch holds: uniform, class-aware and class-cycle sampling.
+"""Samplers that choose examples by position: uniform, class-aware and class-cycle sampling.
 
 The samplers work on labels alone, before any image is read, and batch t is a pure function of
 (seed, t): a run resumes at any step without saved iterator state, and any worker can produce its
@@ -31,8 +31,8 @@ from pipelines.sampling.permutation import (
     shuffled,
 )
 
-# Draws computed in one go: enough that a TensorFlow op costs more than its launch, few enough that
-# the first batch comes at once.
+# A block is large enough that an op costs more than its launch, and small enough that the first
+# batch does not take long.
 _DRAWS_PER_BLOCK = 8192
 # A uniform float64 of TensorFlow is a multiple of 2^-52, so an example of probability P is drawn
 # with a relative error below 2^-50 / P: one in a thousand at this limit.
@@ -42,22 +42,22 @@ _MIN_PROBABILITY = 2.0**-40
 def uniform_indices(
     num_examples: int, batch_size: int, *, seed: int, start_step: int = 0
 ) -> tf.data.Dataset:
-    """Every example once per pass, each pass in an order of its own.
+    """Draws every example once per pass, and each pass in a new random order.
 
-    Batch t holds the places tB … tB + B − 1 of the endless sequence of passes, so a batch may lie
-    across two of them, and holds an example more than once only where B > N/2 or at such a border.
+    Batch t holds the places tB … tB + B − 1 of the endless sequence of passes. A batch that spans
+    two passes may hold an example more than once.
 
     Args:
-        num_examples: N, at least 1.
-        batch_size: B, at least 1.
-        seed: 64-bit integer.
-        start_step: the t of the first batch, at least 0.
+        num_examples: the number N of examples, at least 1.
+        batch_size: the number B of examples in a batch, at least 1.
+        seed: a 64-bit integer.
+        start_step: the number t of the first batch, at least 0.
 
     Returns:
-        An endless dataset of int64 (B,), example indices in [0, N).
+        An endless dataset of int64 (B,), the positions of the examples in [0, N).
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of its range.
     """
     num_examples = at_least("num_examples", num_examples, 1)
 
@@ -71,38 +71,38 @@ def uniform_indices(
 def class_aware_indices(
     labels: Any, batch_size: int, *, seed: int, start_step: int = 0
 ) -> tf.data.Dataset:
-    """Independent draws from P^I(x): a class uniformly, an example of it uniformly (Eq. 2).
+    """Draws a class uniformly and then an example of it uniformly, which gives P^I(x) (Eq. 2).
 
-    Drawn by rejection from a table of the examples (`RejectionTable`). Setting up is linear in the
-    number of examples and labels. Classes without examples are left out of C, and examples without
-    labels are never drawn.
+    The draws are independent. They are made by rejection from a `RejectionTable`, whose set-up is
+    linear in the number of examples and labels. Classes without examples do not count in C, and
+    examples without labels are never drawn.
 
     Args:
-        labels: multi-hot (N, C), zeros and ones, dense or `scipy.sparse`.
-        batch_size: B, at least 1.
-        seed: 64-bit integer.
-        start_step: the t of the first batch, at least 0.
+        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
+        batch_size: the number B of examples in a batch, at least 1.
+        seed: a 64-bit integer.
+        start_step: the number t of the first batch, at least 0.
 
     Returns:
-        An endless dataset of int64 (B,), example indices in [0, N).
+        An endless dataset of int64 (B,), the positions of the examples in [0, N).
 
     Raises:
-        ValueError: labels that are not zeros and ones or hold no label at all, or an argument out
-            of its range.
+        ValueError: a label is neither 0 nor 1, there are no labels, or an argument is out of its
+            range.
     """
     labels = _label_matrix(labels)
     table = RejectionTable(labels @ class_shares(_class_counts(labels)))
 
     def draw(block, num_draws):
         key = tf.bitcast(hashed(seed, PROPOSALS, block), tf.int64)
-        # Four standard deviations more than the block needs: a second round is the exception.
+        # With four standard deviations more than needed, a second round is rare.
         num_proposals = int(np.ceil((num_draws + 4 * num_draws**0.5) / table.acceptance_rate))
 
         def propose(attempt, drawn):
             indices, accepted = table.propose(num_proposals, tf.stack([key, attempt]))
             return attempt + 1, tf.concat([drawn, tf.boolean_mask(indices, accepted)], 0)
 
-        # In the order of proposal and cut at the end, the accepted ones stay independent draws.
+        # Keeping the order of the proposals and cutting at the end keeps the draws independent.
         _, drawn = tf.while_loop(
             lambda _, drawn: tf.size(drawn) < num_draws,
             propose,
@@ -117,25 +117,25 @@ def class_aware_indices(
 def class_cycle_indices(
     labels: Any, batch_size: int, *, seed: int, start_step: int = 0
 ) -> tf.data.Dataset:
-    """The cyclic class-aware sampler of Shen et al. (2016).
+    """Draws from the classes in turn, as the class-aware sampler of Shen et al. (2016) does.
 
-    Each cycle visits every class that has examples once, in an order of its own; the k-th visit of
-    a class takes the k-th element of an endless sequence of passes over its examples, each pass in
-    an order of its own. An example's long-term share is P^I(x) as in `class_aware_indices`, with
-    less variance in the short run.
+    Each cycle visits every class with examples once, in a new random order. The k-th visit of a
+    class takes the k-th element of an endless sequence of passes over its examples, each in a new
+    random order. In the long run, the share of an example is P^I(x) as in `class_aware_indices`;
+    in the short run, it varies less.
 
     Args:
-        labels: multi-hot (N, C), zeros and ones, dense or `scipy.sparse`.
-        batch_size: B, at least 1.
-        seed: 64-bit integer.
-        start_step: the t of the first batch, at least 0.
+        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
+        batch_size: the number B of examples in a batch, at least 1.
+        seed: a 64-bit integer.
+        start_step: the number t of the first batch, at least 0.
 
     Returns:
-        An endless dataset of int64 (B,), example indices in [0, N).
+        An endless dataset of int64 (B,), the positions of the examples in [0, N).
 
     Raises:
-        ValueError: labels that are not zeros and ones or hold no label at all, or an argument out
-            of its range.
+        ValueError: a label is neither 0 nor 1, there are no labels, or an argument is out of its
+            range.
     """
     columns = _label_matrix(labels).tocsc()
     sizes = np.diff(columns.indptr)
@@ -150,7 +150,7 @@ def class_cycle_indices(
         cycle = position // num_classes
         order_key = hashed(seed, CLASS_ORDER, cycle)
         visited = shuffled(position % num_classes, num_classes, order_key)
-        # A class is visited once a cycle: this is its visit number `cycle`.
+        # Every cycle visits a class once, so this is its visit number `cycle`.
         size = tf.gather(class_size, visited)
         key = hashed(seed, MEMBER_ORDER, visited, cycle // size)
         place = shuffled(cycle % size, size, key)
@@ -163,41 +163,41 @@ def _uniform_of_labels(labels, batch_size, *, seed, start_step=0):
     return uniform_indices(labels.shape[0], batch_size, seed=seed, start_step=start_step)
 
 
-# Samplers by name, all called as (labels, batch_size, *, seed, start_step=0).
+# The samplers by name. All of them take (labels, batch_size, *, seed, start_step=0).
 SAMPLERS: dict[str, Callable[..., tf.data.Dataset]] = {
     "uniform": _uniform_of_labels,
     "class_aware": class_aware_indices,
     "class_cycle": class_cycle_indices,
 }
 NAMES = tuple(SAMPLERS)
-# Samplers of SAMPLERS that also draw from records in file order.
+# The samplers that can also draw from a stream of records.
 STREAM_SAMPLERS = ("uniform", "class_aware")
 
 
 def draws_per_epoch(class_counts: Any) -> int:
-    """The length of a re-sampled epoch, ⌈C · max(n)/4⌉ draws (section 4.2 of the paper).
+    """Returns the length of a re-sampled epoch, ⌈C · max(n)/4⌉ draws (section 4.2 of the paper).
 
     Args:
-        class_counts: (C,), n_i; classes without examples count in C.
+        class_counts: the numbers n_i of examples of each class, (C,). Classes without examples
+            count in C.
     """
     class_counts = checked_counts(class_counts)
     return -(-len(class_counts) * int(class_counts.max()) // 4)
 
 
 def steps_per_epoch(sampler: str, class_counts: Any, num_examples: int, batch_size: int) -> int:
-    """Batches of an epoch: ⌊draws/B⌋, draws being N for "uniform", else `draws_per_epoch`.
+    """Returns the number of batches in an epoch, ⌊draws/B⌋ but at least 1.
+
+    The draws are N for "uniform", and `draws_per_epoch` for the other samplers.
 
     Args:
         sampler: a key of `SAMPLERS`.
-        class_counts: (C,), n_i.
-        num_examples: N.
-        batch_size: B.
-
-    Returns:
-        At least 1.
+        class_counts: the numbers n_i of examples of each class, (C,).
+        num_examples: the number N of examples.
+        batch_size: the number B of examples in a batch.
 
     Raises:
-        ValueError: an unknown sampler, or a number out of its range.
+        ValueError: the sampler is unknown, or a number is out of its range.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {list(SAMPLERS)}, got {sampler!r}")
@@ -208,30 +208,31 @@ def steps_per_epoch(sampler: str, class_counts: Any, num_examples: int, batch_si
 
 
 class RejectionTable:
-    """Examples grouped by the power of two of their probability, to draw from it by rejection.
+    """A table for drawing examples by rejection, which groups them by the power of two of P(x).
 
-    The highest probability of a group, less than twice its lowest, bounds all of them. Proposals
-    are uniform under the staircase of these bounds: a group with probability ∝ size · bound, an
-    element of it uniformly, accepted with probability P/bound. So at least half of the proposals
-    are accepted whatever the probabilities.
+    The highest probability of a group bounds all of its probabilities, and is less than twice the
+    lowest. A proposal draws a group with probability ∝ size · bound and an element of it uniformly,
+    which is accepted with probability P/bound. So at least half of all proposals are accepted,
+    whatever the probabilities are.
 
-    One float64 serves a proposal: its position on the staircase gives group and element, and the
-    fraction left within the element decides the acceptance.
+    A proposal takes one float64: its position on the staircase of the bounds gives the group and
+    the element, and its fraction within the element decides whether the proposal is accepted.
 
     Args:
-        probability: float64 (N,), P(x) ≥ 0; sums to 1. Elements of probability 0 are never drawn.
+        probability: the probabilities P(x) ≥ 0, float64 (N,), whose sum is 1. Elements of
+            probability 0 are never drawn.
 
     Attributes:
-        acceptance_rate: the share of proposals accepted in the long run, at least 1/2.
+        acceptance_rate: the expected share of accepted proposals, at least 1/2.
 
     Raises:
-        ValueError: a positive probability below 2^-40, which a float64 does not resolve.
+        ValueError: a probability is positive but below 2^-40, which a float64 cannot resolve.
     """
 
     def __init__(self, probability: np.ndarray) -> None:
         elements = np.flatnonzero(probability)
         exponent = np.frexp(probability[elements])[1].astype(np.int16)
-        order = np.argsort(exponent, kind="stable")  # a radix sort for 16-bit keys: linear
+        order = np.argsort(exponent, kind="stable")  # a linear radix sort, for 16-bit keys
         elements = elements[order]
         probability = probability[elements]
         if (rarest := probability.min()) < _MIN_PROBABILITY:
@@ -243,7 +244,7 @@ class RejectionTable:
         bound = np.maximum.reduceat(probability, first)
         end = np.cumsum(size * bound)
         self.acceptance_rate = float(probability.sum() / end[-1])
-        # Eager tensors that tf.data functions capture: constants in a graph end at 2 GB.
+        # `tf.data` captures eager tensors, whereas constants in a graph are limited to 2 GB.
         with tf.device("CPU"):
             self._elements = tf.constant(elements, tf.int64)
             self._acceptance = tf.constant(probability / np.repeat(bound, size), tf.float64)
@@ -254,15 +255,15 @@ class RejectionTable:
             self._last = tf.constant(first + size - 1, tf.int64)
 
     def propose(self, num_proposals: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Independent proposals; the accepted ones are draws from the probability.
+        """Makes independent proposals, of which the accepted ones are draws from P(x).
 
         Args:
-            num_proposals: how many.
-            seed: int64 (2,), of the stateless random generator.
+            num_proposals: the number of proposals.
+            seed: the seed of the stateless random generator, int64 (2,).
 
         Returns:
-            indices: int64 (num_proposals,).
-            accepted: bool (num_proposals,).
+            indices: the positions of the proposed elements, int64 (num_proposals,).
+            accepted: whether each is accepted, bool (num_proposals,).
         """
         position = tf.random.stateless_uniform([num_proposals], seed, dtype=tf.float64)
         position *= self._end[-1]
@@ -270,7 +271,7 @@ class RejectionTable:
         offset = (position - tf.gather(self._start, group)) / tf.gather(self._bound, group)
         place = tf.floor(offset)
         entry = tf.gather(self._first, group) + tf.cast(place, tf.int64)
-        # At a group's very end rounding may point one element too far.
+        # At the very end of a group, rounding may lead one element too far.
         entry = tf.minimum(entry, tf.gather(self._last, group))
         accepted = offset - place < tf.gather(self._acceptance, entry)
         return tf.gather(self._elements, entry), accepted
@@ -279,7 +280,7 @@ class RejectionTable:
 def _batches(
     draw: Callable[[tf.Tensor, int], tf.Tensor], batch_size: int, start_step: int
 ) -> tf.data.Dataset:
-    """Cuts blocks into batches: `draw(block, num_draws)` is int64 (num_draws,), pure in `block`."""
+    """Cuts blocks into batches; `draw(block, num_draws)` is int64 (num_draws,), pure in `block`."""
     batch_size = at_least("batch_size", batch_size, 1)
     start_step = at_least("start_step", start_step, 0)
     steps_per_block = max(1, _DRAWS_PER_BLOCK // batch_size)
@@ -299,12 +300,12 @@ def _batches(
 
 
 def _by_position(draw: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, int], tf.Tensor]:
-    """A block of a sampler whose draw number p is `draw(p)`."""
+    """Returns the function of a block for a sampler whose draw number p is `draw(p)`."""
     return lambda block, num_draws: draw(block * num_draws + tf.range(num_draws, dtype=tf.int64))
 
 
 def _label_matrix(labels: Any) -> scipy.sparse.csr_array:
-    """The labels as CSR ones, checked, at a cost linear in their entries."""
+    """Checks labels and returns them as a CSR matrix of ones, in time linear in their number."""
     if not statistics.is_sparse(labels):
         labels = np.asarray(labels)
     if labels.ndim != 2:
@@ -329,13 +330,13 @@ def _class_counts(labels: scipy.sparse.csr_array) -> np.ndarray:
 
 
 def class_shares(class_counts: np.ndarray) -> np.ndarray:
-    """What a label of class i adds to P^I(x), 1/(C n_i) (Eq. 2), C counting non-empty classes."""
+    """Returns 1/(C n_i), the part of a label in P^I(x) (Eq. 2); C counts the non-empty classes."""
     shares = np.where(class_counts > 0, 1 / np.maximum(class_counts, 1), 0.0)
     return shares / np.count_nonzero(class_counts)
 
 
 def checked_counts(class_counts: Any) -> np.ndarray:
-    """Class counts as an array (C,); refuses what is not one."""
+    """Returns class counts as an array (C,), after checking them."""
     counts = np.asarray(class_counts)
     if counts.ndim != 1 or not counts.size or counts.min() < 0 or counts.max() < 1:
         raise ValueError(
@@ -346,7 +347,7 @@ def checked_counts(class_counts: Any) -> np.ndarray:
 
 
 def at_least(name: str, value: int, lowest: int) -> int:
-    """The value as an integer; refuses one below `lowest`."""
+    """Returns the value as an integer, after checking that it is not below `lowest`."""
     try:
         value = operator.index(value)
     except TypeError:

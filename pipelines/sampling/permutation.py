@@ -1,33 +1,32 @@
-"""Seeded permutations and random bits, elementwise: pure functions of a key."""
+"""Random permutations and random bits that are pure elementwise functions of a key."""
 
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-# Each round of the shuffle halves what is left of the starting order: one part in a million stays.
+# Each round of the shuffle halves what is left of the original order, down to a millionth.
 _SHUFFLE_ROUNDS = 20
-# Streams of random numbers that one seed must keep apart.
+# Numbers that keep the random streams of one seed apart.
 PROPOSALS, ORDER, CLASS_ORDER, MEMBER_ORDER, COPIES, PHASES, OFFSETS = range(7)
 
 
 def shuffled(index: tf.Tensor, size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    """The element at `index` of the permutation of [0, size) that `key` names, elementwise.
+    """Returns element `index` of the permutation of [0, size) that belongs to `key`, elementwise.
 
-    The swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012): each round pairs x with
-    K − x mod size, K random, and a random bit decides whether the two change places. It computes
-    one element without the others and works on a domain of any size, where
-    `tf.random.experimental.index_shuffle` walks through at least 2^16 numbers to find one that is
-    below `size`.
+    This is the swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012): each round
+    pairs x with K − x mod size, where K is random, and a random bit decides whether the two change
+    places. It computes one element without the others, and its cost does not depend on `size`,
+    whereas `tf.random.experimental.index_shuffle` walks through at least 2^16 numbers to find one
+    below a small `size`.
     """
-
     scale = tf.cast(size, tf.float64) * 2.0**-53
 
     def swap_or_not(number, index):
         round_key = _mixed(key + _GOLDEN * tf.cast(number, tf.uint64))
         partner = tf.cast(_upper_53_bits(round_key) * scale, tf.int64) - index
         partner += tf.where(partner < 0, size, 0)
-        # One fold between two products is enough for a single bit under a fresh key.
+        # A single bit under a new key needs no more than one fold between two products.
         coin = round_key + _GOLDEN * tf.bitcast(tf.maximum(index, partner), tf.uint64)
         coin = _folded(coin, 32) * _FACTORS[0]
         return number + 1, tf.where(tf.bitcast(coin, tf.int64) < 0, partner, index)
@@ -53,7 +52,7 @@ def _mixed(bits: tf.Tensor) -> tf.Tensor:
 
 
 def hashed(seed: int, *numbers: Any) -> tf.Tensor:
-    """uint64 random bits, a pure function of the seed and the int64 numbers, which broadcast."""
+    """Returns uint64 random bits, a pure function of the seed and int64 numbers that broadcast."""
     bits = _mixed(tf.bitcast(tf.constant(seed, tf.int64), tf.uint64))
     for number in numbers:
         bits = _hashed_further(bits, tf.convert_to_tensor(number, tf.int64))
@@ -70,5 +69,5 @@ def _upper_53_bits(bits: tf.Tensor) -> tf.Tensor:
 
 
 def unit_interval(bits: tf.Tensor) -> tf.Tensor:
-    """Multiples of 2^-53 in [0, 1), float64."""
+    """Maps random bits, uint64, to multiples of 2^-53 in [0, 1), float64."""
     return _upper_53_bits(bits) * 2.0**-53

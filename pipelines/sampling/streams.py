@@ -1,7 +1,8 @@
-"""Sampling from records that come in file order: which are passed on, how often, in what order.
+"""Samplers that draw from a stream of records in file order.
 
-`class_aware_stream` imposes the distribution P^I(x) (Eq. 2) on them, `uniform_stream` only shuffles
-them. Draw number d is a pure function of (seed, d), so a run resumes by reading labels alone.
+`class_aware_stream` draws records with the distribution P^I(x) (Eq. 2); `uniform_stream` only
+shuffles them. Draw number d is a pure function of (seed, d), so a run resumes by reading labels
+alone.
 """
 
 import functools
@@ -15,7 +16,7 @@ from pipelines.sampling.indices import at_least, checked_counts, class_shares
 from pipelines.sampling.permutation import COPIES, OFFSETS, PHASES, hashed, unit_interval
 
 _DRAWS_COPIED_AT_ONCE = 32
-# Records of a stream that are mixed at a time.
+# The default number of records that are shuffled together.
 SHUFFLE_BUFFER = 4096
 
 
@@ -32,42 +33,45 @@ def class_aware_stream(
     labels_alone: tf.data.Dataset | None = None,
     records_from: Callable[[int], tf.data.Dataset] | None = None,
 ) -> tf.data.Dataset:
-    """Class-aware re-sampling of records that are read in file order, pass after pass.
+    """Draws from records in file order with class-aware re-sampling, in pass after pass.
 
-    A record is passed on K times in a pass, K = ⌊w⌋ or ⌊w⌋ + 1 with mean w = ρ N P^I(x), so that
-    the draws follow Eq. 2. K is a pure function of (seed, pass, place in the pass). Only class
-    counts and N need to be known beforehand; each record is read once a pass.
+    A pass returns a record K times, where K is ⌊w⌋ or ⌊w⌋ + 1 with mean w = ρ N P^I(x), so that the
+    draws follow Eq. 2. K is a pure function of (seed, pass, place in the pass). Only the class
+    counts and N need to be known beforehand, and each pass reads each record once.
 
-    The records of a pass are taken in windows of at most `shuffle_buffer` records, and the D draws
-    of a window come in random order, a pure function of (seed, pass, window), in which the copies
-    of a record are spread evenly: two copies of a record with K of them lie more than D/K − G + 1
-    draws apart, G being the number of different positive K in the window. D is about ρ times the
-    records of the window: where it is at least K (B + G), the copies lie in different batches of B.
-    Across the border of two passes no distance is kept.
+    A pass is cut into windows of at most `shuffle_buffer` records. The D draws of a window are in
+    random order, which is a pure function of (seed, pass, window) and spreads the copies of a
+    record evenly: two of its K copies are more than D/K − G + 1 draws apart, where G is the number
+    of different positive K in the window. D is about ρ times the number of records in the window.
+    If it is at least K (B + G), the copies are in different batches of B. No distance is kept
+    between copies of different passes.
 
     Args:
-        records: one pass, in a fixed order: dicts (of any nesting) of tensors whose shapes agree
-            between records, so of images still encoded. `labels_key` holds multi-hot (C,).
-        class_counts: (C,), n_i of the whole training set.
-        num_examples: N of the whole training set, also where `records` is one worker's share.
-        seed: 64-bit integer.
-        draws_per_record: ρ, the draws wanted per record read, over a pass in the mean.
-        shuffle_buffer: most records in a window; up to two windows are held in memory.
+        records: the records of one pass in a fixed order: dicts, which may be nested, of tensors
+            whose shapes are the same in all records, so images must be encoded. The labels under
+            `labels_key` are multi-hot (C,).
+        class_counts: the numbers n_i of examples of each class in the whole training set, (C,).
+        num_examples: the number N of examples in the whole training set, even if `records` is only
+            the share of one worker.
+        seed: a 64-bit integer.
+        draws_per_record: the mean number ρ of draws per record over a pass.
+        shuffle_buffer: the largest number of records in a window. Up to two windows are in memory.
         labels_key: the key of the labels.
-        start_draw: how many draws to leave out. They are counted by reading the labels of at most
-            one pass; the windows left out are read and not copied into draws.
-        labels_alone: the labels of one pass in the order of `records`, so that counting reads no
-            record.
-        records_from: gives the rest of the pass from a record on, without reading those before it.
+        start_draw: the number of draws to skip. They are counted by reading the labels of at most
+            one pass; the windows before the first draw are read, but their records not copied.
+        labels_alone: the labels of one pass in the order of `records`; if given, counting does not
+            read the records.
+        records_from: a function from a position to the records of a pass from there on, which does
+            not read the records before it.
 
     Returns:
-        An endless dataset of records, in the structure of `records`. Records without labels never
-        come. While it is iterated, a label that is neither 0 nor 1, a label of a class with count
-        0, and a pass without any label are errors.
+        An endless dataset of records in the structure of `records`. Records without labels are
+        never drawn. Iterating over it raises an error for a label that is neither 0 nor 1, a label
+        of a class with count 0, or a pass without any label.
 
     Raises:
-        ValueError: an argument out of its range, records without labels of shape (C,), or, where
-            `start_draw` is positive, a pass without any label.
+        ValueError: an argument is out of its range, the records do not have labels of shape (C,),
+            or `start_draw` is positive and a pass has no label.
     """
     class_counts = checked_counts(class_counts)
     num_examples = at_least("num_examples", num_examples, 1)
@@ -153,26 +157,27 @@ def uniform_stream(
     start_draw: int = 0,
     records_from: Callable[[int], tf.data.Dataset] | None = None,
 ) -> tf.data.Dataset:
-    """Records that are read in file order, pass after pass, each once a pass.
+    """Draws every record once per pass, from records in file order.
 
-    The records of a pass are taken in windows of at most `shuffle_buffer` records, and those of a
-    window come in random order, a pure function of (seed, pass, window). What windows hold is the
-    same in every pass, so that the files themselves should be well mixed.
+    A pass is cut into windows of at most `shuffle_buffer` records. Those of a window are in random
+    order, which is a pure function of (seed, pass, window). A window holds the same records in
+    every pass, so the files themselves should be well mixed.
 
     Args:
-        records: one pass, in a fixed order: tensors, in any nesting, whose shapes agree between
-            records, so images still encoded.
-        num_examples: how many records there are.
-        seed: 64-bit integer.
-        shuffle_buffer: most records in a window; up to two windows are held in memory.
-        start_draw: how many draws to leave out.
-        records_from: gives the rest of the pass from a record on, without reading those before it.
+        records: the records of one pass in a fixed order: tensors, which may be nested, whose
+            shapes are the same in all records, so images must be encoded.
+        num_examples: the number of records.
+        seed: a 64-bit integer.
+        shuffle_buffer: the largest number of records in a window. Up to two windows are in memory.
+        start_draw: the number of draws to skip.
+        records_from: a function from a position to the records of a pass from there on, which does
+            not read the records before it.
 
     Returns:
-        An endless dataset of records, in the structure of `records`.
+        An endless dataset of records in the structure of `records`.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of its range.
     """
     num_examples = at_least("num_examples", num_examples, 1)
     shuffle_buffer = at_least("shuffle_buffer", shuffle_buffer, 1)
@@ -190,7 +195,7 @@ def uniform_stream(
 
 
 def _window_size(num_examples: int, shuffle_buffer: int) -> int:
-    """Windows of one size: a small one at the end would mix few records and keep copies close."""
+    """Returns a size that avoids a small last window, which would mix few records."""
     num_windows = -(-num_examples // shuffle_buffer)
     return -(-num_examples // num_windows)
 
@@ -202,7 +207,7 @@ def _windows(
     first_window: int,
     records_from: Callable[[int], tf.data.Dataset] | None,
 ) -> tf.data.Dataset:
-    """Endless (pass, window, records of the window), from a window on."""
+    """Returns an endless dataset of (pass, window, records of the window), from a window on."""
     rest = (records_from or records.skip)(first_window * window_size)
     first = rest.batch(window_size).enumerate(first_window)
     others = records.batch(window_size).enumerate().repeat()
@@ -223,7 +228,7 @@ def _draw_from_windows(
     first_window: int,
     first_draw: int,
 ) -> tf.data.Dataset:
-    """The records of each window in the order, int64 rows of the window, that is drawn for it."""
+    """Draws the records of each window by the row numbers, int64, that `order_draws` returns."""
 
     def order(pass_, window, batch):
         rows = order_draws(pass_, window, batch)
@@ -231,7 +236,7 @@ def _draw_from_windows(
         return rows[tf.where(is_first, tf.constant(first_draw, tf.int64), 0) :], batch
 
     def draws(rows, batch):
-        # A few at a time: one by one would cost more launches, all at once copy the window.
+        # One by one would cost more launches, and all at once would copy the window.
         return (
             tf.data.Dataset.from_tensor_slices(rows)
             .batch(_DRAWS_COPIED_AT_ONCE)
@@ -250,7 +255,7 @@ def _draw_from_windows(
 def _find_draw(
     weights: tf.data.Dataset, count_draws: Callable, start_draw: int
 ) -> tuple[int, int, int]:
-    """Pass, window and place in the window's order of a draw; reads the first pass at most once."""
+    """Finds the pass, the window and the place in its order of a draw; reads at most one pass."""
     count_draws = tf.function(
         count_draws,
         input_signature=[
@@ -263,7 +268,7 @@ def _find_draw(
     windows: list[tf.Tensor] = []
     for pass_ in itertools.count():
         for window, weight in enumerate(windows if pass_ else weights):
-            with tf.device("CPU"):  # where tf.data counts them too
+            with tf.device("CPU"):  # because tf.data counts on the CPU too
                 num_draws = int(count_draws(pass_, window, weight))
             if left < num_draws:
                 return pass_, window, left
@@ -278,15 +283,15 @@ def _find_draw(
 def _spread_copies(
     num_copies: tf.Tensor, hashed: Callable[..., tf.Tensor], pass_: tf.Tensor, window: tf.Tensor
 ) -> tf.Tensor:
-    """A random order of a window's draws that keeps copies apart; int64 (D,), rows of the window.
+    """Orders the draws of a window so that copies are far apart; int64 (D,), rows of the window.
 
-    Copy k of a record that has K of them is given the time (k + v)/K, 0 ≤ v < 1, and the draws are
-    sorted by time. Between two such copies, 1/K apart, lie D/K draws in the mean; to have hardly
+    Copy k of a record with K copies gets the time (k + v)/K, 0 ≤ v < 1, and the draws are sorted by
+    time. Two such copies are 1/K apart, with D/K draws between them on average. To have hardly
     fewer in every case, the M records with the same K share a regular grid of 1/(K M): their
     phases v are a random permutation of (0, …, M − 1)/M with one random offset.
     """
     num_records = tf.size(num_copies, tf.int64)
-    # Random order within the records of equal K, then by K: the place in it is the permutation.
+    # Sorting by K keeps the random order among equal K, which is the permutation of the phases.
     shuffled = tf.argsort(unit_interval(hashed(PHASES, pass_, window, tf.range(num_records))))
     order = tf.gather(shuffled, tf.argsort(tf.gather(num_copies, shuffled), stable=True))
     by_copies = tf.gather(num_copies, order)

@@ -1,1 +1,1 @@
-"""Data sets as record files: their layout, and writing and reading them."""
+"""Data sets in record files: their layout, their writer and their reader."""

@@ -31,14 +31,14 @@ def write(
     """Writes the same bytes as `writing.write`.
 
     Args:
-        load: Gives the data set on any worker; it is pickled.
-        directory: The folder, which all workers must see under this path.
-        plan: What `layout.make_plan` gave for these data.
-        options: Options of the Beam pipeline, such as `--runner=FlinkRunner`.
+        load: a function that loads the data set on any worker; it is pickled.
+        directory: the folder, which all workers must see under this path.
+        plan: the result of `layout.make_plan` for these data.
+        options: options of the Beam pipeline, such as `--runner=FlinkRunner`.
 
     Raises:
-        ShardsError: The folder holds something else.
-        OSError: A file cannot be written. Beam's runners may raise an error of their own for it.
+        ShardsError: the folder holds something else.
+        OSError: a file cannot be written. Beam's runners may raise an error of their own for it.
     """
     finished = writing.open_directory(directory, plan)
     if finished:
@@ -92,7 +92,7 @@ class _WriteShard(beam.DoFn):
 
 
 def _merge(parts: Iterable[LabelStatistics]) -> LabelStatistics:
-    """The statistics of the examples of all parts together; the counts add up."""
+    """Adds up the statistics of all parts."""
 
     def add(merged: LabelStatistics, part: LabelStatistics) -> LabelStatistics:
         cooccurrence = merged.cooccurrence + part.cooccurrence

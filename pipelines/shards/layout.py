@@ -41,21 +41,21 @@ _FORMAT = "dbl_tf.Shards/1"
 
 
 class ShardsError(ValueError):
-    """A folder of shards that cannot be used, or not for these data."""
+    """A folder of shards cannot be used, or not for these data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which example of a data set lies in which shard: a function of the data and a few numbers.
+    """The division of a data set into shards, which depends on the data and a few numbers.
 
     Attributes:
-        record_format: One of `record_files.FORMATS`.
-        class_names: C names.
-        flip_probability: The `flip_probability` of the data set.
-        shuffle_seed: The seed that orders the train examples.
-        num_examples: The number of examples of each split.
-        num_shards: The number of shards of each split.
-        data_digest: A digest of the names and labels of all examples.
+        record_format: one of `record_files.FORMATS`.
+        class_names: the names of the C classes.
+        flip_probability: the `flip_probability` of the data set.
+        shuffle_seed: the seed that orders the train examples.
+        num_examples: the number of examples of each split.
+        num_shards: the number of shards of each split.
+        data_digest: a digest of the names and labels of all examples.
     """
 
     record_format: str
@@ -67,30 +67,26 @@ class Plan:
     data_digest: str
 
     def shards(self) -> list[tuple[str, int]]:
-        """All shards, each as its split and its number."""
+        """Returns all shards, each as its split and its number."""
         return [(split, k) for split, n in self.num_shards.items() for k in range(n)]
 
     def shard_name(self, split: str, shard: int) -> str:
-        """The file name of a shard."""
+        """Returns the file name of a shard."""
         return f"{split}-{shard:05d}-of-{self.num_shards[split]:05d}.{self.record_format}"
 
     def order(self, split: str) -> np.ndarray:
-        """The positions of a split's examples in the data set, in the order of the shards.
-
-        Returns:
-            int64 (N,).
-        """
+        """Returns the positions of a split's examples in the order of the shards, int64 (N,)."""
         if split == "train":
             return _shuffled(self.num_examples[split], self.shuffle_seed)
         return np.arange(self.num_examples[split])
 
     def positions(self, split: str, shard: int) -> np.ndarray:
-        """The positions in the data set of the examples of one shard, in their order."""
+        """Returns the positions in the data set of the examples of one shard, in their order."""
         size, count = self.num_examples[split], self.num_shards[split]
         return self.order(split)[size * shard // count : size * (shard + 1) // count]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan in the form that the manifest holds."""
+        """Returns the plan in the form that the manifest holds."""
         return {"format": _FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
 
 
@@ -110,15 +106,15 @@ def make_plan(
     """Decides how a data set is divided into shards.
 
     Args:
-        data: Any data set whose images are read by position.
+        data: any data set whose images are read by position.
         record_format: "array_record", which is read by position, or "tfrecord", which is read as a
             stream.
-        examples_per_shard: The largest number of examples in one shard.
-        shuffle_seed: The seed that orders the train examples, in [0, 2^32).
+        examples_per_shard: the largest number of examples in one shard.
+        shuffle_seed: the seed that orders the train examples, in [0, 2^32).
 
     Raises:
-        ShardsError: A split has no examples, or is read as a stream.
-        ValueError: An argument is out of its range.
+        ShardsError: a split has no examples, or is read as a stream.
+        ValueError: an argument is out of its range.
     """
     if record_format not in FORMATS:
         raise ValueError(f"the format must be one of {', '.join(FORMATS)}; got {record_format!r}")
@@ -152,7 +148,7 @@ def make_plan(
 
 
 def canonical_labels(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    """Labels in a form that is the same byte by byte for equal labels: sorted bool CSR."""
+    """Returns labels as sorted bool CSR, which is the same byte by byte for equal labels."""
     labels = scipy.sparse.csr_array(labels, dtype=bool, copy=True)
     labels.sum_duplicates()
     labels.eliminate_zeros()
@@ -166,10 +162,10 @@ class ShardInfo:
     """What the manifest says of one file.
 
     Attributes:
-        file: Its name.
-        bytes: Its size.
-        sha256: The digest of its content, in hexadecimal digits.
-        records: The number of records in it, None if it is not a shard.
+        file: its name.
+        bytes: its size.
+        sha256: the digest of its content, in hexadecimal digits.
+        records: the number of records in it, None if it is not a shard.
     """
 
     file: str
@@ -203,7 +199,7 @@ class Manifest:
     statistics: ShardInfo
 
     def dumps(self) -> str:
-        """The content of `shards.json`."""
+        """Returns the content of `shards.json`."""
         content = self.plan.to_json()
         content["splits"] = {name: dataclasses.asdict(part) for name, part in self.splits.items()}
         content["statistics"] = dataclasses.asdict(self.statistics)
@@ -214,7 +210,7 @@ class Manifest:
         """Reads `shards.json`.
 
         Raises:
-            ShardsError: There is no such file, or it is damaged or of another version.
+            ShardsError: there is no such file, or it is damaged or of another version.
         """
         path = pathlib.Path(directory, MANIFEST)
         if not path.is_file():
@@ -252,7 +248,7 @@ def load_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file.
 
     Raises:
-        ShardsError: The file is not JSON.
+        ShardsError: the file is not JSON.
     """
     with open(path, encoding="utf-8") as file:
         try:
@@ -265,9 +261,9 @@ def check_file(directory: str | os.PathLike, info: ShardInfo, *, content: bool) 
     """Says what is wrong with a file of the manifest.
 
     Args:
-        directory: The folder of the shards.
-        info: What the manifest says of the file.
-        content: Whether the content of the file is read and compared, and not just its size.
+        directory: the folder of the shards.
+        info: what the manifest says of the file.
+        content: whether the content of the file is read and compared, and not just its size.
 
     Returns:
         What is wrong, None if nothing is.

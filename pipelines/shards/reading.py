@@ -1,4 +1,4 @@
-"""Reads the shards that `pipelines.write_shards` has made from another data set."""
+"""Reads the shards that `pipelines.write_shards` wrote."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from pipelines.record_files import open_records
 from pipelines.shards import layout
 from pipelines.shards.layout import Manifest, ShardsError
 
-# A stream reads this many shards at once, and in turn this many records of each.
+# A stream reads so many shards at once, and in turn so many records of each.
 _SHARDS_AT_ONCE = 8
 _RECORDS_IN_TURN = 16
 
@@ -26,17 +26,17 @@ def load(
 ) -> LabelledData:
     """Opens a folder of shards and checks it before any work is done.
 
-    ArrayRecord shards are read by position, TFRecord shards as a stream, of which eight shards at a
-    time are read in turn. The checks compare sizes of shards, contents of all else. A shard of the
-    right size whose content has changed is found by `find_problems` of `pipelines.shards.writing`,
-    which `python -m pipelines.write_shards --verify` calls, or when the record is read.
+    ArrayRecord shards are read by position, and TFRecord shards as a stream that reads eight shards
+    at a time in turn. The checks compare the sizes of the shards and the contents of all other
+    files. `python -m pipelines.write_shards --verify` also finds a shard of the right size whose
+    content has changed.
 
     Args:
-        shards_dir: the folder.
-        only_splits: the only ones that are needed, and looked at; None for all.
+        shards_dir: the folder of the shards.
+        only_splits: the splits to open; None for all.
 
     Raises:
-        ShardsError: the folder, or a file in it, cannot be used; the message names the file.
+        ShardsError: the folder or a file in it cannot be used; the message names the file.
     """
     directory = pathlib.Path(shards_dir)
     manifest = Manifest.load(directory)
@@ -92,7 +92,7 @@ def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
 
 
 def _stream_order(counts: Sequence[int]) -> np.ndarray:
-    """The order in which a stream gives the records, as places counted from shard to shard."""
+    """Returns the order of the records in a stream, as places counted from shard to shard."""
     shard = np.repeat(np.arange(len(counts)), counts)
     place = np.concatenate([np.arange(count) for count in counts])
     return np.lexsort((shard, place // _RECORDS_IN_TURN, shard // _SHARDS_AT_ONCE))

@@ -35,13 +35,13 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
     started again, and ends with the same bytes as one that was not.
 
     Args:
-        data: A data set whose images are read by position.
-        directory: The folder, which is created if it does not exist.
-        plan: What `layout.make_plan` gave for these data.
+        data: a data set whose images are read by position.
+        directory: the folder, which is created if it does not exist.
+        plan: the result of `layout.make_plan` for these data.
 
     Raises:
-        ShardsError: The folder holds something else.
-        OSError: A file cannot be written, for example on a full disk; no file is left half-written.
+        ShardsError: the folder holds something else.
+        OSError: a file cannot be written, for example on a full disk; no file is left half-written.
     """
     finished = open_directory(directory, plan)
     if finished:
@@ -58,17 +58,17 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
 
 
 def open_directory(directory: str | os.PathLike, plan: Plan) -> Manifest | None:
-    """Prepares a folder for the shards of a plan, and removes what killed runs have left there.
+    """Prepares a folder for the shards of a plan, and removes remains of killed runs.
 
     Args:
-        directory: The folder, which is created if it does not exist. No other run may write to it.
-        plan: The plan of the shards.
+        directory: the folder, which is created if it does not exist. No other run may write to it.
+        plan: the plan of the shards.
 
     Returns:
         The manifest if all shards have been written already, otherwise None.
 
     Raises:
-        ShardsError: The folder holds something else.
+        ShardsError: the folder holds something else.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def open_directory(directory: str | os.PathLike, plan: Plan) -> Manifest | None:
             f"{directory} was finished and has been damaged since:\n{first_lines(problems)}"
         )
     unfinished = directory / layout.UNFINISHED_MANIFEST
-    # Where the first file is not there, only what a run has left that was killed while writing it.
+    # Without the first file, the folder may only hold remains of a run that was killed writing it.
     if unfinished.exists() or all(
         path.name != (target := atomic.target_name(path.name))
         and target.startswith(unfinished.name)
@@ -109,16 +109,16 @@ def write_shard(
     """Writes one shard, or checks the one that is there already.
 
     Args:
-        examples: All examples of the split.
-        directory: The folder of the shards, which `open_directory` has prepared.
-        plan: The plan of the shards.
-        split: The split of the shard.
-        shard: The number of the shard.
-        progress: Is called with the number of images that have just been written.
+        examples: all examples of the split.
+        directory: the folder of the shards, which `open_directory` has prepared.
+        plan: the plan of the shards.
+        split: the split of the shard.
+        shard: the number of the shard.
+        progress: a function that is called with the number of images that were just written.
 
     Raises:
-        ShardsError: The shard that is there holds other images.
-        OSError: The shard cannot be written; the message names the file.
+        ShardsError: the shard that is there holds other images.
+        OSError: the shard cannot be written; the message names the file.
     """
     path = pathlib.Path(directory, plan.shard_name(split, shard))
     positions = plan.positions(split, shard)
@@ -149,14 +149,14 @@ def finish(
     """Writes the files next to the shards, with the manifest last.
 
     Args:
-        data: The data set that has been written.
-        directory: The folder of the shards.
-        plan: The plan of the shards.
-        shards: What the manifest says of all shards, in any order.
-        statistics: The statistics of train.
+        data: the data set that has been written.
+        directory: the folder of the shards.
+        plan: the plan of the shards.
+        shards: what the manifest says of all shards, in any order.
+        statistics: the statistics of train.
 
     Raises:
-        OSError: A file cannot be written.
+        OSError: a file cannot be written.
     """
     directory = pathlib.Path(directory)
     by_name = {info.file: info for info in shards}
@@ -187,9 +187,9 @@ def find_problems(
     """Compares all files of a folder of shards with its manifest.
 
     Args:
-        directory: The folder of the shards.
-        manifest: The manifest of the folder.
-        content: Whether every byte is read and compared, and not just the sizes.
+        directory: the folder of the shards.
+        manifest: the manifest of the folder.
+        content: whether every byte is read and compared, and not just the sizes.
 
     Returns:
         What is wrong, one line for each damaged file.

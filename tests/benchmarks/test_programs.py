@@ -126,7 +126,7 @@ def test_inputs(photographs):
     assert "cold, PIL" in inputs.describe(result)
 
 
-def test_pil_recolours_as_the_pipeline_does(tmp_path):
+def test_pil_recolors_as_the_pipeline_does(tmp_path):
     path = tmp_path / "plain.png"
     Image.new("RGB", (20, 20), (120, 90, 60)).save(path)
     for seed in range(8):
@@ -139,7 +139,7 @@ def test_pil_recolours_as_the_pipeline_does(tmp_path):
         random.random()
         gate = random.random(4) < 0.5
         brightness, contrast, saturation, hue = np.where(gate, random.uniform(-1.0, 1.0, 4), 0.0)
-        matrix, offset = images.colour_matrix(
+        matrix, offset = images.color_matrix(
             32.0 * brightness, 1.0 + 0.5 * contrast, 1.0 + 0.5 * saturation, 18.0 * hue
         )
         expected = np.clip(matrix.numpy() @ [120.0, 90.0, 60.0] + offset.numpy(), 0, 255)

@@ -1,4 +1,3 @@
-import doctest
 import subprocess
 import sys
 
@@ -213,8 +212,3 @@ def test_saved_configurations_of_earlier_versions_load(name):
     numbers = {k: v for k, v in SAVED[name].items() if isinstance(v, int | float | str)}
     assert {key: config[key] for key in numbers} == numbers
     assert layer(make_features()).shape == (6, 4) and layer.compute_dtype == "float32"
-
-
-def test_docstring_examples_run():
-    results = doctest.testmod(classifiers)
-    assert results.attempted and not results.failed

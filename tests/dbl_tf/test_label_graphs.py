@@ -1,9 +1,7 @@
-import doctest
-
 import numpy as np
 import pytest
 
-from dbl_tf import LabelStatistics, label_graph, label_graphs, read_label_embeddings
+from dbl_tf import LabelStatistics, label_graph, read_label_embeddings
 
 
 def make_statistics():
@@ -60,8 +58,3 @@ def test_a_truncated_line_of_vectors_is_named(tmp_path):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         label_graph(make_statistics(), **arguments)
-
-
-def test_docstring_examples_run():
-    results = doctest.testmod(label_graphs)
-    assert results.attempted and not results.failed

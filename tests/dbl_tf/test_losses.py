@@ -1,4 +1,3 @@
-import doctest
 import inspect
 import json
 import os
@@ -765,8 +764,3 @@ def test_saved_configurations_of_earlier_versions_load(name):
     assert type(loss) is getattr(dbl_tf, name)
     assert keras.saving.serialize_keras_object(loss) == saved
     assert float(loss(*map(np.float32, SAVED_BATCH))) == pytest.approx(value, rel=1e-6)
-
-
-def test_docstring_examples_run():
-    results = doctest.testmod(dbl_losses)
-    assert results.attempted and not results.failed

@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 import math
 import os
 import subprocess
@@ -108,8 +107,3 @@ def test_weights_and_parameters_need_neither_keras_nor_tensorflow():
         check=True,
     ).stdout
     assert output == "[[0.6, 0.6]]\n"
-
-
-def test_docstring_examples_run():
-    results = doctest.testmod(parameters)
-    assert results.attempted and not results.failed

@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 import math
 from collections.abc import Mapping
 
@@ -124,8 +123,3 @@ def test_check_value_refuses_none_although_check_passes_it():
     for name in ("size", "mode"):
         with pytest.raises(ValueError, match=f"^{name} must be .*; got None$"):
             check_value(None, details[name], name=name)
-
-
-def test_docstring_examples_run():
-    results = doctest.testmod(settings)
-    assert results.attempted and not results.failed

@@ -1,10 +1,8 @@
-import doctest
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dbl_tf import LabelStatistics, weighting
+from dbl_tf import LabelStatistics
 from dbl_tf.weighting import (
     clamp_counts,
     class_balanced_weights,
@@ -118,8 +116,3 @@ def test_bad_arguments_are_named(arguments, message):
 def test_bad_base_of_the_effective_number_is_named(beta):
     with pytest.raises(ValueError, match=rf"^beta must be in \[0, 1\); got {beta}"):
         class_balanced_weights(LABELS, COUNTS, beta=beta)
-
-
-def test_docstring_examples_run():
-    results = doctest.testmod(weighting)
-    assert results.attempted and not results.failed

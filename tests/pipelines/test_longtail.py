@@ -140,10 +140,10 @@ def test_examples_without_labels_change_nothing():
     labels = (np.random.default_rng(0).random((300, 4)) < [0.6, 0.3, 0.2, 0.1]).astype(np.int8)
     labels = labels[labels.any(axis=1)]
     places = np.sort(np.random.default_rng(1).choice(2 * len(labels), len(labels), replace=False))
-    among_unlabelled = np.zeros((2 * len(labels), 4), np.int8)
-    among_unlabelled[places] = labels
+    among_unlabeled = np.zeros((2 * len(labels), 4), np.int8)
+    among_unlabeled[places] = labels
     np.testing.assert_array_equal(
-        pareto_subset(among_unlabelled, max_count=60, seed=0),
+        pareto_subset(among_unlabeled, max_count=60, seed=0),
         places[pareto_subset(labels, max_count=60, seed=0)],
     )
 

@@ -29,7 +29,7 @@ def make_rows(num_train: int = 120):
         yield f"pictures/{i}.jpg", "train", labels
     yield "pictures/val.jpg", "val", ["ox"]
     yield "pictures/test.jpg", "test", ["dog", "traffic light"]
-    yield "pictures/unlabelled.jpg", "test", []
+    yield "pictures/unlabeled.jpg", "test", []
 
 
 @pytest.fixture
@@ -197,9 +197,9 @@ def test_picture_is_drawn(folder, write):
     write(folder / "data" / "examples.csv", folder / "out", picture=True)
     assert sorted(os.listdir(folder / "out")) == ["counts.csv", "counts.png", "examples.csv"]
     with PIL.Image.open(folder / "out" / "counts.png") as picture:
-        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
-    # The reference and the counts reached are there, in their colours.
-    assert {(0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x99, 0x99, 0x99)} <= colours
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    # The reference and the counts reached are there, in their colors.
+    assert {(0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x99, 0x99, 0x99)} <= colors
 
 
 def test_same_seed_same_bytes_other_seed_other_images(folder, write):
@@ -267,7 +267,7 @@ def test_missing_images_are_refused_or_left_out_where_asked(folder, write):
     thinned = write(source, folder / "out", skip_bad_images=True)
     assert thinned.before.num_examples == 119
     written = {os.path.basename(row["image"]) for row in rows_of(thinned.examples)}
-    assert not written & {"test.jpg", "1.jpg"} and "unlabelled.jpg" in written
+    assert not written & {"test.jpg", "1.jpg"} and "unlabeled.jpg" in written
 
 
 def test_command_on_photographs(shared_data, tmp_path):

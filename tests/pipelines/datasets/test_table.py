@@ -32,7 +32,7 @@ DENSE = {  # classes cat, dog, traffic light
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-    """Ten images a.jpg to j.jpg, each of another colour."""
+    """Ten images a.jpg to j.jpg, each of another color."""
     for i, name in enumerate("abcdefghij"):
         PIL.Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / f"{name}.jpg")
     return tmp_path

@@ -17,7 +17,7 @@ CLASSES = ("person", "dog", "chair", "cat", "train")  # not sorted: TFDS has an 
 NUM_TRAIN, NUM_TEST = 24, 8
 
 
-class LabelledPhotographs(tfds.core.GeneratorBasedBuilder):
+class LabeledPhotographs(tfds.core.GeneratorBasedBuilder):
     """Real photographs whose labels are given in every form."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -70,7 +70,7 @@ class LabelledPhotographs(tfds.core.GeneratorBasedBuilder):
             )
 
 
-class Unreachable(LabelledPhotographs):
+class Unreachable(LabeledPhotographs):
     """A data set whose archives cannot be had."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -92,12 +92,12 @@ def rows(shared_data):
             kept.append((str(folder / row["image"]), labels))
         if len(kept) == NUM_TRAIN + NUM_TEST:
             break
-    LabelledPhotographs.rows = kept
+    LabeledPhotographs.rows = kept
     return kept
 
 
 def _prepared(folder, file_format):
-    builder = LabelledPhotographs(data_dir=folder, file_format=file_format)
+    builder = LabeledPhotographs(data_dir=folder, file_format=file_format)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=3))
     return folder
 
@@ -127,7 +127,7 @@ def cache_dir(tmp_path_factory):
 
 def _load(data_dir, cache_dir, only_splits=None, **options):
     defaults = {
-        "tfds_name": "labelled_photographs",
+        "tfds_name": "labeled_photographs",
         "label_feature": "labels",
         "image_feature": "photograph",
         "test_split": "held_out",
@@ -160,7 +160,7 @@ def test_labels_and_image_bytes_are_those_that_went_in(data_dir, cache_dir, rows
     for examples in data.splits.values():
         assert len(set(examples.names)) == len(examples)
         assert {pathlib.Path(path).parent for path in examples.files} == {
-            data_dir / "labelled_photographs" / "1.0.0"
+            data_dir / "labeled_photographs" / "1.0.0"
         }
 
 
@@ -230,8 +230,8 @@ def test_a_wrong_name_lists_what_there_is(array_records, cache_dir):
         _load(array_records, cache_dir, image_feature=None)
     with pytest.raises(tfds_source.TfdsError, match=r"no split 'test'; .* train, held_out"):
         _load(array_records, cache_dir, test_split="test")
-    with pytest.raises(tfds_source.TfdsError, match="no 'labelled_photo'"):
-        _load(array_records, cache_dir, tfds_name="labelled_photo")
+    with pytest.raises(tfds_source.TfdsError, match="no 'labeled_photo'"):
+        _load(array_records, cache_dir, tfds_name="labeled_photo")
 
 
 def test_damaged_record_files_are_named(data_dir, tmp_path):
@@ -247,9 +247,9 @@ def test_damaged_record_files_are_named(data_dir, tmp_path):
 
 
 def test_older_versions_serve(array_records, tmp_path, cache_dir, rows):
-    own = tmp_path / "own" / "labelled_photographs"
+    own = tmp_path / "own" / "labeled_photographs"
     own.mkdir(parents=True)
-    shutil.copytree(array_records / "labelled_photographs" / "1.0.0", own / "0.9.0")
+    shutil.copytree(array_records / "labeled_photographs" / "1.0.0", own / "0.9.0")
     info = own / "0.9.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("1.0.0", "0.9.0"))
     data = _load(tmp_path / "own", cache_dir)
@@ -260,8 +260,8 @@ def test_bad_images_are_named_or_left_out(rows, tmp_path, monkeypatch):
     whole = pathlib.Path(rows[0][0]).read_bytes()
     truncated = tmp_path / "truncated.jpg"
     truncated.write_bytes(whole[: len(whole) // 2])
-    monkeypatch.setattr(LabelledPhotographs, "rows", [(str(truncated), ["cat"]), *rows[1:]])
-    LabelledPhotographs(data_dir=tmp_path).download_and_prepare()
+    monkeypatch.setattr(LabeledPhotographs, "rows", [(str(truncated), ["cat"]), *rows[1:]])
+    LabeledPhotographs(data_dir=tmp_path).download_and_prepare()
     with pytest.raises(image_checks.BadImagesError, match="1 of 24 images") as raised:
         _load(tmp_path, tmp_path, check_images="all")
     assert raised.value.bad[0].path.startswith("train/")
@@ -273,7 +273,7 @@ def test_bad_images_are_named_or_left_out(rows, tmp_path, monkeypatch):
 def test_download(rows, tmp_path):
     with pytest.raises(tfds_source.TfdsError, match=r"is not prepared.*--download") as raised:
         _load(tmp_path, tmp_path)
-    assert str(tmp_path / "labelled_photographs" / "1.0.0") in str(raised.value)
+    assert str(tmp_path / "labeled_photographs" / "1.0.0") in str(raised.value)
     data = _load(tmp_path, tmp_path, download=True)
     assert _by_image(data, "test") == _expected(rows[NUM_TRAIN:])
     with pytest.raises(tfds_source.TfdsError, match="the server does not answer") as raised:

@@ -18,7 +18,7 @@ from pipelines.images import augmentation, decoding
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 
 RNG = np.random.default_rng(0)
-# Smooth colours, so that JPEG has something to keep, with noise on top.
+# Smooth colors, so that JPEG has something to keep, with noise on top.
 PICTURE = Image.fromarray(RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((61, 45))
 NOISE = Image.fromarray(RNG.integers(0, 256, (19, 23, 3), dtype=np.uint8))
 GREY16 = RNG.integers(0, 65536, (19, 23), dtype=np.uint16)
@@ -50,7 +50,7 @@ def pil_pixels(encoded: bytes) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def png(pixels: np.ndarray, colour_type: int, *, interlaced: bool = False) -> bytes:
+def png(pixels: np.ndarray, color_type: int, *, interlaced: bool = False) -> bytes:
     """A PNG of 8- or 16-bit channels, in forms that PIL does not write."""
     height, width = pixels.shape[:2]
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">"))
@@ -62,7 +62,7 @@ def png(pixels: np.ndarray, colour_type: int, *, interlaced: bool = False) -> by
         b"\0" + row.tobytes() for y, x, dy, dx in passes for row in big_endian[y::dy, x::dx]
     )
     depth = 8 * pixels.dtype.itemsize
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, interlaced)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
         + kind
@@ -86,14 +86,14 @@ def bmp(
     bits = 8 * (rows.shape[2] if rows.ndim == 3 else 1)
     lines = rows.reshape(height, -1)
     lines = np.pad(lines, ((0, 0), (0, -lines.shape[1] % 4)))
-    colours = b"" if palette is None else palette.tobytes()
+    colors = b"" if palette is None else palette.tobytes()
     info = struct.pack(
         "<IiiHHIIiiII",
         *(header_size, width, -height if top_down else height, 1, bits, compression),
         *(lines.size, 2835, 2835, 0 if palette is None else len(palette), 0),
     )
     info += struct.pack(f"<{len(masks)}I", *masks)
-    info += b"\0" * (14 + header_size - 14 - len(info)) + colours
+    info += b"\0" * (14 + header_size - 14 - len(info)) + colors
     start = 14 + len(info)
     data = (lines if top_down else lines[::-1]).tobytes()
     return struct.pack("<2sIHHI", b"BM", start + len(data), 0, 0, start) + info + data
@@ -123,7 +123,7 @@ JPEGS = {
     "4:2:2": written(PICTURE, "JPEG", subsampling=1),
     "restart markers": written(PICTURE, "JPEG", restart_marker_rows=1),
     "coarse": written(PICTURE, "JPEG", quality=5),
-    "grey": written(PICTURE.convert("L"), "JPEG"),
+    "gray": written(PICTURE.convert("L"), "JPEG"),
     "RGB": written(PICTURE, "JPEG", keep_rgb=True),
     "CMYK": written(PICTURE.convert("CMYK"), "JPEG"),
     "ICC profile in segments": written(PICTURE, "JPEG", icc_profile=bytes(200_000)),
@@ -136,15 +136,15 @@ EXACT = {
     **{f"PNG {mode}": written(NOISE.convert(mode), "PNG") for mode in ("1", "L", "RGB", "P")},
     **{f"PNG palette of {n} bits": written(NOISE.quantize(2**n), "PNG") for n in (1, 2, 4, 8)},
     "PNG with alpha": written(Image.fromarray(BGRX, "RGBA"), "PNG"),
-    "PNG grey with alpha": written(Image.fromarray(BGRX[..., :2].copy(), "LA"), "PNG"),
+    "PNG gray with alpha": written(Image.fromarray(BGRX[..., :2].copy(), "LA"), "PNG"),
     "PNG transparent index": written(PALETTED, "PNG", transparency=7),
     "PNG transparent indices": written(PALETTED, "PNG", transparency=bytes(range(200))),
-    "PNG transparent colour": written(NOISE, "PNG", transparency=NOISE.getpixel((3, 3))),
+    "PNG transparent color": written(NOISE, "PNG", transparency=NOISE.getpixel((3, 3))),
     "PNG interlaced": png(np.asarray(NOISE), 2, interlaced=True),
     "GIF": written(PALETTED, "GIF", interlace=0),
     "GIF interlaced": written(PALETTED, "GIF", interlace=1),
-    "GIF grey": written(NOISE.convert("L"), "GIF"),
-    "GIF of 2 colours": written(NOISE.convert("1"), "GIF"),
+    "GIF gray": written(NOISE.convert("L"), "GIF"),
+    "GIF of 2 colors": written(NOISE.convert("1"), "GIF"),
     "GIF transparent": written(PALETTED, "GIF", transparency=7),
     "GIF comment": written(PALETTED, "GIF", comment=b"," * 600),
     "GIF animation": ANIMATION,
@@ -167,7 +167,7 @@ EXACT = {
     ),
     "BMP palette": bmp(INDICES, palette=PALETTE),
     "BMP short palette": bmp(INDICES % 50, palette=PALETTE[:50]),
-    "BMP grey": written(NOISE.convert("L"), "BMP"),
+    "BMP gray": written(NOISE.convert("L"), "BMP"),
     "BMP by PIL": written(NOISE, "BMP"),
 }
 
@@ -185,11 +185,11 @@ def test_lossless_format_is_exactly_as_pil_reads_it(name):
     np.testing.assert_array_equal(decode(EXACT[name]), pil_pixels(EXACT[name]))
 
 
-@pytest.mark.parametrize(("channels", "colour_type"), [(1, 0), (2, 4), (3, 2), (4, 6)])
-def test_16_bit_png_keeps_the_high_byte(channels, colour_type):
+@pytest.mark.parametrize(("channels", "color_type"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_16_bit_png_keeps_the_high_byte(channels, color_type):
     pixels = RNG.integers(0, 65536, (19, 23, channels), dtype=np.uint16)
     expected = (pixels[..., :3] if channels > 2 else pixels[..., [0, 0, 0]]) >> 8
-    np.testing.assert_array_equal(decode(png(pixels, colour_type)), expected)
+    np.testing.assert_array_equal(decode(png(pixels, color_type)), expected)
 
 
 def test_photographs_are_as_pil_reads_them(shared_data):
@@ -288,7 +288,7 @@ REFUSED = {
     "JPEG too long": (declared(JPEG, FRAME + 5, ">HH", 1, 65_535), "65535 x 1"),
     "PNG cut": (PNG[:30], "cut off"),
     "PNG without header": (PNG[:8] + PNG[33:], "header"),
-    "PNG of 3 bits": (declared(PNG, 24, "BB", 3, 0), "colour type 0 of 3 bits"),
+    "PNG of 3 bits": (declared(PNG, 24, "BB", 3, 0), "color type 0 of 3 bits"),
     "PNG of no width": (declared(PNG, 16, ">II", 0, 9), "0 x 9"),
     "PNG too large": (declared(PNG, 16, ">II", 2**31, 2**31), "2147483648 x 2147483648"),
     "GIF cut": (GIF[:12], "cut off"),
@@ -428,7 +428,7 @@ def test_resize_is_pils_antialiased_bilinear(size):
     np.testing.assert_allclose(result, np.stack(expected, -1), atol=0.01)
 
 
-def reference_colours(pixel, brightness, contrast, saturation, hue):
+def reference_colors(pixel, brightness, contrast, saturation, hue):
     """One step after the other, on the definitions of luma, and of hue as an angle in YIQ."""
     red, green, blue = (np.asarray(pixel, np.float64) + brightness) * contrast
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
@@ -441,16 +441,16 @@ def reference_colours(pixel, brightness, contrast, saturation, hue):
     return np.linalg.solve(to_yiq, [luma, turned.real, turned.imag])
 
 
-def test_colour_matrix_equals_the_steps_one_by_one():
+def test_color_matrix_equals_the_steps_one_by_one():
     rng = np.random.default_rng(2)
     for _ in range(20):
         pixel = rng.uniform(0, 255, 3)
         change = rng.uniform([-32, 0.5, 0.5, -18], [32, 1.5, 1.5, 18])
-        matrix, offset = images.colour_matrix(*change.astype(np.float32))
+        matrix, offset = images.color_matrix(*change.astype(np.float32))
         np.testing.assert_allclose(
-            matrix.numpy() @ pixel + offset.numpy(), reference_colours(pixel, *change), atol=2e-3
+            matrix.numpy() @ pixel + offset.numpy(), reference_colors(pixel, *change), atol=2e-3
         )
-    matrix, offset = images.colour_matrix(0.0, 1.0, 1.0, 0.0)
+    matrix, offset = images.color_matrix(0.0, 1.0, 1.0, 0.0)
     np.testing.assert_allclose(matrix, np.eye(3), atol=1e-6)
     np.testing.assert_array_equal(offset, np.zeros(3))
 
@@ -487,24 +487,24 @@ def in_binomial_bounds(successes, trials, probability) -> bool:
     return scipy.stats.binomtest(int(successes), trials, probability).pvalue > 0.001
 
 
-def test_colour_changes_have_their_ranges_and_probabilities():
-    # Constant pictures show the affine map: of grey, offset and contrast alone.
+def test_color_changes_have_their_ranges_and_probabilities():
+    # Constant pictures show the affine map: of gray, offset and contrast alone.
     num = 2000
     dark, light, red = (
-        augmented(tf.fill((3, 3, 3), tf.constant(0, tf.uint8)) + colour, 1, num)[:, 0, 0]
-        for colour in (
+        augmented(tf.fill((3, 3, 3), tf.constant(0, tf.uint8)) + color, 1, num)[:, 0, 0]
+        for color in (
             tf.constant([60, 60, 60], tf.uint8),
             tf.constant([120, 120, 120], tf.uint8),
             tf.constant([120, 80, 90], tf.uint8),
         )
     )
-    np.testing.assert_allclose(dark, dark[:, :1].repeat(3, 1), atol=1e-3)  # grey stays grey
+    np.testing.assert_allclose(dark, dark[:, :1].repeat(3, 1), atol=1e-3)  # gray stays gray
     contrast = (light - dark)[:, 0] / 60
     brightness = dark[:, 0] / contrast - 60
     assert contrast.min() >= 0.499 and contrast.max() <= 1.501
     assert brightness.min() >= -32.01 and brightness.max() <= 32.01
     to_chroma = np.array([[0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
-    chroma, original = ((colour @ to_chroma.T) @ [1, 1j] for colour in (red, [120, 80, 90]))
+    chroma, original = ((color @ to_chroma.T) @ [1, 1j] for color in (red, [120, 80, 90]))
     turned = chroma / contrast / original
     saturation, hue = np.abs(turned), np.rad2deg(np.angle(turned))
     assert saturation.min() >= 0.499 and saturation.max() <= 1.501
@@ -543,7 +543,7 @@ def crops(height: int, width: int, num: int, monkeypatch) -> tuple[np.ndarray, .
         return tf.tile(tf.stack([image[0, 0], image[-1, -1]])[..., None] / 16, (1, 1, image_size))
 
     monkeypatch.setattr(augmentation, "resized_columns", corners)
-    monkeypatch.setattr(augmentation, "COLOUR_PROBABILITY", 0.0)
+    monkeypatch.setattr(augmentation, "COLOR_PROBABILITY", 0.0)
     y, x = np.mgrid[:height, :width]
     named = tf.constant(np.dstack([y, x, x]).astype(np.float32))
     seen = np.rint(augmented(named, 2, num, flip_probability=0.0) * 16)

@@ -47,7 +47,7 @@ def test_seeds_are_set_side_by_side_and_trained_once(tmp_path):
     assert compare.compare(runs_of(tmp_path), output) == text
     assert kept.stat().st_mtime_ns == before
 
-    with pytest.raises(ConfigError, match=r"asked for more than once: .*db-seed=0"):
+    with pytest.raises(ConfigError, match=r"requested more than once: .*db-seed=0"):
         compare.compare([*runs_of(tmp_path), runs_of(tmp_path)[0]], output)
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
         compare.compare(runs_of(tmp_path, learning_rate=0.5), output)

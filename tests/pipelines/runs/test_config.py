@@ -220,11 +220,13 @@ def test_configurations_of_earlier_versions_load(tmp_path):
     path.write_text(json.dumps({**content, "rebalance_in": "nowhere"}))
     with pytest.raises(ConfigError, match=r"config\.json cannot be used: rebalance_in must be one"):
         ResolvedConfig.load(path)
-    path.write_text(json.dumps({**content, "colour": "red"}))
-    with pytest.raises(ConfigError, match="there is no setting colour"):
+    path.write_text(json.dumps({**content, "color": "red"}))
+    with pytest.raises(ConfigError, match="there is no setting color"):
         ResolvedConfig.load(path)
     path.write_text("[]")
-    with pytest.raises(ConfigError, match=r"config\.json cannot be used: it holds no settings"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json cannot be used: it does not hold settings"
+    ):
         ResolvedConfig.load(path)
 
 

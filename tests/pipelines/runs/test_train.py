@@ -18,17 +18,17 @@ SMALL = {"backbone": "small_resnet", "backbone_weights": "none", "backbone_optio
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A small table of pictures, each class a colour: 40 train, 12 test."""
+    """A small table of pictures, each class a color: 40 train, 12 test."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
-    colours = {"red": 0, "green": 1, "blue": 2}
+    colors = {"red": 0, "green": 1, "blue": 2}
     lines = ["image,split,labels"]
     for i in range(52):
         labels = ["red"] if i % 2 else ["green"]
         labels += ["blue"] if i % 4 == 0 else []
         pixels = random.integers(0, 60, (20, 24, 3))
         for name in labels:
-            pixels[..., colours[name]] += 180
+            pixels[..., colors[name]] += 180
         (folder / f"{i}.png").write_bytes(tf.io.encode_png(np.uint8(pixels)).numpy())
         lines.append(f"{i}.png,{'train' if i < 40 else 'test'},{' '.join(labels)}")
     (folder / "examples.csv").write_text("\n".join(lines))
@@ -106,7 +106,7 @@ def test_run_and_exported_model_give_the_same_figures(finished, table, tmp_path)
         )
 
 
-def test_a_folder_of_unlabelled_images_is_predicted(finished, table, tmp_path):
+def test_a_folder_of_unlabeled_images_is_predicted(finished, table, tmp_path):
     run_dir, _ = finished
     folder = tmp_path / "new"
     folder.mkdir()
@@ -187,7 +187,7 @@ def test_xla_is_refused_where_it_cannot_work(table, tmp_path):
 
 def test_a_directory_with_other_files_is_left_alone(table, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+    with pytest.raises(ConfigError, match="is not empty and does not hold a run"):
         train_and_evaluate(make_config(table, tmp_path))
 
 
@@ -278,5 +278,5 @@ def test_an_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path):
 def test_a_run_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"holds no finished run: there is no config\.json"):
         evaluate.evaluate_run(str(tmp_path))
-    with pytest.raises(ValueError, match="is no model exported by this project"):
+    with pytest.raises(ValueError, match="is not a model that this project exported"):
         evaluate.SavedModel(str(tmp_path))

@@ -443,11 +443,11 @@ def test_stream_refuses_records_that_do_not_fit_the_counts(small_labels):
     for wrong in (half, absent):
         with pytest.raises(tf.errors.InvalidArgumentError, match="labels must be 0 or 1"):
             first_of(wrong)
-    unlabelled = np.zeros_like(small_labels)
+    unlabeled = np.zeros_like(small_labels)
     with pytest.raises(tf.errors.InvalidArgumentError, match="no record of a whole pass"):
-        first_of(unlabelled)
+        first_of(unlabeled)
     with pytest.raises(ValueError, match="none of the records of a pass holds a label"):
-        first_of(unlabelled, start_draw=1)
+        first_of(unlabeled, start_draw=1)
 
 
 def _uniformly_streamed(labels, num_draws, **arguments):

@@ -5,11 +5,12 @@ import pytest
 
 pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
 
+from pipelines import record_files
 from pipelines.datasets import digits_mlt
 from pipelines.shards import beam, layout, writing
 
 
-@pytest.mark.parametrize("record_format", layout.FORMATS)
+@pytest.mark.parametrize("record_format", record_files.FORMATS)
 def test_a_beam_pipeline_writes_the_bytes_of_the_local_writer(tmp_path, record_format):
     data = digits_mlt.compose()
     plan = layout.make_plan(data, record_format=record_format, examples_per_shard=400)

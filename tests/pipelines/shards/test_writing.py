@@ -12,6 +12,7 @@ import tensorflow as tf
 from scipy import stats
 
 from dbl_tf.statistics import LabelStatistics
+from pipelines import record_files
 from pipelines.datasets import digits_mlt
 from pipelines.examples import LabelledData
 from pipelines.shards import layout, writing
@@ -92,7 +93,7 @@ def test_a_writer_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
-@pytest.mark.parametrize("record_format", layout.FORMATS)
+@pytest.mark.parametrize("record_format", record_files.FORMATS)
 def test_a_full_disk_leaves_nothing_half_written_and_the_writer_goes_on(
     small_data, tmp_path, record_format
 ):
@@ -127,7 +128,7 @@ def test_another_data_set_or_form_in_the_folder_is_refused(small_data, tmp_path)
         writing.write(small_data, tmp_path / "b", plan)
 
 
-@pytest.mark.parametrize("record_format", layout.FORMATS)
+@pytest.mark.parametrize("record_format", record_files.FORMATS)
 def test_kept_shards_with_other_images_under_the_same_names_are_refused(
     small_data, tmp_path, record_format
 ):

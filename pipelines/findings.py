@@ -1,4 +1,4 @@
-"""What is found in a file, collected by kind, so that one message says all of it."""
+"""Collects findings in a file by kind, so that one message reports all of them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ class _Kind:
 
 
 class Findings:
-    """What was found in a file, counted by kind, with the first few findings of each kind.
+    """The findings in a file, counted by kind, with the first few of each kind.
 
     Args:
-        path: The file.
+        path: the file.
     """
 
     def __init__(self, path: str):
@@ -33,9 +33,9 @@ class Findings:
         """Counts one more finding of a kind.
 
         Args:
-            kind: What such findings have in common, in words.
-            line: The line of the file, counted from 1.
-            found: What is there.
+            kind: a phrase that describes such findings.
+            line: the line of the file, counted from 1.
+            found: the text of the finding.
         """
         entry = self._kinds.setdefault(kind, _Kind())
         entry.count += 1
@@ -48,10 +48,10 @@ class Findings:
         """Adds all findings of a kind.
 
         Args:
-            kind: What they have in common, in words.
-            lines: The line of each.
-            describe: Maps a position in `lines` to what is there. It is called for the findings
-                that are shown.
+            kind: a phrase that describes such findings.
+            lines: the line of each.
+            describe: a function from a position in `lines` to the text of the finding. It is called
+                for the findings that are shown.
         """
         shown = [f"line {line}: {describe(i)}" for i, line in enumerate(lines[:SHOWN])]
         self._set(kind, _Kind(len(lines), shown))
@@ -70,7 +70,7 @@ class Findings:
         self._set(kind, _Kind(count, lines, says_rest=False))
 
     def text(self, title: str) -> str:
-        """All findings as one block of lines below a title."""
+        """Returns all findings as one block of lines below a title."""
         lines = [title]
         for kind, entry in self._kinds.items():
             lines.append(f"  {kind}: {entry.count}")

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.problems import Findings
+from pipelines.findings import Findings
 
 
 def test_nothing_found_is_no_error():
