@@ -13,6 +13,8 @@ from dbl_tf import keras_internals
 from dbl_tf.classifiers import GraphClassifier
 
 SMALL_RESNET = "small_resnet"
+# Of networks whose inputs are features.
+NO_BACKBONE = "none"
 
 # The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
@@ -28,24 +30,51 @@ def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
     return _FROZEN_BY_DEFAULT.get(backbone, ()) if pretrained else ()
 
 
-def default_learning_rate(backbone: str, *, frozen: bool = False) -> float:
-    """The default learning rate of a network, for SGD with momentum 0.9.
+def default_learning_rate(
+    backbone: str, num_classes: int, *, frozen: bool = False, optimizer: str = "sgd"
+) -> float:
+    """The default learning rate of a network.
 
-    The paper's 0.02 is for pre-trained ResNets; networks without residual connections diverge at
+    SGD with momentum 0.9: the loss is a mean over B × C elements, so that its gradient with respect
+    to one logit is proportional to 1/C. The rate is proportional to C, and a step changes a logit
+    as much as the rate at 20 classes does, for which the paper gives 0.02. The step of Adam does
+    not depend on the scale of the loss, and neither does its rate.
+
+    The 0.02 of the paper is for pre-trained ResNets; networks without residual connections diverge at
     such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics became
     equal for all images within 120 steps of binary cross-entropy at 0.02, while 0.002, 0.005 and
     0.01 gave similar results.
 
     Args:
         backbone: the name of the network.
+        num_classes: the number C of classes.
         frozen: whether only the head is trained, which is stable at the paper's rate above any
             backbone.
+        optimizer: "sgd" or "adamw".
     """
+    if optimizer == "adamw":
+        return 0.002 if frozen or backbone == SMALL_RESNET else 1e-4
     if frozen:
-        return 0.02
-    if backbone == SMALL_RESNET:
-        return 0.05
-    return 0.02 if backbone.startswith("ResNet") else 0.005
+        of_20_classes = 0.02
+    elif backbone == SMALL_RESNET:
+        of_20_classes = 0.1
+    else:
+        of_20_classes = 0.02 if backbone.startswith("ResNet") else 0.005
+    return of_20_classes * num_classes / 20
+
+
+def default_backbone_rate(num_classes: int, optimizer: str = "sgd") -> float:
+    """The default factor of the learning rate for the layers below the head.
+
+    The gradient that SGD's rate of `default_learning_rate` meets below the head is a sum over the
+    classes divided by C. Where their shares have random signs, it is proportional to 1/√C, and the
+    factor √(20/C) makes a step of these layers what it is at 20 classes.
+
+    Args:
+        num_classes: the number C of classes.
+        optimizer: "sgd" or "adamw".
+    """
+    return min(1.0, (20 / num_classes) ** 0.5) if optimizer == "sgd" else 1.0
 
 
 def build_backbone(
