@@ -184,23 +184,26 @@ def build_head(
     return keras.Model(features, classifier(x), name="head")
 
 
-def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
+def join(backbone: keras.Model | None, head: keras.Model) -> keras.Model:
     """Joins backbone and head to a network from images in [0, 255] to logits.
 
-    The network shares the weights of its two parts.
+    The network shares the weights of its two parts. Without a backbone it is the head itself, from
+    features to logits.
     """
+    if backbone is None:
+        return head
     images = keras.Input(backbone.input_shape[1:], name="images")
     return keras.Model(images, head(backbone(images)), name="classifier")
 
 
 def copy_weights(
-    source: str, backbone: keras.Model, head: keras.Model, *, same_classes: bool
+    source: str, backbone: keras.Model | None, head: keras.Model, *, same_classes: bool
 ) -> None:
     """Initializes a network with the weights of a trained one.
 
     Args:
         source: a `.keras` file of a network that `join` made, or a directory with a `model.keras`.
-        backbone: the result of `build_backbone`.
+        backbone: the result of `build_backbone`; None if the network is a head on features.
         head: the result of `build_head`.
         same_classes: whether the networks know the same classes, so that the classifier is copied
             too. It is not copied if the classifiers are of different kinds. A `GraphClassifier`
@@ -215,17 +218,25 @@ def copy_weights(
         raise ValueError(f"{path} does not exist, so there are no weights to start from")
     trained = keras.models.load_model(path, compile=False)
     parts = {layer.name: layer for layer in trained.layers}
-    if not {"backbone", "head"} <= set(parts):
+    if backbone is None:
+        parts = {"head": trained}
+        if trained.name != "head":
+            raise ValueError(
+                f"{path} holds a network of images, {trained.name}, and not a head on features"
+            )
+    elif not {"backbone", "head"} <= set(parts):
         raise ValueError(
             f"{path} does not hold a network that consists of a backbone and a head; its layers "
             f"are {', '.join(parts)}"
         )
-    shapes = [[tuple(w.shape) for w in b.weights] for b in (backbone, parts["backbone"])]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"the backbone in {path} has variables of other shapes than the backbone of this run"
-        )
-    backbone.set_weights(parts["backbone"].get_weights())
+    if backbone is not None:
+        shapes = [[tuple(w.shape) for w in b.weights] for b in (backbone, parts["backbone"])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the backbone in {path} has variables of other shapes than the backbone of this "
+                "run"
+            )
+        backbone.set_weights(parts["backbone"].get_weights())
     others = {layer.name: layer for layer in parts["head"].layers}
     for layer in head.layers:
         if isinstance(layer, StatelessDropout):  # it counts the steps of this run

@@ -28,8 +28,10 @@ class _RateFactors:
             )
 
     def _rate_of(self, position: int, learning_rate: Any) -> Any:
-        return learning_rate if self.rate_factors is None else (
-            learning_rate * self.rate_factors[position]
+        return (
+            learning_rate
+            if self.rate_factors is None
+            else (learning_rate * self.rate_factors[position])
         )
 
 

@@ -208,11 +208,9 @@ class ResolvedConfig(SharedConfig):
     warmup_steps: int | None = setting(settings.REQUIRED, "", range=NON_NEGATIVE)
     run_dir: str = setting(settings.REQUIRED, "", affects_result=False)
 
-    def differences(self, saved: "ResolvedConfig") -> list[str]:
-        """Returns a line for each setting that affects the result and that a saved run has
-        otherwise.
-        """
-        return [line for _, line in self._differing(saved)]
+    def differences(self, saved: "ResolvedConfig") -> dict[str, str]:
+        """Returns a line, by name, for each setting that differs from a saved run and matters."""
+        return dict(self._differing(saved))
 
     def unused(self) -> list[str]:
         """Returns the flags that were changed but that have no effect on this run."""
@@ -387,16 +385,16 @@ class RunConfig(SharedConfig):
         method = self.method or DEFAULT_METHOD
         return pathlib.Path(self.run_dir or os.path.join("runs", f"{self.dataset}-{method}"))
 
-    def open_differences(self, saved: ResolvedConfig) -> list[str]:
+    def open_differences(self, saved: ResolvedConfig) -> dict[str, str]:
         """Returns a line for each setting that was asked for and that a saved run has otherwise.
 
         What was left open (None) does not count: a run that goes on keeps what it has.
         """
-        return [
-            line
+        return {
+            name: line
             for name, line in self._differing(saved)
             if getattr(self, name, self) is not None
-        ]
+        }
 
 
 def parse_options(text: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Scores a trained run or an exported model on a test split, and predicts unlabeled images."""
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,22 +15,12 @@ from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
 from pipelines import inputs
 from pipelines.examples import Examples, LabelledData
-from pipelines.runs import report
+from pipelines.runs import network_inputs, report
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import DataConfig, ResolvedConfig
+from pipelines.runs.network_inputs import BATCH_SIZE, NetworkInputs
 from pipelines.runs.predictions import write_predictions
 from pipelines.runs.scores import EvaluationResult, Thresholds
-
-BATCH_SIZE = 64
-
-# The errors that an unreadable image causes. Others, such as a lack of memory, have other causes.
-_READING_ERRORS = (
-    tf.errors.DataLossError,
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.UnknownError,
-)
 
 Predict = Callable[[Examples], np.ndarray]
 
@@ -72,7 +61,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         )
     model = keras.models.load_model(directory / "model.keras", compile=False)
     result = score_test(
-        network_predictor(model, config.image_size),
+        network_predictor(model, network_inputs.of_data(config.image_size)),
         data,
         statistics,
         Thresholds.load(directory / "thresholds.json"),
@@ -188,24 +177,14 @@ class SavedModel:
         return np.concatenate(probabilities), errors
 
 
-def network_predictor(model: keras.Model, image_size: int) -> Predict:
-    """Returns a function that predicts examples with a network from images to logits."""
+def network_predictor(model: keras.Model, inputs_of_model: NetworkInputs) -> Predict:
+    """Returns a function that predicts the probabilities of examples with a network of logits."""
 
     def predict(examples: Examples) -> np.ndarray:
-        with reraise_unreadable(examples, lambda: every_position(examples), image_size):
-            return prediction.predict(model, image_batches(examples, image_size))
+        with inputs_of_model.naming_unreadable(examples):
+            return prediction.predict(model, inputs_of_model.batches(examples))
 
     return predict
-
-
-def image_batches(examples: Examples, image_size: int) -> tf.data.Dataset:
-    """Returns batches of images, in the order of the examples, read as for evaluation."""
-    return inputs.evaluation_batches(examples, image_size=image_size, batch_size=BATCH_SIZE)
-
-
-def every_position(examples: Examples) -> tf.data.Dataset:
-    """Returns all positions of the examples, in batches."""
-    return tf.data.Dataset.range(len(examples)).batch(BATCH_SIZE)
 
 
 def choose_thresholds(predict: Predict, data: LabelledData) -> Thresholds:
@@ -232,23 +211,3 @@ def score_test(
     write_predictions(test.names, probabilities, data.class_names, output / "predictions.csv")
     run_scores.write_scores(scores, output / "metrics.json")
     return EvaluationResult(test, data.class_names, statistics, probabilities, thresholds, scores)
-
-
-@contextlib.contextmanager
-def reraise_unreadable(
-    examples: Examples, indices: Callable[[], tf.data.Dataset], image_size: int
-) -> Iterator[None]:
-    """Turns an error of a pipeline into one that names the image, if an image is the cause.
-
-    Args:
-        examples: the examples that the pipeline reads.
-        indices: returns batches of the positions that may be the cause.
-        image_size: the side S of the images.
-    """
-    try:
-        yield
-    except _READING_ERRORS as error:
-        cause = inputs.find_unreadable(examples, indices(), image_size)
-        if cause is None:
-            raise
-        raise cause from error

@@ -18,6 +18,9 @@ from pipelines.runs.config import (
 # at least for so many steps.
 HEAD_PASSES = 18
 MIN_HEAD_STEPS = 1000
+DEFAULT_WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.01}
+# After a stage of the head, all layers are trained at this share of their usual rate.
+RATE_AFTER_HEAD = 0.4
 # Settings of the network from images to features.
 _OF_IMAGES = (
     "backbone",
@@ -129,17 +132,41 @@ def resolve(
         learning_rate=asked.learning_rate
         or models.default_learning_rate(
             backbone, num_classes, frozen=head_alone, optimizer=optimizer
-        ),
-        head_rate=asked.head_rate,
+        )
+        * (RATE_AFTER_HEAD if asked.head_steps else 1.0),
+        head_rate=(
+            asked.head_rate
+            or models.default_learning_rate(backbone, num_classes, frozen=True, optimizer="adamw")
+        )
+        if asked.head_steps
+        else None,
         backbone_rate=models.default_backbone_rate(num_classes, optimizer)
         if asked.backbone_rate is None
         else asked.backbone_rate,
-        weight_decay=(1e-4 if optimizer == "sgd" else 0.01)
+        weight_decay=DEFAULT_WEIGHT_DECAY[optimizer]
         if asked.weight_decay is None
         else asked.weight_decay,
         keep=keep,
         warmup_steps=asked.warmup_steps,
         run_dir=str(asked.directory),
+    )
+
+
+def head_stage(config: ResolvedConfig) -> ResolvedConfig:
+    """Returns the configuration of the stage of `head_steps`, which trains the head alone."""
+    assert config.head_rate is not None
+    return dataclasses.replace(
+        config,
+        steps=config.head_steps,
+        epochs=None,
+        optimizer="adamw",
+        schedule="cosine",
+        learning_rate=config.head_rate,
+        weight_decay=DEFAULT_WEIGHT_DECAY["adamw"],
+        ema=0.0,
+        keep="last",
+        patience=None,
+        warmup_steps=None,
     )
 
 

@@ -122,9 +122,7 @@ def test_the_training_stops_when_no_epoch_was_better_for_a_while(tmp_path, patie
 
 @pytest.mark.parametrize("kill", [{"step": 2}, {"step": 9}, {"epoch": 2}, {"epoch": 3}])
 @pytest.mark.parametrize(("optimizer", "ema"), [("sgd", 0.9), ("adamw", None), ("adamw", 0.99)])
-def test_a_killed_run_ends_with_the_same_best_weights_and_averages(
-    tmp_path, optimizer, ema, kill
-):
+def test_a_killed_run_ends_with_the_same_best_weights_and_averages(tmp_path, optimizer, ema, kill):
     scores = [1, 2, 5, 3, 4, 2]
 
     def run(directory, network, *callbacks, **how):
