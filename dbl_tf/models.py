@@ -40,8 +40,8 @@ def default_learning_rate(
     as much as the rate at 20 classes does, for which the paper gives 0.02. The step of Adam does
     not depend on the scale of the loss, and neither does its rate.
 
-    The 0.02 of the paper is for pre-trained ResNets; networks without residual connections diverge at
-    such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics became
+    The 0.02 of the paper is for pre-trained ResNets; networks without residual connections diverge
+    at such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics became
     equal for all images within 120 steps of binary cross-entropy at 0.02, while 0.002, 0.005 and
     0.01 gave similar results.
 

@@ -24,7 +24,8 @@ class _RateFactors:
     def _check_rate_factors(self, variables: Sequence[Any]) -> None:
         if self.rate_factors is not None and len(self.rate_factors) != len(variables):
             raise ValueError(
-                f"rate_factors holds {len(self.rate_factors)} numbers for {len(variables)} variables"
+                f"rate_factors holds {len(self.rate_factors)} numbers for {len(variables)} "
+                "variables"
             )
 
     def _rate_of(self, position: int, learning_rate: Any) -> Any:

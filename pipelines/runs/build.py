@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -126,7 +127,7 @@ def make_optimizer(
         schedule = optimizers.WarmupStepDecay(
             config.learning_rate, plan.warmup_steps, plan.decay_steps
         )
-    average = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+    average: dict[str, Any] = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
     if config.optimizer == "adamw":
         return optimizers.DecoupledDecayAdam(
             schedule,

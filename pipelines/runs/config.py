@@ -248,7 +248,7 @@ class ResolvedConfig(SharedConfig):
                     if not isinstance(value, str | bool) or value not in value_names:
                         raise ConfigError(f"{old} must be one of {[*value_names]}; got {value!r}")
                     content.setdefault(new, value_names[value])
-            content = _EARLIER | content
+            content = {**_EARLIER, **content}
             content["frozen_layers"] = tuple(content.get("frozen_layers", ()))
             return cls.of(**content)
         except (ValueError, TypeError) as error:
@@ -307,21 +307,21 @@ class RunConfig(SharedConfig):
     )
     optimizer: str | None = setting(
         None,
-        "sgd, with momentum and weight decay in the gradient as in the paper; or adamw, with weight "
-        "decay beside it. The default is adamw where the head alone is trained on your own data, "
+        "sgd, with momentum and weight decay in the gradient as in the paper; or adamw, with "
+        "weight decay beside it. The default is adamw where the head alone is trained on your own data, "
         "and sgd elsewhere.",
         choices=OPTIMIZERS,
     )
     schedule: str | None = setting(
         None,
-        "Learning rate after warm-up: divided by ten at two steps, as in the paper, or falling along "
-        "a cosine to 0. The default is step for sgd and cosine for adamw.",
+        "Learning rate after warm-up: divided by ten at two steps, as in the paper, or falling "
+        "along a cosine to 0. The default is step for sgd and cosine for adamw.",
         choices=SCHEDULES,
     )
     weight_decay: float | None = setting(
         None,
-        "Weight decay. The default is 1e-4 for sgd, which decays every trainable variable, and 0.01 "
-        "for adamw, which decays matrices and kernels alone.",
+        "Weight decay. The default is 1e-4 for sgd, which decays every trainable variable, and "
+        "0.01 for adamw, which decays matrices and kernels alone.",
         range=NON_NEGATIVE,
     )
     backbone_rate: float | None = setting(

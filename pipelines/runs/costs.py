@@ -34,10 +34,10 @@ def describe(
     sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
     counts = statistics.class_counts
     method, unused = methods.get(config.method), ", ".join(config.unused())
-    kind = "examples" if config.image_size is None else "images"
-    if config.image_size is None:
-        num_features = data.splits["train"].features.num_features
-        network = f"head on {num_features} given features"
+    kind = "images" if config.image_size else "examples"
+    given = data.splits["train"].features
+    if given is not None:
+        network = f"head on {given.num_features} given features"
     else:
         network = f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
         if config.freeze_backbone:
@@ -62,8 +62,8 @@ def cautions(
     """Yields what a person may not have meant, as sentences."""
     if config.batch_size > statistics.num_examples:
         yield (
-            f"a batch of {config.batch_size} holds more than the {statistics.num_examples} training "
-            "examples, so that each step sees some of them again. A smaller --batch_size trains "
+            f"a batch of {config.batch_size} holds more than the {statistics.num_examples} "
+            "training examples, so that each step sees some of them again. A smaller --batch_size trains "
             "more steps in the same time."
         )
     if config.strategy == "mirrored" and not _has_gpu(strategy):
@@ -92,7 +92,8 @@ def _stages(
         yield (
             f"{name}{plan.steps} steps of {config.batch_size}; the {config.sampler} sampler draws "
             f"{drawn} times from the {statistics.num_examples} training examples, "
-            f"{drawn / statistics.num_examples:.3g} for each ({plan.steps_per_epoch} steps an epoch)"
+            f"{drawn / statistics.num_examples:.3g} for each; an epoch is {plan.steps_per_epoch} "
+            "steps"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run does where no flag says otherwise: the settings that data, method and network decide."""
+"""What a run does where no flag says otherwise, since data, method and network decide it."""
 
 import dataclasses
 
@@ -77,9 +77,11 @@ def resolve(
             if asked.frozen_layers is None
             else tuple(asked.frozen_layers)
         )
-        freeze = asked.freeze_backbone
-        if freeze is None:
-            freeze = defaults.freeze_backbone and pretrained and not asked.head_steps
+        freeze = (
+            defaults.freeze_backbone and pretrained and not asked.head_steps
+            if asked.freeze_backbone is None
+            else asked.freeze_backbone
+        )
         head_alone = freeze
     own_data = defaults.freeze_backbone
     optimizer = asked.optimizer or ("adamw" if head_alone and own_data else "sgd")
@@ -103,8 +105,8 @@ def resolve(
         raise ConfigError("--patience goes with --keep=best")
     if asked.head_steps and freeze:
         raise ConfigError(
-            "--head_steps trains the head before all layers; it does not go with --freeze_backbone, "
-            "which trains the head alone"
+            "--head_steps trains the head before all layers; it does not go with "
+            "--freeze_backbone, which trains the head alone"
         )
     if freeze and asked.precision != "float32":
         raise ConfigError(

@@ -28,6 +28,7 @@ from pipelines.runs import (
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
 from pipelines.runs.network_inputs import NetworkInputs
+from pipelines.runs.scores import Thresholds
 
 # A pipeline is fewer batches than this ahead of the training.
 _LOOK_AHEAD_BATCHES = 64
@@ -306,10 +307,13 @@ def _export(
     data: LabelledData,
     statistics: LabelStatistics,
     model: keras.Model,
-    thresholds: evaluate.Thresholds,
+    thresholds: Thresholds,
 ) -> None:
     train, size = data.splits["train"], config.image_size
-    known = {"thresholds": thresholds.values, "thresholds_from": thresholds.chosen_on}
+    known: dict[str, Any] = {
+        "thresholds": thresholds.values,
+        "thresholds_from": thresholds.chosen_on,
+    }
     path = pathlib.Path(config.run_dir, "saved_model")
     if size is None:
         example = network_inputs.given_features(train)[[0]][0]
