@@ -41,9 +41,9 @@ def default_learning_rate(
     not depend on the scale of the loss, and neither does its rate.
 
     The 0.02 of the paper is for pre-trained ResNets; networks without residual connections diverge
-    at such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics became
-    equal for all images within 120 steps of binary cross-entropy at 0.02, while 0.002, 0.005 and
-    0.01 gave similar results.
+    at such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics
+    became equal for all images within 120 steps of binary cross-entropy at 0.02, while 0.002, 0.005
+    and 0.01 gave similar results.
 
     Args:
         backbone: the name of the network.

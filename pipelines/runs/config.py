@@ -308,8 +308,8 @@ class RunConfig(SharedConfig):
     optimizer: str | None = setting(
         None,
         "sgd, with momentum and weight decay in the gradient as in the paper; or adamw, with "
-        "weight decay beside it. The default is adamw where the head alone is trained on your own data, "
-        "and sgd elsewhere.",
+        "weight decay beside it. The default is adamw where the head alone is trained on your own "
+        "data, and sgd elsewhere.",
         choices=OPTIMIZERS,
     )
     schedule: str | None = setting(

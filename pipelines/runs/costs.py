@@ -63,8 +63,8 @@ def cautions(
     if config.batch_size > statistics.num_examples:
         yield (
             f"a batch of {config.batch_size} holds more than the {statistics.num_examples} "
-            "training examples, so that each step sees some of them again. A smaller --batch_size trains "
-            "more steps in the same time."
+            "training examples, so that each step sees some of them again. A smaller --batch_size "
+            "trains more steps in the same time."
         )
     if config.strategy == "mirrored" and not _has_gpu(strategy):
         yield "--strategy=mirrored finds no GPU and trains on the CPU."
@@ -78,8 +78,8 @@ def cautions(
     if not 1 / _UNUSUAL_FACTOR < factor < _UNUSUAL_FACTOR:
         far = f"{factor:.3g} times" if factor > 1 else f"a {1 / factor:.3g}th of"
         yield (
-            f"--learning_rate={config.learning_rate:g} is {far} the default for {config.optimizer}, "
-            f"this network and {statistics.num_classes} classes, {usual:.3g}."
+            f"--learning_rate={config.learning_rate:g} is {far} the default for "
+            f"{config.optimizer}, this network and {statistics.num_classes} classes, {usual:.3g}."
         )
 
 
