@@ -1,6 +1,7 @@
 """The common form of all data sets: images, by position or as a stream, or features; and labels."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -112,6 +113,11 @@ class Examples:
     def is_stream(self) -> bool:
         """Whether the examples are images that cannot be read by position."""
         return self.stream is not _not_a_stream
+
+    def label_checksum(self) -> int:
+        """Returns a checksum of the labels and of their order."""
+        parts = [self.labels.shape, self.labels.indptr, self.labels.indices]
+        return zlib.crc32(np.concatenate(parts).astype(np.int64).tobytes())
 
     def encoded(self) -> tf.data.Dataset:
         """Returns the encoded bytes of all images in their order, string ()."""

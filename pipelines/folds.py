@@ -36,8 +36,8 @@ def stratified_folds(
     num_examples = labels.shape[0]
     if not 2 <= num_folds <= num_examples:
         raise ValueError(
-            f"{num_examples} examples cannot be divided into {num_folds} folds; the number of folds "
-            "must be at least 2 and at most that of the examples"
+            f"{num_examples} examples cannot be divided into {num_folds} folds; the number of "
+            "folds must be at least 2 and at most that of the examples"
         )
     random = np.random.default_rng(seed)
     counts = np.asarray(labels.sum(axis=0, dtype=np.int64))

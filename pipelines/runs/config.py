@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from dbl_tf import atomic, methods, models, settings, training
 from dbl_tf.parameters import LossParameters
-from dbl_tf.settings import FRACTION_BELOW_ONE, NON_NEGATIVE, POSITIVE, SEED, flag_name, setting
+from dbl_tf.settings import (
+    AT_LEAST_TWO,
+    FRACTION_BELOW_ONE,
+    NON_NEGATIVE,
+    POSITIVE,
+    SEED,
+    flag_name,
+    setting,
+)
 from pipelines import datasets, sampling
 from pipelines.datasets import LoadOptions, SourceOptions
 from pipelines.examples import LabelledData
@@ -20,7 +28,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 REBALANCE_MODES = ("sample_weight", "labels")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 OPTIMIZERS, SCHEDULES, KEPT = ("sgd", "adamw"), ("step", "cosine"), ("last", "best")
-DEFAULT_METHOD = "db_focal"
+DEFAULT_METHOD, AUTO = "db_focal", "auto"
+CRITERIA = ("total", "tail", "macro_f1")
 
 # Names of settings in earlier versions, which flags and `config.json` still accept: the present
 # names, and the present values for the old ones.
@@ -187,6 +196,7 @@ class ResolvedConfig(SharedConfig):
         epochs: the number of epochs to train; None if `steps` is given.
         steps: the number of steps to train; None if `epochs` is given.
         warmup_steps: the number of warm-up steps; None for a tenth of the steps.
+        chosen: the names of settings that cross-validation has chosen.
     """
 
     method: str = setting(settings.REQUIRED, "", choices=tuple(methods.METHODS))
@@ -207,6 +217,7 @@ class ResolvedConfig(SharedConfig):
     keep: str = setting(settings.REQUIRED, "", choices=KEPT)
     warmup_steps: int | None = setting(settings.REQUIRED, "", range=NON_NEGATIVE)
     run_dir: str = setting(settings.REQUIRED, "", affects_result=False)
+    chosen: Sequence[str] = setting((), "", affects_result=False)
 
     def differences(self, saved: "ResolvedConfig") -> dict[str, str]:
         """Returns a line, by name, for each setting that differs from a saved run and matters."""
@@ -249,7 +260,8 @@ class ResolvedConfig(SharedConfig):
                         raise ConfigError(f"{old} must be one of {[*value_names]}; got {value!r}")
                     content.setdefault(new, value_names[value])
             content = {**_EARLIER, **content}
-            content["frozen_layers"] = tuple(content.get("frozen_layers", ()))
+            for name in ("frozen_layers", "chosen"):
+                content[name] = tuple(content.get(name, ()))
             return cls.of(**content)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path} cannot be used: {error}") from error
@@ -261,8 +273,9 @@ class RunConfig(SharedConfig):
 
     method: str | None = setting(
         None,
-        f"Training method, one of those above. The default is {DEFAULT_METHOD}.",
-        choices=tuple(methods.METHODS),
+        f"Training method, one of those above, or {AUTO}: the one that cross-validation on the "
+        f"training split finds best. The default is {DEFAULT_METHOD}.",
+        choices=(*methods.METHODS, AUTO),
     )
     sampler: str | None = setting(
         None,
@@ -299,11 +312,12 @@ class RunConfig(SharedConfig):
         range=POSITIVE,
     )
     steps: int | None = setting(None, "Training steps, instead of --epochs.", range=POSITIVE)
-    learning_rate: float | None = setting(
+    learning_rate: float | str | None = setting(
         None,
         "Peak learning rate after warm-up. The default depends on the optimizer, the backbone and, "
-        "for sgd, the number of classes.",
+        f"for sgd, the number of classes; {AUTO} is chosen by cross-validation.",
         range=POSITIVE,
+        words=(AUTO,),
     )
     optimizer: str | None = setting(
         None,
@@ -346,6 +360,18 @@ class RunConfig(SharedConfig):
         "Warm-up steps of the learning rate. The default is a tenth of the steps, at most 500.",
         range=NON_NEGATIVE,
     )
+    folds: int = setting(
+        5,
+        f"Folds of the training split for what is {AUTO}.",
+        range=AT_LEAST_TWO,
+        affects_result=False,
+    )
+    auto_for: str = setting(
+        "total",
+        f"What {AUTO} maximizes: mAP in total or of the tail, or macro F1.",
+        choices=CRITERIA,
+        affects_result=False,
+    )
     run_dir: str | None = setting(
         None, "Directory of the run. The default is runs/DATASET-METHOD.", affects_result=False
     )
@@ -355,7 +381,7 @@ class RunConfig(SharedConfig):
             raise ConfigError("--epochs and --steps both say how long to train; give one of them")
         if self.word_vectors is not None:
             method = self.method or DEFAULT_METHOD
-            if not methods.get(method).classifier.takes_label_embeddings:
+            if method == AUTO or not methods.get(method).classifier.takes_label_embeddings:
                 raise ConfigError(f"--word_vectors goes with --method=ml_gcn, not {method}")
             if not os.path.isfile(self.word_vectors):
                 raise ConfigError(f"--word_vectors: there is no file {self.word_vectors}")
@@ -379,6 +405,10 @@ class RunConfig(SharedConfig):
         if self.init_from is not None and not os.path.exists(self.init_from):
             raise ConfigError(f"--init_from: there is no {self.init_from}")
 
+    def left_to_choice(self) -> tuple[str, ...]:
+        """Returns the names of the settings that cross-validation is to choose."""
+        return tuple(name for name in ("method", "learning_rate") if getattr(self, name) == AUTO)
+
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the run."""
@@ -394,6 +424,7 @@ class RunConfig(SharedConfig):
             name: line
             for name, line in self._differing(saved)
             if getattr(self, name, self) is not None
+            and not (getattr(self, name, None) == AUTO and name in saved.chosen)
         }
 
 

@@ -10,7 +10,14 @@ from dbl_tf.statistics import LabelStatistics
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 
 # The files, or temporary files of them, that a run may leave if it is killed right after its start.
-_WRITTEN_FIRST = {Lock.NAME, "statistics.json", "config.json"}
+_WRITTEN_FIRST = {
+    Lock.NAME,
+    "statistics.json",
+    "config.json",
+    "selection.csv",
+    "selection_summary.csv",
+    "selection.json",
+}
 _LENGTH = {"epochs", "steps"}
 
 

@@ -1,6 +1,7 @@
 """What a run does where no flag says otherwise, since data, method and network decide it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from dbl_tf import methods, models, settings
 from pipelines import datasets
@@ -35,7 +36,10 @@ _OF_IMAGES = (
 
 
 def resolve(
-    asked: RunConfig, data: LabelledData, saved: ResolvedConfig | None = None
+    asked: RunConfig,
+    data: LabelledData,
+    saved: ResolvedConfig | None = None,
+    chosen: Sequence[str] = (),
 ) -> ResolvedConfig:
     """Replaces None by the defaults of data, method and network.
 
@@ -44,6 +48,7 @@ def resolve(
         data: the data of the run.
         saved: the configuration of the run that goes on, whose values take the place of the
             defaults; None for a new run.
+        chosen: the names of settings that cross-validation has chosen.
 
     Raises:
         ConfigError: a file of initial weights does not exist, or a setting does not go with the
@@ -55,6 +60,8 @@ def resolve(
     source = datasets.SOURCES[asked.dataset]
     defaults, num_classes = source.defaults, len(data.class_names)
     train = data.splits["train"]
+    if asked.left_to_choice():
+        raise ConfigError(f"{asked.left_to_choice()[0]} is still to be chosen")
     method = asked.method or DEFAULT_METHOD
     sampler = asked.sampler or methods.get(method).sampler
 
@@ -131,8 +138,9 @@ def resolve(
         steps=steps,
         optimizer=optimizer,
         schedule=asked.schedule or ("cosine" if optimizer == "adamw" else "step"),
-        learning_rate=asked.learning_rate
-        or models.default_learning_rate(
+        learning_rate=float(asked.learning_rate)
+        if asked.learning_rate
+        else models.default_learning_rate(
             backbone, num_classes, frozen=head_alone, optimizer=optimizer
         )
         * (RATE_AFTER_HEAD if asked.head_steps else 1.0),
@@ -151,6 +159,7 @@ def resolve(
         keep=keep,
         warmup_steps=asked.warmup_steps,
         run_dir=str(asked.directory),
+        chosen=tuple(saved.chosen if saved is not None else chosen),
     )
 
 
@@ -172,13 +181,32 @@ def head_stage(config: ResolvedConfig) -> ResolvedConfig:
     )
 
 
+def head_alone(config: ResolvedConfig, num_examples: int) -> ResolvedConfig:
+    """Returns the configuration of a head on fixed features in place of a run of all layers.
+
+    Args:
+        config: the configuration of a run. One that trains the head alone is returned as it is.
+        num_examples: the number of training examples.
+    """
+    if config.freeze_backbone:
+        return config
+    num_steps = config.head_steps or default_head_steps(num_examples, config.batch_size)
+    rate = models.default_learning_rate(config.backbone, 20, frozen=True, optimizer="adamw")
+    stage = dataclasses.replace(
+        config, head_steps=num_steps, head_rate=config.head_rate or rate, precision="float32"
+    )
+    return dataclasses.replace(head_stage(stage), freeze_backbone=True, head_steps=0)
+
+
 def default_head_steps(num_examples: int, batch_size: int) -> int:
     """Returns the number of steps for which a head on fixed features is trained by default."""
     return max(MIN_HEAD_STEPS, -(-HEAD_PASSES * num_examples // batch_size))
 
 
 def _adopt(asked: RunConfig, saved: ResolvedConfig) -> RunConfig:
-    """Fills in what was left open with what a run that goes on has."""
+    """Fills in what was left open, or to a choice, with what a run that goes on has."""
+    taken = [name for name in asked.left_to_choice() if name in saved.chosen]
+    asked = asked.with_settings(**dict.fromkeys(taken))
     names = {field.name for field, _ in settings.settings_of(RunConfig)}
     left_open = {
         name: getattr(saved, name)

@@ -3,19 +3,17 @@
 import contextlib
 import dataclasses
 import pathlib
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dbl_tf import atomic, models, serving, training
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
-from pipelines.examples import Examples, LabelledData
+from pipelines.examples import LabelledData
 from pipelines.runs import (
     build,
     costs,
@@ -24,6 +22,7 @@ from pipelines.runs import (
     network_inputs,
     report,
     resolution,
+    select,
 )
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
@@ -60,7 +59,18 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         if training.is_chief(strategy) and asked.directory.exists():
             lock.acquire()  # a new directory is not created before the data have been checked
         data = asked.load_data()
-        config = resolution.resolve(asked, data, saved)
+        chosen: tuple[str, ...] = ()
+        if saved is None and asked.left_to_choice():
+            chosen = asked.left_to_choice()
+            if strategy.num_replicas_in_sync > 1:
+                raise ConfigError(
+                    f"--{chosen[0]}=auto chooses on one device; choose first, with "
+                    "--strategy=one_device"
+                )
+            asked.directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            asked = select.choose(asked, data)
+        config = resolution.resolve(asked, data, saved, chosen)
         return _train_and_evaluate(config, data, strategy, lock)
 
 
@@ -106,7 +116,7 @@ def _train_and_evaluate(
     stages = _stages(config, data, statistics, backbone, head, network)
     training.check_same_on_all(
         strategy,
-        _fingerprint(train),
+        train.label_checksum(),
         "not all machines have the same training labels, in the same order: each must read the "
         "same data",
     )
@@ -266,14 +276,6 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
     elif best.path.exists():  # only the chief of a cluster writes it
         epoch = best.restore(stage.network)
         print(f"the weights of epoch {epoch + 1} have the highest val_map and are kept")
-
-
-def _fingerprint(examples: Examples) -> int:
-    """Returns a checksum of the labels and of their order."""
-    labels = examples.labels
-    return zlib.crc32(
-        np.concatenate([labels.shape, labels.indptr, labels.indices]).astype(np.int64).tobytes()
-    )
 
 
 def _evaluate_and_export(
