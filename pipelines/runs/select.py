@@ -102,8 +102,8 @@ def choose(asked: RunConfig, data: LabelledData) -> RunConfig:
         )
         if asked.learning_rate == AUTO and not config.freeze_backbone:
             raise ConfigError(
-                f"--learning_rate={AUTO} chooses the rate of a head on fixed features, and this run "
-                "trains all layers; pass --freeze_backbone, or give the rate"
+                f"--learning_rate={AUTO} chooses the rate of a head on fixed features, and this "
+                "run trains all layers; pass --freeze_backbone, or give the rate"
             )
         head = resolution.head_alone(config, len(train))
         return Candidate(method, head.learning_rate), head
