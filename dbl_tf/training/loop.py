@@ -1,6 +1,7 @@
 """Training a compiled model step by step, on one device, several, or several machines."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -118,7 +119,7 @@ def fit(
     if writes and history_path is not None:
         callbacks.append(History(history_path, epochs=step // steps_per_epoch))
     iterator = iter(distributed_batches(strategy, batches, step))
-    train_step = make_train_step(model, strategy)
+    train_step = make_train_step(model, strategy, iterator)
     listeners = keras.callbacks.CallbackList(
         callbacks,
         add_progbar=writes and verbose != 0,
@@ -259,12 +260,18 @@ def distributed_batches(strategy: tf.distribute.Strategy, batches: Batches, step
 
 
 def make_train_step(
-    model: keras.Model, strategy: tf.distribute.Strategy
+    model: keras.Model, strategy: tf.distribute.Strategy, iterator: Any
 ) -> Callable[[Any, int], tf.Tensor]:
-    """A compiled function that trains a number of steps on the iterator's next batches.
+    """Compiles a function that trains a number of steps on the next batches of an iterator.
 
     It takes the iterator and the number n of steps, and returns their losses, (n,). On a GPU it
     returns before the steps are finished.
+
+    Args:
+        model: a compiled model, whose optimizer is built.
+        strategy: the strategy of the model.
+        iterator: an iterator over `distributed_batches`. The function is traced for it, which reads
+            no batch, and takes any other iterator over batches of the same shapes.
     """
 
     def on_replica(
@@ -286,20 +293,25 @@ def make_train_step(
         losses = strategy.run(on_replica, args=next(iterator))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    @tf.function
     def step(iterator: Any) -> tf.Tensor:
         return one_step(iterator)[None]
 
-    @tf.function
     def several_steps(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
         losses = tf.TensorArray(tf.float32, num_steps)
         for i in tf.range(num_steps):
             losses = losses.write(i, one_step(iterator))
         return losses.stack()
 
+    # Each network needs a trace of its own. TensorFlow takes first calls that trace, in one process
+    # after another network's, for a function that is traced again and again, and warns of it.
+    @functools.cache
+    def traced(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+        number = [tf.constant(0)] if function is several_steps else []
+        return tf.function(function).get_concrete_function(iterator, *number)
+
     def call(iterator: Any, num_steps: int) -> tf.Tensor:
         if num_steps == 1:
-            return step(iterator)
-        return several_steps(iterator, tf.constant(num_steps))
+            return traced(step)(iterator)
+        return traced(several_steps)(iterator, tf.constant(num_steps))
 
     return call
