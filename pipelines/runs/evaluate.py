@@ -108,8 +108,9 @@ def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pat
         The path of the file.
 
     Raises:
-        ValueError: the folder contains no files.
+        ValueError: the folder contains no files, or the model takes features.
     """
+    model.check_inputs(None)
     folder = pathlib.Path(images_dir)
     paths = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     if not paths:
@@ -148,13 +149,37 @@ class SavedModel:
         self.statistics = LabelStatistics.load(details.with_name(serving.STATISTICS_FILE.name))
         self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
         self._serve = self._loaded.signatures["serving_default"]
+        self._input, spec = next(iter(self._serve.structured_input_signature[1].items()))
+        self.num_features = spec.shape[-1] if self._input == "features" else None
+
+    def check_inputs(self, num_features: int | None) -> None:
+        """Refuses data that the model does not take.
+
+        Args:
+            num_features: the number of features of the examples; None for images.
+
+        Raises:
+            ValueError: the model takes images and the data are features, or the other way round, or
+                it takes another number of features.
+        """
+        if num_features != self.num_features:
+            takes, has = (
+                "images" if number is None else f"{number} features"
+                for number in (self.num_features, num_features)
+            )
+            raise ValueError(f"the model takes {takes}, and the data are {has}")
 
     def predict(self, examples: Examples) -> np.ndarray:
         """Returns the probabilities of all examples, float32 (N, C), in their order.
 
         Raises:
             UnreadableImageError: an image cannot be read; the message names it.
+            ValueError: see `check_inputs`.
         """
+        features = examples.features
+        self.check_inputs(None if features is None else features.num_features)
+        if features is not None:
+            return self._predict(inputs.evaluation_features(features, BATCH_SIZE), len(examples))[0]
         batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
         probabilities, errors = self.predict_encoded(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
@@ -166,11 +191,15 @@ class SavedModel:
         self, batches: tf.data.Dataset, num_examples: int
     ) -> tuple[np.ndarray, list[str]]:
         """Returns the probabilities (N, C) and the N errors of batches of encoded images."""
+        self.check_inputs(None)
+        return self._predict(batches, num_examples)
+
+    def _predict(self, batches: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, list[str]]:
         probabilities: list[np.ndarray] = []
         errors: list[str] = []
-        progress = keras.utils.Progbar(num_examples, unit_name="image")
+        progress = keras.utils.Progbar(num_examples, unit_name="example")
         for batch in batches:
-            answer = self._serve(image_bytes=batch)
+            answer = self._serve(**{self._input: batch})
             probabilities.append(answer["probabilities"].numpy())
             errors.extend(error.decode() for error in answer["error"].numpy())
             progress.add(len(batch))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dbl_tf import atomic, metrics
+from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples
 
@@ -130,7 +131,7 @@ def format_table(scores: dict[str, Any]) -> str:
     lines = [f"{heading:{width}}" + "".join(f"{c:>8}" for c in cells) for heading, cells in rows]
     lines.append(f"Decisions are at thresholds chosen on {scores['F1']['thresholds_from']}.")
     if scores["classes_without_test_positives"]:
-        names = ", ".join(scores["classes_without_test_positives"])
+        names = first_few(scores["classes_without_test_positives"])
         lines.append(f"These labels have no test image and are left out of the means: {names}")
     return "\n".join(lines)
 
