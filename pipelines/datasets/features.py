@@ -158,12 +158,12 @@ def _read_archive(path: str) -> _Rows:
         else tuple(f"row {i}" for i in range(len(features)))
     )
     _check_class_names(path, class_names)
-    problems = Findings(path)
+    problems = Findings(path, "row")
     unknown = np.flatnonzero(~np.isin(split, table.SPLITS))
     problems.add_all(
         f"rows of a split that is none of {', '.join(table.SPLITS)}",
         unknown,
-        lambda i: f"{split[unknown[i]]!r}",
+        lambda i: repr(str(split[unknown[i]])),
     )
     _check_labels(labels, class_names, problems)
     _check_features(features, problems)
@@ -177,11 +177,12 @@ def _read_table(options: Options) -> _Rows:
     rows = table.read_rows(options)
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise FeaturesError(
             f"{path} is not an array of numbers, as np.save writes it: {error}"
         ) from error
     if not isinstance(features, np.ndarray):
+        features.close()
         raise FeaturesError(f"{path} holds several arrays; it must be an .npy file of one")
     _check_shapes(path, {"features": features})
     if len(features) != len(rows.names):
@@ -189,7 +190,7 @@ def _read_table(options: Options) -> _Rows:
             f"{path} has {len(features)} rows, and {options.examples} has {len(rows.names)}; there "
             "must be a row of features for each row of the table, in the same order"
         )
-    problems = Findings(path)
+    problems = Findings(path, "row")
     _check_features(features, problems)
     problems.raise_if_any(FeaturesError)
     return _Rows(rows.class_names, features, rows.labels, rows.splits, rows.names)
@@ -232,8 +233,8 @@ def _check_shapes(path: str, arrays: Mapping[str, np.ndarray]) -> None:
             )
     if not features.size:
         raise FeaturesError(f"array features of {path} is empty: {features.shape}")
-    lengths = {name: len(arrays[name]) for name in arrays if name not in ("class_names",)}
-    known = {name: n for name, n in lengths.items() if name in (*ARRAYS, "names")}
+    of_rows = ("features", "labels", "split", "names")
+    known = {name: len(arrays[name]) for name in of_rows if name in arrays}
     if len(set(known.values())) > 1:
         sizes = ", ".join(f"{name} {n}" for name, n in known.items())
         raise FeaturesError(
