@@ -18,6 +18,7 @@ from absl import logging
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from dbl_tf import atomic
+from dbl_tf.calibration import Calibration
 from dbl_tf.statistics import LabelStatistics
 
 WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
@@ -39,6 +40,7 @@ def export(
     thresholds: np.ndarray,
     thresholds_from: str,
     example_image: bytes,
+    calibration: Calibration | None = None,
 ) -> pathlib.Path:
     """Writes a SavedModel with two signatures as a new version, as a whole or not at all.
 
@@ -66,6 +68,7 @@ def export(
         thresholds: (C,), the probabilities from which a class counts as present.
         thresholds_from: the name of the split on which the thresholds were chosen.
         example_image: the bytes of an image, for the warm-up request.
+        calibration: the map from logits to probabilities; None for σ(z).
 
     Returns:
         The version directory: `directory/1`, or one more than the highest number there.
@@ -96,7 +99,9 @@ def export(
             tf.zeros((1, image_size, image_size, 3)),
         ),
     ]
-    return _export(model, statistics, signatures, directory, thresholds, thresholds_from)
+    return _export(
+        model, statistics, signatures, directory, thresholds, thresholds_from, calibration
+    )
 
 
 def export_features(
@@ -107,6 +112,7 @@ def export_features(
     thresholds: np.ndarray,
     thresholds_from: str,
     example: np.ndarray,
+    calibration: Calibration | None = None,
 ) -> pathlib.Path:
     """Writes a SavedModel of a head on features, as `export` does for images.
 
@@ -120,6 +126,7 @@ def export_features(
         thresholds: see `export`.
         thresholds_from: see `export`.
         example: the features of an example, (F,), for the warm-up request.
+        calibration: see `export`.
 
     Returns:
         The version directory, see `export`.
@@ -141,7 +148,9 @@ def export_features(
         read_features,
         tf.constant(example, tf.float32)[None],
     )
-    return _export(model, statistics, [signature], directory, thresholds, thresholds_from)
+    return _export(
+        model, statistics, [signature], directory, thresholds, thresholds_from, calibration
+    )
 
 
 def versions(directory: str | os.PathLike) -> list[int]:
@@ -187,12 +196,14 @@ def _export(
     directory: str | os.PathLike,
     thresholds: np.ndarray,
     thresholds_from: str,
+    calibration: Calibration | None,
 ) -> pathlib.Path:
     directory = pathlib.Path(directory)
+    calibration = calibration or Calibration.identity(statistics.num_classes)
     with atomic.reraise_full_disk(directory), atomic.temporary_folder(directory) as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        answer = _answer(model, statistics.class_names, thresholds)
+        answer = _answer(model, statistics.class_names, thresholds, calibration)
         for signature in signatures:
             archive.add_endpoint(signature.name, _endpoint(signature, answer), [signature.spec])
         with _only_warnings():
@@ -202,6 +213,7 @@ def _export(
             "class_names": list(statistics.class_names),
             "thresholds": np.asarray(thresholds, float).tolist(),
             "thresholds_from": thresholds_from,
+            "calibration": calibration.as_json(),
         }
         text = json.dumps(details, ensure_ascii=False, indent=1)
         (folder / DETAILS_FILE).write_text(text, encoding="utf-8")
@@ -228,14 +240,19 @@ def _only_warnings() -> Iterator[None]:
 
 
 def _answer(
-    model: keras.Model, class_names: Sequence[str], thresholds: np.ndarray
+    model: keras.Model,
+    class_names: Sequence[str],
+    thresholds: np.ndarray,
+    calibration: Calibration,
 ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     names = tf.constant(list(class_names))
+    offsets = tf.constant(calibration.offsets, tf.float32)
     cuts = tf.constant(thresholds, tf.float32)
 
     def answer(inputs: tf.Tensor, error: tf.Tensor) -> dict[str, tf.Tensor]:
         good = (error == "")[:, None]
-        probabilities = tf.sigmoid(tf.cast(model(inputs, training=False), tf.float32))
+        logits = tf.cast(model(inputs, training=False), tf.float32)
+        probabilities = tf.sigmoid(calibration.slope * logits + offsets)
         probabilities = tf.where(good, probabilities, 0.0)
         top = tf.math.top_k(probabilities, min(TOP_CLASSES, len(class_names)))
         every_row = tf.ones_like(probabilities, tf.int32) * tf.range(len(class_names))

@@ -38,7 +38,7 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
 }
 # What runs did before these settings existed, whose `config.json` does not hold them.
-_EARLIER = {"optimizer": "sgd", "schedule": "step", "keep": "last"}
+_EARLIER = {"optimizer": "sgd", "schedule": "step", "keep": "last", "calibrate": False}
 
 _Record = TypeVar("_Record", bound="DataConfig")
 
@@ -215,6 +215,7 @@ class ResolvedConfig(SharedConfig):
     backbone_rate: float = setting(1.0, "", range=NON_NEGATIVE)
     weight_decay: float = setting(settings.REQUIRED, "", range=NON_NEGATIVE)
     keep: str = setting(settings.REQUIRED, "", choices=KEPT)
+    calibrate: bool = setting(settings.REQUIRED, "")
     warmup_steps: int | None = setting(settings.REQUIRED, "", range=NON_NEGATIVE)
     run_dir: str = setting(settings.REQUIRED, "", affects_result=False)
     chosen: Sequence[str] = setting((), "", affects_result=False)
@@ -359,6 +360,11 @@ class RunConfig(SharedConfig):
         None,
         "Warm-up steps of the learning rate. The default is a tenth of the steps, at most 500.",
         range=NON_NEGATIVE,
+    )
+    calibrate: bool | None = setting(
+        None,
+        "Fit probabilities on the val split, or, for a head on fixed features, on predictions out "
+        "of fold; --nocalibrate leaves the sigmoid of the logits.",
     )
     folds: int = setting(
         5,

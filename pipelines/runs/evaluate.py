@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, prediction, serving
+from dbl_tf import prediction, serving
+from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
 from pipelines import inputs
@@ -22,7 +23,7 @@ from pipelines.runs.network_inputs import BATCH_SIZE, NetworkInputs
 from pipelines.runs.predictions import write_predictions
 from pipelines.runs.scores import EvaluationResult, Thresholds
 
-Predict = Callable[[Examples], np.ndarray]
+PredictLogits = Callable[[Examples], np.ndarray]
 
 
 def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
@@ -60,8 +61,11 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
     model = keras.models.load_model(directory / "model.keras", compile=False)
+    logits_of = network_predictor(model, network_inputs.of_data(config.image_size))
+    path = directory / "calibration.json"
     result = score_test(
-        network_predictor(model, network_inputs.of_data(config.image_size)),
+        logits_of(data.splits["test"]),
+        Calibration.load(path) if path.exists() else Calibration.identity(len(data.class_names)),
         data,
         statistics,
         Thresholds.load(directory / "thresholds.json"),
@@ -94,7 +98,9 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     """
     model = SavedModel(path)
     data = config.load_data(splits=("test",)).with_classes(model.class_names)
-    result = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
+    result = score_probabilities(
+        model.predict(data.splits["test"]), data, model.statistics, model.thresholds, output_dir
+    )
     report.write(result, output_dir, title=f"{path} on {config.data_name}")
     return result.scores
 
@@ -206,35 +212,73 @@ class SavedModel:
         return np.concatenate(probabilities), errors
 
 
-def network_predictor(model: keras.Model, inputs_of_model: NetworkInputs) -> Predict:
-    """Returns a function that predicts the probabilities of examples with a network of logits."""
+def network_predictor(model: keras.Model, inputs_of_model: NetworkInputs) -> PredictLogits:
+    """Returns a function that predicts the logits of examples with a network."""
 
     def predict(examples: Examples) -> np.ndarray:
         with inputs_of_model.naming_unreadable(examples):
-            return prediction.predict(model, inputs_of_model.batches(examples))
+            return prediction.predict_finite_logits(model, inputs_of_model.batches(examples))
 
     return predict
 
 
-def choose_thresholds(predict: Predict, data: LabelledData) -> Thresholds:
-    """Chooses the threshold of the largest F1 of each class, on val or, without val, on train."""
-    split = "val" if "val" in data.splits else "train"
-    examples = data.splits[split]
-    values = metrics.best_f1_thresholds(examples.labels.toarray(), predict(examples))
-    return Thresholds(values, split)
-
-
 def score_test(
-    predict: Predict,
+    logits: np.ndarray,
+    calibration: Calibration,
     data: LabelledData,
     statistics: LabelStatistics,
     thresholds: Thresholds,
     output_dir: str | os.PathLike,
 ) -> EvaluationResult:
-    """Predicts and scores the test split, and writes `predictions.csv` and `metrics.json`."""
+    """Scores logits of the test split; writes `predictions.csv` and `metrics.json`.
+
+    The scores of the probabilities are written as calibrated, as σ(z) and as those of the
+    prevalence alone.
+    """
+    labels = data.splits["test"].labels.toarray()
+    prevalence = np.broadcast_to(statistics.class_counts / statistics.num_examples, labels.shape)
+    compared = {
+        "before": Calibration.identity(labels.shape[1])(logits),
+        "after": calibration(logits),
+        "prevalence": prevalence,
+    }
+    details = {
+        "fitted_on": calibration.fitted_on,
+        "slope": calibration.slope,
+        **{
+            name: {
+                key: run_scores.PROBABILITY_SCORES[key](labels, probabilities)
+                for key in run_scores.PROBABILITY_SCORES
+            }
+            for name, probabilities in compared.items()
+        },
+    }
+    return score_probabilities(
+        compared["after"], data, statistics, thresholds, output_dir, calibration=details
+    )
+
+
+def score_probabilities(
+    probabilities: np.ndarray,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    thresholds: Thresholds,
+    output_dir: str | os.PathLike,
+    **details: Any,
+) -> EvaluationResult:
+    """Scores probabilities of the test split; writes `predictions.csv` and `metrics.json`.
+
+    Args:
+        probabilities: the probabilities (N, C).
+        data: the data.
+        statistics: the statistics of the training labels.
+        thresholds: the thresholds of the decisions.
+        output_dir: the directory of the files.
+        **details: further entries of `metrics.json`.
+    """
     test = data.splits["test"]
-    probabilities = predict(test)
     scores = run_scores.score(test.labels.toarray(), probabilities, statistics, thresholds)
+    scores |= details
     output = pathlib.Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     write_predictions(test.names, probabilities, data.class_names, output / "predictions.csv")

@@ -157,6 +157,7 @@ def resolve(
         if asked.weight_decay is None
         else asked.weight_decay,
         keep=keep,
+        calibrate=True if asked.calibrate is None else asked.calibrate,
         warmup_steps=asked.warmup_steps,
         run_dir=str(asked.directory),
         chosen=tuple(saved.chosen if saved is not None else chosen),

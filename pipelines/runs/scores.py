@@ -14,6 +14,13 @@ from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples
 
+# Scores of probabilities, which are compared before and after calibration.
+PROBABILITY_SCORES = {
+    "log_loss": metrics.log_loss,
+    "brier_score": metrics.brier_score,
+    "calibration_error": metrics.expected_calibration_error,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
@@ -32,6 +39,11 @@ class Thresholds:
         content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
         with atomic.replacing(path) as tmp_path:
             tmp_path.write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def choose(cls, labels: np.ndarray, probabilities: np.ndarray, chosen_on: str) -> "Thresholds":
+        """Chooses the thresholds of the largest F1 of each class; see `best_f1_thresholds`."""
+        return cls(metrics.best_f1_thresholds(labels, probabilities), chosen_on)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":

@@ -7,18 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dbl_tf import atomic, models, serving, training
+from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
-from pipelines import images
+from pipelines import folds, images
 from pipelines.examples import LabelledData
 from pipelines.runs import (
     build,
     costs,
     directory,
     evaluate,
+    heads,
     network_inputs,
     report,
     resolution,
@@ -31,8 +34,8 @@ from pipelines.runs.scores import Thresholds
 
 # A pipeline is fewer batches than this ahead of the training.
 _LOOK_AHEAD_BATCHES = 64
-# A step on features takes less time than its dispatch.
-_STEPS_PER_CALL_ON_FEATURES = 50
+# Folds of the training split, out of which its examples are predicted where there is no val split.
+CALIBRATION_FOLDS = 3
 
 
 def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
@@ -149,9 +152,10 @@ def _train_and_evaluate(
     last = stages[-1]
     # The copy predicts images; what sees features is in float32 already.
     predicts = model if last.network is network else last.network
-    predict = evaluate.network_predictor(predicts, last.inputs)
+    logits_of = evaluate.network_predictor(predicts, last.inputs)
     with atomic.reraise_full_disk(run_dir):
-        scores = _evaluate_and_export(config, data, statistics, model, predict)
+        judged = _judged(config, data, logits_of, last.inputs)
+        scores = _evaluate_and_export(config, data, statistics, model, logits_of, judged)
     training.wait_for_all(strategy)
     return scores
 
@@ -206,7 +210,7 @@ def _stages(
                 batches=lambda: build.make_feature_batches(
                     config, data.splits["train"], statistics, features_of(data.splits["train"])
                 ),
-                steps_per_call=_STEPS_PER_CALL_ON_FEATURES,
+                steps_per_call=heads.STEPS_PER_CALL,
             )
         )
     if not config.freeze_backbone:
@@ -278,20 +282,76 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
         print(f"the weights of epoch {epoch + 1} have the highest val_map and are kept")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """Examples on which thresholds are chosen, and probabilities fitted if they are unseen.
+
+    Attributes:
+        labels: the labels (n, C).
+        logits: the logits (n, C).
+        name: what to call them.
+        is_unseen: whether the logits are those of networks that were not trained on the examples.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    name: str
+    is_unseen: bool
+
+
+def _judged(
+    config: ResolvedConfig,
+    data: LabelledData,
+    logits_of: evaluate.PredictLogits,
+    inputs: NetworkInputs,
+) -> _Judged:
+    """Returns the val split, or the training split, out of fold if the head alone is trained."""
+    if "val" in data.splits:
+        val = data.splits["val"]
+        return _Judged(val.labels.toarray(), logits_of(val), "val", is_unseen=True)
+    train = data.splits["train"]
+    labels = train.labels.toarray()
+    if config.calibrate and isinstance(inputs, network_inputs.FeatureInputs):
+        print("predicting the training examples out of fold", flush=True)
+        features = dataclasses.replace(train, features=inputs.features_of(train))
+        held = dataclasses.replace(data, splits={"train": features})
+        fold_of = folds.stratified_folds(train.labels, CALIBRATION_FOLDS, seed=config.seed)
+        logits = heads.out_of_fold_logits(config, held, fold_of)
+        return _Judged(labels, logits, "train, out of fold", is_unseen=True)
+    return _Judged(labels, logits_of(train), "train", is_unseen=False)
+
+
 def _evaluate_and_export(
     config: ResolvedConfig,
     data: LabelledData,
     statistics: LabelStatistics,
     model: keras.Model,
-    predict: evaluate.Predict,
+    logits_of: evaluate.PredictLogits,
+    judged: _Judged,
 ) -> dict[str, Any]:
     """Writes thresholds, scores, report and SavedModel of a trained network; returns the scores."""
     run_dir = pathlib.Path(config.run_dir)
-    print("choosing thresholds")
-    thresholds = evaluate.choose_thresholds(predict, data)
+    calibration = Calibration.identity(statistics.num_classes)
+    if config.calibrate and judged.is_unseen:
+        # As if a class that is in no example, or in all, were in half an example more or less.
+        counts = np.clip(statistics.class_counts, 0.5, statistics.num_examples - 0.5)
+        calibration = fit_calibration(
+            judged.logits,
+            judged.labels,
+            prevalence=counts / statistics.num_examples,
+            fitted_on=judged.name,
+        )
+    elif config.calibrate:
+        print(
+            "probabilities are the sigmoid of the logits: to calibrate them takes examples that "
+            "the training has not seen, such as those of --val_fraction=0.1"
+        )
+    calibration.save(run_dir / "calibration.json")
+    thresholds = Thresholds.choose(judged.labels, calibration(judged.logits), judged.name)
     thresholds.save(run_dir / "thresholds.json")
     print("evaluating on the test split")
-    result = evaluate.score_test(predict, data, statistics, thresholds, run_dir)
+    logits = logits_of(data.splits["test"])
+    result = evaluate.score_test(logits, calibration, data, statistics, thresholds, run_dir)
     report.write_of_run(
         result,
         run_dir,
@@ -300,7 +360,7 @@ def _evaluate_and_export(
         history_path=run_dir / "history.csv",
     )
     if config.export:
-        _export(config, data, statistics, model, thresholds)
+        _export(config, data, statistics, model, thresholds, calibration)
     return result.scores
 
 
@@ -310,11 +370,13 @@ def _export(
     statistics: LabelStatistics,
     model: keras.Model,
     thresholds: Thresholds,
+    calibration: Calibration,
 ) -> None:
     train, size = data.splits["train"], config.image_size
     known: dict[str, Any] = {
         "thresholds": thresholds.values,
         "thresholds_from": thresholds.chosen_on,
+        "calibration": calibration,
     }
     path = pathlib.Path(config.run_dir, "saved_model")
     if size is None:

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from dbl_tf import metrics
+from dbl_tf.calibration import Calibration
 from pipelines import folds
 from pipelines.runs import evaluate, heads, select
 from pipelines.runs.config import ConfigError, DataConfig, ResolvedConfig, RunConfig
@@ -91,7 +92,7 @@ def test_the_exported_head_takes_features_and_names_bad_rows(finished, examples)
     model = keras.models.load_model(run_dir / "model.keras", compile=False)
     with np.load(examples) as file:
         features = file["features"][-4:]
-    expected = tf.sigmoid(model(features)).numpy()
+    expected = Calibration.load(run_dir / "calibration.json")(model(features).numpy())
     broken = features.copy()
     broken[1, 3] = np.nan
     answer = served(features=tf.constant(broken))
@@ -118,6 +119,32 @@ def test_data_that_the_model_does_not_take_are_refused(finished, examples, tmp_p
         evaluate.evaluate_saved_model(path, config, str(tmp_path))
     with pytest.raises(ConfigError, match=r"--backbone goes with images"):
         train_and_evaluate(make_config(examples, tmp_path / "run", backbone="ResNet50"))
+
+
+def test_probabilities_are_calibrated_on_val_or_out_of_fold(finished, examples, tmp_path):
+    _, scores = finished
+    assert scores["calibration"]["fitted_on"] == scores["F1"]["thresholds_from"] == "val"
+    before, after, alone = (scores["calibration"][n] for n in ("before", "after", "prevalence"))
+    assert scores["probabilities"] == after
+    for name in ("log_loss", "brier_score"):
+        assert after[name] < before[name] and after[name] < alone[name]
+    assert after["calibration_error"] < before["calibration_error"]
+
+    plain = train_and_evaluate(
+        make_config(examples, tmp_path / "plain", method="db", calibrate=False, export=False)
+    )
+    assert plain["mAP"] == scores["mAP"]
+    assert plain["probabilities"] == before == plain["calibration"]["after"]
+
+    with np.load(examples) as file:
+        content = dict(file)
+    content["split"] = np.where(content["split"] == "val", "train", content["split"])
+    np.savez(tmp_path / "no_val.npz", **content)
+    config = make_config(tmp_path / "no_val.npz", tmp_path / "no_val", method="db", export=False)
+    without_val = train_and_evaluate(config)
+    assert without_val["F1"]["thresholds_from"] == "train, out of fold"
+    before, after = (without_val["calibration"][name] for name in ("before", "after"))
+    assert after["log_loss"] < before["log_loss"]
 
 
 def test_all_the_states_of_training_are_in_a_checkpoint(examples, tmp_path):
