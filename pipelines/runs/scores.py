@@ -142,6 +142,14 @@ def format_table(scores: dict[str, Any]) -> str:
     width = max(len(heading) for heading, _ in rows)
     lines = [f"{heading:{width}}" + "".join(f"{c:>8}" for c in cells) for heading, cells in rows]
     lines.append(f"Decisions are at thresholds chosen on {scores['F1']['thresholds_from']}.")
+    if (compared := scores.get("calibration", {})).get("fitted_on", "none") != "none":
+        before, after, alone = (
+            compared[name]["log_loss"] for name in ("before", "after", "prevalence")
+        )
+        lines.append(
+            f"Probabilities are fitted on {compared['fitted_on']}: log loss {after:.4f}, where the "
+            f"sigmoid has {before:.4f} and the shares of the labels alone {alone:.4f}."
+        )
     if scores["classes_without_test_positives"]:
         names = first_few(scores["classes_without_test_positives"])
         lines.append(f"These labels have no test image and are left out of the means: {names}")

@@ -49,7 +49,7 @@ def test_what_was_left_open_differs_from_no_run():
             {"dataset": "coco"},
             r"--dataset must be one of digits_mlt, table, .*shards; got 'coco'",
         ),
-        ({"method": "dbl"}, r"--method must be one of erm, focal, .*db_focal; got 'dbl'"),
+        ({"method": "dbl"}, r"--method must be one of erm, focal, .*db_focal, auto; got 'dbl'"),
         ({"sampler": "balanced"}, "--sampler must be one of uniform, class_aware, class_cycle"),
         ({"margin": "none"}, "--margin must be one of paper, released"),
         ({"precision": "half"}, "--precision must be one of float32, mixed_bfloat16"),
@@ -64,7 +64,7 @@ def test_what_was_left_open_differs_from_no_run():
         ({"val_fraction": 1.0}, r"--val_fraction must be in \[0, 1\)"),
         ({"steps": 5, "epochs": 1}, "--epochs and --steps both say how long"),
         ({"dataset": "table"}, "--dataset=table needs --examples"),
-        ({"examples": "x.csv"}, "--examples goes with --dataset=table, not digits_mlt"),
+        ({"examples": "x.csv"}, "--examples goes with --dataset=table or features, not digits_mlt"),
         ({"seed": -1}, r"--seed must be in \[0, 2\^32\); got -1"),
     ],
 )
