@@ -23,8 +23,8 @@ PSEUDO_POSITIVES = 2.0
 # The slope is one number, which so many logits determine to far more digits than matter.
 _MOST_LOGITS_FOR_SLOPE = 2_000_000
 # Bounds of the slope on logits of unit spread. Below the lower one, logits that are no better than
-# chance, or worse, would be turned upside down.
-_SLOPES = (1e-3, 1e3)
+# chance, or worse, would be turned upside down, or be equal in float32.
+_SLOPES = (0.05, 1e3)
 _MOST_NEWTON_STEPS = 60
 _TOLERANCE = 1e-10
 # Elements at once, so that float64 copies stay small.

@@ -98,7 +98,7 @@ def test_the_spread_of_the_logits_does_not_matter(scale):
 def test_logits_that_are_worse_than_chance_are_not_turned_upside_down():
     logits, labels, _ = simulate(600, [0.4, 0.1])
     found = fit_calibration(-logits, labels, prevalence=[0.4, 0.1], fitted_on="val")
-    assert 0 < found.slope < 0.01
+    assert 0 < found.slope < 0.05
     k = labels.sum(axis=0)
     np.testing.assert_allclose(
         found(-logits).mean(axis=0), (k + 2) / (600 + 2 / np.array([0.4, 0.1])), rtol=1e-6

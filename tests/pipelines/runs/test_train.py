@@ -56,7 +56,8 @@ def make_config(table, run_dir, **arguments):
 def finished(table, tmp_path_factory):
     """Directory and scores of a run."""
     run_dir = tmp_path_factory.mktemp("runs") / "db_focal"
-    scores = train_and_evaluate(make_config(table, run_dir, val_fraction=0.2))
+    # The first epoch hardly tells the images apart, and its AP turns on roundings.
+    scores = train_and_evaluate(make_config(table, run_dir, val_fraction=0.2, keep="last"))
     return run_dir, scores
 
 
