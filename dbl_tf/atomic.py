@@ -7,13 +7,15 @@ meet.
 """
 
 import contextlib
+import csv
 import errno
 import os
 import pathlib
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from dbl_tf.lock import InUseError, Lock
 
@@ -59,6 +61,23 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     _sync_folder(path.parent)
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
+    """Writes a CSV file with a line for each row, below the names of all their columns.
+
+    Args:
+        rows: values by the names of their columns, in the order of their first appearance.
+        path: the path of the file.
+    """
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with (
+        replacing(path) as tmp_path,
+        open(tmp_path, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def target_name(name: str) -> str:

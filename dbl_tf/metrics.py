@@ -289,6 +289,23 @@ def expected_calibration_error(labels: Any, probabilities: Any, num_bins: int = 
     return float(np.abs(sums).sum() / len(labels))
 
 
+def probability_scores(labels: Any, probabilities: Any) -> dict[str, float]:
+    """Computes the three scores of probabilities, by the names that they have in `metrics.json`.
+
+    Args:
+        labels: see `log_loss`.
+        probabilities: see `log_loss`.
+
+    Raises:
+        ValueError: see `log_loss`.
+    """
+    return {
+        "log_loss": log_loss(labels, probabilities),
+        "brier_score": brier_score(labels, probabilities),
+        "calibration_error": expected_calibration_error(labels, probabilities),
+    }
+
+
 def _checked_probabilities(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = _checked(labels, probabilities)
     probabilities = probabilities.astype(np.float64)
@@ -350,6 +367,11 @@ class Evaluation:
     def at_threshold(self) -> dict[str, Any]:
         """The result of `precision_recall_f1` at the thresholds of the classes."""
         return precision_recall_f1(self.labels, self.scores, self.thresholds)
+
+    @functools.cached_property
+    def of_probabilities(self) -> dict[str, float]:
+        """The result of `probability_scores`."""
+        return probability_scores(self.labels, self.scores)
 
     def mean_by_group(self, per_class: np.ndarray) -> dict[str, float]:
         """Computes the means over all classes and over head, medium and tail."""
@@ -470,7 +492,7 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "log_loss"),
         "split",
-        lambda e: log_loss(e.labels, e.scores),
+        lambda e: e.of_probabilities["log_loss"],
         "mean of −log of the probability of what is true",
         percent=False,
         digits=4,
@@ -479,7 +501,7 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "brier_score"),
         "split",
-        lambda e: brier_score(e.labels, e.scores),
+        lambda e: e.of_probabilities["brier_score"],
         "mean squared difference of probability and label",
         percent=False,
         digits=4,
@@ -488,7 +510,7 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "calibration_error"),
         "split",
-        lambda e: expected_calibration_error(e.labels, e.scores),
+        lambda e: e.of_probabilities["calibration_error"],
         "mean distance of probabilities from the share of labels that come true",
         percent=False,
         digits=4,

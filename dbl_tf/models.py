@@ -15,6 +15,8 @@ from dbl_tf.classifiers import GraphClassifier
 SMALL_RESNET = "small_resnet"
 # Of networks whose inputs are features.
 NO_BACKBONE = "none"
+# The default learning rate of AdamW for a head on fixed features, and for a network from scratch.
+ADAMW_HEAD_RATE = 0.002
 
 # The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
@@ -53,7 +55,7 @@ def default_learning_rate(
         optimizer: "sgd" or "adamw".
     """
     if optimizer == "adamw":
-        return 0.002 if frozen or backbone == SMALL_RESNET else 1e-4
+        return ADAMW_HEAD_RATE if frozen or backbone == SMALL_RESNET else 1e-4
     if frozen:
         of_20_classes = 0.02
     elif backbone == SMALL_RESNET:

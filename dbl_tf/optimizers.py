@@ -10,10 +10,11 @@ from keras import ops
 from dbl_tf.keras_internals import SumClippingOptimizer, variable_index
 
 
-class _RateFactors:
-    """Factors of the learning rate, one for each variable in the order of `build`."""
+class _RateFactorOptimizer(SumClippingOptimizer):
+    """An optimizer whose learning rate has a factor for each variable, in the order of `build`."""
 
-    def _set_rate_factors(self, rate_factors: Sequence[float] | None) -> None:
+    def __init__(self, *, rate_factors: Sequence[float] | None, **kwargs: Any):
+        super().__init__(**kwargs)
         if rate_factors is not None:
             for factor in rate_factors:
                 if not 0 <= factor < math.inf:
@@ -21,23 +22,34 @@ class _RateFactors:
             rate_factors = [float(factor) for factor in rate_factors]
         self.rate_factors = rate_factors
 
-    def _check_rate_factors(self, variables: Sequence[Any]) -> None:
-        if self.rate_factors is not None and len(self.rate_factors) != len(variables):
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the variables of the optimizer."""
+        if (
+            not self.built
+            and self.rate_factors is not None
+            and len(self.rate_factors) != len(variables)
+        ):
             raise ValueError(
                 f"rate_factors holds {len(self.rate_factors)} numbers for {len(variables)} "
                 "variables"
             )
+        super().build(variables)
 
-    def _rate_of(self, position: int, learning_rate: Any) -> Any:
-        return (
-            learning_rate
-            if self.rate_factors is None
-            else (learning_rate * self.rate_factors[position])
-        )
+    def rate_of(self, variable: Any, learning_rate: Any) -> Any:
+        """Returns the learning rate of a variable."""
+        if self.rate_factors is None:
+            return learning_rate
+        return learning_rate * self.rate_factors[variable_index(self, variable)]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that create an equal optimizer."""
+        config = super().get_config()
+        config.pop("weight_decay", None)  # of Keras, in place of which each optimizer has its own
+        return {**config, "rate_factors": self.rate_factors}
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
-class CoupledDecaySGD(_RateFactors, SumClippingOptimizer):
+class CoupledDecaySGD(_RateFactorOptimizer):
     """SGD with momentum whose weight decay is part of the gradient, as in the paper's training.
 
     With the gradient g of the whole batch, clipped to the global norm:
@@ -73,7 +85,11 @@ class CoupledDecaySGD(_RateFactors, SumClippingOptimizer):
         **kwargs: Any,
     ):
         super().__init__(
-            learning_rate=learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs
+            learning_rate=learning_rate,
+            global_clipnorm=global_clipnorm,
+            rate_factors=rate_factors,
+            name=name,
+            **kwargs,
         )
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
@@ -81,20 +97,18 @@ class CoupledDecaySGD(_RateFactors, SumClippingOptimizer):
             raise ValueError(f"coupled_weight_decay must be at least 0, got {coupled_weight_decay}")
         self.momentum = float(momentum)
         self.coupled_weight_decay = float(coupled_weight_decay)
-        self._set_rate_factors(rate_factors)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates v, one for each variable."""
         if self.built:
             return
-        self._check_rate_factors(variables)
         super().build(variables)
         self.momentums = self.add_optimizer_variables(variables, "momentum")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Applies one step to one variable."""
-        position = variable_index(self, variable)
-        velocity, rate = self.momentums[position], self._rate_of(position, learning_rate)
+        velocity = self.momentums[variable_index(self, variable)]
+        rate = self.rate_of(variable, learning_rate)
         gradient = ops.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
         velocity_now = ops.cast(self.momentum, variable.dtype) * velocity + gradient
         self.assign(velocity, velocity_now)
@@ -102,18 +116,15 @@ class CoupledDecaySGD(_RateFactors, SumClippingOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal optimizer."""
-        config = super().get_config()
-        config.pop("weight_decay", None)
         return {
-            **config,
+            **super().get_config(),
             "momentum": self.momentum,
             "coupled_weight_decay": self.coupled_weight_decay,
-            "rate_factors": self.rate_factors,
         }
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
-class DecoupledDecayAdam(_RateFactors, SumClippingOptimizer, keras.optimizers.Adam):
+class DecoupledDecayAdam(_RateFactorOptimizer, keras.optimizers.Adam):
     """AdamW (Loshchilov and Hutter, ICLR 2019): Adam with weight decay beside the gradient.
 
     `w ← w − lr·d·w`, and then the step of Adam. Biases, and the scales and offsets of
@@ -143,24 +154,21 @@ class DecoupledDecayAdam(_RateFactors, SumClippingOptimizer, keras.optimizers.Ad
         **kwargs: Any,
     ):
         super().__init__(
-            learning_rate=learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs
+            learning_rate=learning_rate,
+            global_clipnorm=global_clipnorm,
+            rate_factors=rate_factors,
+            name=name,
+            **kwargs,
         )
         if not decoupled_weight_decay >= 0:
             raise ValueError(
                 f"decoupled_weight_decay must be at least 0, got {decoupled_weight_decay}"
             )
         self.decoupled_weight_decay = float(decoupled_weight_decay)
-        self._set_rate_factors(rate_factors)
-
-    def build(self, variables: Sequence[Any]) -> None:
-        """Creates the two moments of each variable."""
-        if not self.built:
-            self._check_rate_factors(variables)
-        super().build(variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Applies one step to one variable."""
-        rate = self._rate_of(variable_index(self, variable), learning_rate)
+        rate = self.rate_of(variable, learning_rate)
         if len(variable.shape) > 1 and self.decoupled_weight_decay:
             decay = ops.cast(rate, variable.dtype) * self.decoupled_weight_decay
             self.assign_sub(variable, decay * variable)
@@ -168,13 +176,7 @@ class DecoupledDecayAdam(_RateFactors, SumClippingOptimizer, keras.optimizers.Ad
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal optimizer."""
-        config = super().get_config()
-        config.pop("weight_decay", None)
-        return {
-            **config,
-            "decoupled_weight_decay": self.decoupled_weight_decay,
-            "rate_factors": self.rate_factors,
-        }
+        return {**super().get_config(), "decoupled_weight_decay": self.decoupled_weight_decay}
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")

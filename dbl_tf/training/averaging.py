@@ -27,8 +27,7 @@ def averages(model: keras.Model) -> list[keras.Variable] | None:
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """Gives a model the moving averages of its weights inside the block, if there are any."""
-    values = averages(model)
-    if values is None:
+    if averages(model) is None:
         yield
         return
     trained = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
@@ -42,5 +41,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 def use_averages(model: keras.Model) -> None:
     """Replaces the trainable weights by their moving averages, if there are any."""
-    for variable, average in zip(model.trainable_variables, averages(model) or (), strict=False):
-        variable.assign(keras.ops.convert_to_numpy(average))
+    values = averages(model)
+    if values is not None:
+        for variable, average in zip(model.trainable_variables, values, strict=True):
+            variable.assign(keras.ops.convert_to_numpy(average))

@@ -15,6 +15,7 @@ import tensorflow as tf
 from dbl_tf import atomic, keras_internals, metrics
 from dbl_tf.prediction import predict
 from dbl_tf.training.averaging import averaged_weights
+from dbl_tf.training.checkpoints import load_arrays, load_numbers, save_arrays
 
 
 class History(keras.callbacks.Callback):
@@ -38,14 +39,7 @@ class History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Appends the row of an epoch and writes the file."""
         self._rows.append({"epoch": epoch, **logs})
-        columns = dict.fromkeys(name for row in self._rows for name in row)
-        with (
-            atomic.replacing(self._path) as tmp_path,
-            open(tmp_path, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+        atomic.write_csv(self._rows, self._path)
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
@@ -141,8 +135,8 @@ class KeepBest(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads which epoch is the best so far, and stops if that was too long ago."""
         if self.path.exists():
-            with np.load(self.path) as file:
-                self.best_score, self.best_epoch = float(file["score"]), int(file["epoch"])
+            best = load_numbers(self.path)
+            self.best_score, self.best_epoch = best["score"], int(best["epoch"])
         self._stop_if_over(self.params["initial_epoch"] - 1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
@@ -155,14 +149,12 @@ class KeepBest(keras.callbacks.Callback):
             with averaged_weights(self.model):
                 values = self.model.get_weights()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic.replacing(self.path) as tmp_path:
-                arrays = {str(i): value for i, value in enumerate(values)}
-                np.savez(tmp_path, score=self.best_score, epoch=epoch, **arrays)
+            save_arrays(self.path, values, score=self.best_score, epoch=epoch)
         self._stop_if_over(epoch)
 
     def _stop_if_over(self, epoch: int) -> None:
-        if self.patience is not None and epoch - self.best_epoch >= self.patience > 0:
-            self.model.stop_training = self.best_epoch >= 0
+        if self.patience and self.best_epoch >= 0 and epoch - self.best_epoch >= self.patience:
+            self.model.stop_training = True
 
     def restore(self, model: keras.Model) -> int:
         """Gives a model the weights that were kept.
@@ -178,13 +170,11 @@ class KeepBest(keras.callbacks.Callback):
             ValueError: the file is damaged, or of another model.
         """
         try:
-            with np.load(self.path) as file:
-                values = [file[str(i)] for i in range(len(file.files) - 2)]
-                epoch = int(file["epoch"])
-            model.set_weights(values)
+            best = load_numbers(self.path)
+            model.set_weights(load_arrays(self.path))
         except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
             raise ValueError(
                 f"the best weights, {self.path}, cannot be read: {error}. Remove the checkpoints "
                 "of the run to train it again"
             ) from error
-        return epoch
+        return int(best["epoch"])

@@ -5,6 +5,7 @@ import pathlib
 import re
 import zipfile
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -55,9 +56,7 @@ class Checkpoints:
         values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         self._check_finite(variables, values, step)
         self.directory.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(self.path(step)) as tmp_path:
-            arrays = {str(i): value for i, value in enumerate(values)}
-            np.savez(tmp_path, loss_sum=loss_sum, **arrays)
+        save_arrays(self.path(step), values, loss_sum=loss_sum)
         # A checkpoint of a later step is damaged, or training would have continued from it.
         kept = [other for other in self.steps() if other <= step][-self.keep :]
         for other in set(self.steps()) - set(kept):
@@ -107,15 +106,41 @@ class Checkpoints:
     @staticmethod
     def _load(model: keras.Model, path: pathlib.Path) -> float:
         variables = _state(model)
-        with np.load(path) as file:
-            loss_sum = float(file["loss_sum"])
-            values = [file[str(i)] for i in range(len(file.files) - 1)]
+        loss_sum, values = load_numbers(path)["loss_sum"], load_arrays(path)
         shapes = [tuple(v.shape) for v in variables]
         if [v.shape for v in values] != shapes:
             raise ValueError("the shapes of its variables are not those of the model")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return loss_sum
+
+
+def save_arrays(path: pathlib.Path, values: Sequence[np.ndarray], **numbers: float) -> None:
+    """Writes arrays and named numbers to an `.npz` file, as a whole or not at all."""
+    arrays: dict[str, Any] = {**numbers, **{str(i): value for i, value in enumerate(values)}}
+    with atomic.replacing(path) as tmp_path:
+        np.savez(tmp_path, **arrays)
+
+
+def load_arrays(path: pathlib.Path) -> list[np.ndarray]:
+    """Reads the arrays that `save_arrays` wrote.
+
+    Raises:
+        OSError: the file is not there.
+        zipfile.BadZipFile, KeyError, EOFError, ValueError: the file is damaged.
+    """
+    with np.load(path) as file:
+        return [file[str(i)] for i in range(sum(map(str.isdigit, file.files)))]
+
+
+def load_numbers(path: pathlib.Path) -> dict[str, float]:
+    """Reads the numbers that `save_arrays` wrote, and none of the arrays.
+
+    Raises:
+        OSError, zipfile.BadZipFile, KeyError, EOFError, ValueError: see `load_arrays`.
+    """
+    with np.load(path) as file:
+        return {name: float(file[name]) for name in file.files if not name.isdigit()}
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:

@@ -1,6 +1,5 @@
 """Trains and compares several methods and seeds, or several values of a setting."""
 
-import csv
 import dataclasses
 import json
 import os
@@ -112,8 +111,8 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
         raise ValueError("none of the runs could be finished:\n" + "\n".join(failed))
     output = pathlib.Path(output_dir)
     rows = comparison.variant_rows(done)
-    _write_csv(output / "table.csv", rows)
-    _write_csv(output / "runs.csv", comparison.run_rows(done))
+    atomic.write_csv(rows, output / "table.csv")
+    atomic.write_csv(comparison.run_rows(done), output / "runs.csv")
     title = f"{runs[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
     return "\n".join([comparison.format_table(done), *failed, f"report: {output / 'report.html'}"])
@@ -141,13 +140,3 @@ def _train(config: RunConfig) -> dict[str, Any]:
     scores = train_and_evaluate(config)
     assert scores is not None  # the only process of a run is its chief
     return scores
-
-
-def _write_csv(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    with (
-        atomic.replacing(path) as tmp_path,
-        open(tmp_path, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)

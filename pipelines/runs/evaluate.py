@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import prediction, serving
+from dbl_tf import metrics, prediction, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -236,26 +236,18 @@ def score_test(
     prevalence alone.
     """
     labels = data.splits["test"].labels.toarray()
+    probabilities = calibration(logits)
+    scores = run_scores.score(labels, probabilities, statistics, thresholds)
     prevalence = np.broadcast_to(statistics.class_counts / statistics.num_examples, labels.shape)
-    compared = {
-        "before": Calibration.identity(labels.shape[1])(logits),
-        "after": calibration(logits),
-        "prevalence": prevalence,
-    }
-    details = {
+    plain = Calibration.identity(labels.shape[1])(logits)
+    scores["calibration"] = {
         "fitted_on": calibration.fitted_on,
         "slope": calibration.slope,
-        **{
-            name: {
-                key: run_scores.PROBABILITY_SCORES[key](labels, probabilities)
-                for key in run_scores.PROBABILITY_SCORES
-            }
-            for name, probabilities in compared.items()
-        },
+        "before": metrics.probability_scores(labels, plain),
+        "after": scores["probabilities"],
+        "prevalence": metrics.probability_scores(labels, prevalence),
     }
-    return score_probabilities(
-        compared["after"], data, statistics, thresholds, output_dir, calibration=details
-    )
+    return _write(scores, probabilities, data, statistics, thresholds, output_dir)
 
 
 def score_probabilities(
@@ -264,21 +256,22 @@ def score_probabilities(
     statistics: LabelStatistics,
     thresholds: Thresholds,
     output_dir: str | os.PathLike,
-    **details: Any,
 ) -> EvaluationResult:
-    """Scores probabilities of the test split; writes `predictions.csv` and `metrics.json`.
+    """Scores probabilities of the test split; writes `predictions.csv` and `metrics.json`."""
+    labels = data.splits["test"].labels.toarray()
+    scores = run_scores.score(labels, probabilities, statistics, thresholds)
+    return _write(scores, probabilities, data, statistics, thresholds, output_dir)
 
-    Args:
-        probabilities: the probabilities (N, C).
-        data: the data.
-        statistics: the statistics of the training labels.
-        thresholds: the thresholds of the decisions.
-        output_dir: the directory of the files.
-        **details: further entries of `metrics.json`.
-    """
+
+def _write(
+    scores: dict[str, Any],
+    probabilities: np.ndarray,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    thresholds: Thresholds,
+    output_dir: str | os.PathLike,
+) -> EvaluationResult:
     test = data.splits["test"]
-    scores = run_scores.score(test.labels.toarray(), probabilities, statistics, thresholds)
-    scores |= details
     output = pathlib.Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     write_predictions(test.names, probabilities, data.class_names, output / "predictions.csv")

@@ -1,17 +1,29 @@
 """Heads on fixed features: trained without a run directory, and judged on examples held out."""
 
+import dataclasses
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
 from dbl_tf import prediction, training
 from dbl_tf.statistics import LabelStatistics
 from pipelines import folds
-from pipelines.examples import LabelledData
+from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.runs import build, network_inputs
 from pipelines.runs.config import ResolvedConfig
 
 # A step on features takes less time than its dispatch.
 STEPS_PER_CALL = 50
+
+
+def with_features(
+    data: LabelledData, features_of: Callable[[Examples], FeatureRows]
+) -> LabelledData:
+    """Returns the training split alone, with the features that a function gives for it."""
+    train = data.splits["train"]
+    held = dataclasses.replace(train, features=features_of(train))
+    return dataclasses.replace(data, splits={"train": held})
 
 
 def fit_head(
@@ -63,7 +75,7 @@ def logits_of_splits(config: ResolvedConfig, data: LabelledData) -> dict[str, np
     """
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
     head = fit_head(config.with_settings(clamp_counts=True), data, statistics)
-    inputs = network_inputs.FeatureInputs(network_inputs.given_features)
+    inputs = network_inputs.of_data(image_size=None)
     return {
         name: prediction.predict_logits(head, inputs.batches(examples), verbose=0)
         for name, examples in data.splits.items()

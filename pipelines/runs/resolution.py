@@ -69,7 +69,7 @@ def resolve(
         _refuse_image_settings(asked)
         backbone, weights, image_size = models.NO_BACKBONE, NO_WEIGHTS, None
         frozen_layers: tuple[str, ...] = ()
-        head_alone = freeze = True
+        freeze = True
     else:
         weights = asked.backbone_weights or (
             NO_WEIGHTS if asked.backbone == models.SMALL_RESNET else defaults.backbone_weights
@@ -89,13 +89,12 @@ def resolve(
             if asked.freeze_backbone is None
             else asked.freeze_backbone
         )
-        head_alone = freeze
-    own_data = defaults.freeze_backbone
-    optimizer = asked.optimizer or ("adamw" if head_alone and own_data else "sgd")
+    is_own_head = freeze and defaults.freeze_backbone
+    optimizer = asked.optimizer or ("adamw" if is_own_head else "sgd")
 
     epochs, steps = asked.epochs, asked.steps
     if epochs is None and steps is None:
-        if head_alone and own_data:
+        if is_own_head:
             steps = default_head_steps(len(train), asked.batch_size)
         elif defaults.steps is not None:
             steps = defaults.steps
@@ -140,16 +139,9 @@ def resolve(
         schedule=asked.schedule or ("cosine" if optimizer == "adamw" else "step"),
         learning_rate=float(asked.learning_rate)
         if asked.learning_rate
-        else models.default_learning_rate(
-            backbone, num_classes, frozen=head_alone, optimizer=optimizer
-        )
+        else models.default_learning_rate(backbone, num_classes, frozen=freeze, optimizer=optimizer)
         * (RATE_AFTER_HEAD if asked.head_steps else 1.0),
-        head_rate=(
-            asked.head_rate
-            or models.default_learning_rate(backbone, num_classes, frozen=True, optimizer="adamw")
-        )
-        if asked.head_steps
-        else None,
+        head_rate=(asked.head_rate or models.ADAMW_HEAD_RATE) if asked.head_steps else None,
         backbone_rate=models.default_backbone_rate(num_classes, optimizer)
         if asked.backbone_rate is None
         else asked.backbone_rate,
@@ -192,10 +184,8 @@ def head_alone(config: ResolvedConfig, num_examples: int) -> ResolvedConfig:
     if config.freeze_backbone:
         return config
     num_steps = config.head_steps or default_head_steps(num_examples, config.batch_size)
-    rate = models.default_learning_rate(config.backbone, 20, frozen=True, optimizer="adamw")
-    stage = dataclasses.replace(
-        config, head_steps=num_steps, head_rate=config.head_rate or rate, precision="float32"
-    )
+    rate = config.head_rate or models.ADAMW_HEAD_RATE
+    stage = dataclasses.replace(config, head_steps=num_steps, head_rate=rate, precision="float32")
     return dataclasses.replace(head_stage(stage), freeze_backbone=True, head_steps=0)
 
 
@@ -208,18 +198,14 @@ def _adopt(asked: RunConfig, saved: ResolvedConfig) -> RunConfig:
     """Fills in what was left open, or to a choice, with what a run that goes on has."""
     taken = [name for name in asked.left_to_choice() if name in saved.chosen]
     asked = asked.with_settings(**dict.fromkeys(taken))
-    names = {field.name for field, _ in settings.settings_of(RunConfig)}
-    left_open = {
-        name: getattr(saved, name)
-        for name in names
-        if getattr(asked, name) is None and name not in ("run_dir", "checkpoint_every")
-    }
+    kept = {"run_dir", "checkpoint_every"}
     if asked.epochs is not None or asked.steps is not None:
-        del_names = {"epochs", "steps"}
-        left_open = {name: value for name, value in left_open.items() if name not in del_names}
+        kept |= {"epochs", "steps"}
     if saved.image_size is None:
-        left_open = {name: v for name, v in left_open.items() if name not in _OF_IMAGES}
-    return dataclasses.replace(asked, **left_open)
+        kept |= set(_OF_IMAGES)
+    names = [field.name for field, _ in settings.settings_of(RunConfig)]
+    adopted = [name for name in names if getattr(asked, name) is None and name not in kept]
+    return dataclasses.replace(asked, **{name: getattr(saved, name) for name in adopted})
 
 
 def _refuse_image_settings(asked: RunConfig) -> None:

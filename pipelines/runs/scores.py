@@ -14,13 +14,6 @@ from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples
 
-# Scores of probabilities, which are compared before and after calibration.
-PROBABILITY_SCORES = {
-    "log_loss": metrics.log_loss,
-    "brier_score": metrics.brier_score,
-    "calibration_error": metrics.expected_calibration_error,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:

@@ -13,8 +13,8 @@ import numpy as np
 from dbl_tf import atomic, methods, metrics
 from dbl_tf.statistics import LabelStatistics
 from pipelines import folds
-from pipelines.examples import Examples, FeatureRows, LabelledData
-from pipelines.runs import build, heads, resolution
+from pipelines.examples import Examples, LabelledData
+from pipelines.runs import build, heads, network_inputs, resolution
 from pipelines.runs.config import (
     AUTO,
     DEFAULT_METHOD,
@@ -168,7 +168,7 @@ def _with_features(template: RunConfig, data: LabelledData) -> LabelledData:
     """Returns the training split with features, those of the pre-trained network for images."""
     train = data.splits["train"]
     if train.features is not None:
-        return dataclasses.replace(data, splits={"train": train})
+        return heads.with_features(data, network_inputs.given_features)
     config = resolution.resolve(template.with_settings(method=None, learning_rate=None), data)
     if config.backbone_weights == NO_WEIGHTS and config.init_from is None:
         raise ConfigError(
@@ -179,9 +179,7 @@ def _with_features(template: RunConfig, data: LabelledData) -> LabelledData:
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     backbone, _ = build.build_networks(config, statistics)
     assert backbone is not None
-    features: FeatureRows = Features(config, backbone)(train)
-    held = dataclasses.replace(train, features=features)
-    return dataclasses.replace(data, splits={"train": held})
+    return heads.with_features(data, Features(config, backbone))
 
 
 def _score(
@@ -252,17 +250,7 @@ def _write_summary(summaries: Sequence[Summary], path: pathlib.Path) -> None:
         }
         for each in summaries
     ]
-    _write_rows(rows, path)
-
-
-def _write_rows(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    with (
-        atomic.replacing(path) as tmp_path,
-        open(tmp_path, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    atomic.write_csv(rows, path)
 
 
 class _Table:
@@ -304,7 +292,7 @@ class _Table:
         """Adds a row and writes the file."""
         row = dataclasses.asdict(candidate) | {"fold": fold} | scores
         self._rows.append({name: str(value) for name, value in row.items()})
-        _write_rows(self._rows, self._path)
+        atomic.write_csv(self._rows, self._path)
 
     def _of(self, candidate: Candidate) -> Iterator[dict[str, Any]]:
         for row in self._rows:

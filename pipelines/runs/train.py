@@ -42,8 +42,8 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
     """Trains, evaluates and exports a model, or continues a run that was stopped.
 
     Writes to the run directory `config.json`, `statistics.json`, `history.csv`, `tensorboard/`,
-    `checkpoints/`, `model.keras`, `thresholds.json`, `predictions.csv`, `metrics.json`,
-    `report.html` with its `figures/`, and `saved_model/1/`.
+    `checkpoints/`, `model.keras`, `calibration.json`, `thresholds.json`, `predictions.csv`,
+    `metrics.json`, `report.html` with its `figures/`, and `saved_model/1/`.
 
     Returns:
         The content of `metrics.json`; None in a process that is not the chief of its cluster.
@@ -313,8 +313,7 @@ def _judged(
     labels = train.labels.toarray()
     if config.calibrate and isinstance(inputs, network_inputs.FeatureInputs):
         print("predicting the training examples out of fold", flush=True)
-        features = dataclasses.replace(train, features=inputs.features_of(train))
-        held = dataclasses.replace(data, splits={"train": features})
+        held = heads.with_features(data, inputs.features_of)
         fold_of = folds.stratified_folds(train.labels, CALIBRATION_FOLDS, seed=config.seed)
         logits = heads.out_of_fold_logits(config, held, fold_of)
         return _Judged(labels, logits, "train, out of fold", is_unseen=True)

@@ -61,6 +61,15 @@ def warmup_rates(rate, warmup_steps, boundaries, steps=STEPS):
     return [r * 0.1 ** sum(t >= b for b in boundaries) for t, r in enumerate(rates)]
 
 
+def assert_follows(optimizer, start, gradients, expected, tolerance):
+    """Compares the variables after each step; rates, betas and ε are float32 numbers."""
+    variables = [keras.Variable(w, dtype="float64") for w in start]
+    for gradient, values in zip(gradients, expected, strict=True):
+        optimizer.apply([tf.constant(g) for g in gradient], variables)
+        for variable, value in zip(variables, values, strict=True):
+            np.testing.assert_allclose(variable.numpy(), value, **tolerance)
+
+
 @pytest.mark.parametrize("schedule", [False, True])
 def test_ten_steps_equal_the_closed_form(schedule):
     start, gradients = make_problem()
@@ -71,13 +80,8 @@ def test_ten_steps_equal_the_closed_form(schedule):
         coupled_weight_decay=0.05,
         global_clipnorm=3.0,
     )
-    variables = [keras.Variable(w, dtype="float64") for w in start]
     expected = closed_form(gradients, start, rates, 0.9, 0.05, 3.0)
-    for step in range(STEPS):
-        optimizer.apply([tf.constant(g) for g in gradients[step]], variables)
-        for variable, value in zip(variables, expected[step], strict=True):
-            # The learning rate is a float32 number.
-            np.testing.assert_allclose(variable.numpy(), value, rtol=1e-6, atol=1e-7)
+    assert_follows(optimizer, start, gradients, expected, {"rtol": 1e-6, "atol": 1e-7})
 
 
 def test_ten_steps_of_adam_equal_the_closed_form():
@@ -88,14 +92,9 @@ def test_ten_steps_of_adam_equal_the_closed_form():
         global_clipnorm=3.0,
         rate_factors=[0.25, 1.0],
     )
-    variables = [keras.Variable(w, dtype="float64") for w in start]
     rates = cosine_rates(0.1, 4, STEPS)
     expected = adam_closed_form(gradients, start, rates, 0.5, 3.0, factors=(0.25, 1.0))
-    for step in range(STEPS):
-        optimizer.apply([tf.constant(g) for g in gradients[step]], variables)
-        for variable, value in zip(variables, expected[step], strict=True):
-            # Rates, betas and ε are float32 numbers.
-            np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-5)
+    assert_follows(optimizer, start, gradients, expected, {"rtol": 1e-5, "atol": 1e-5})
 
 
 def test_a_rate_factor_scales_the_rate_of_its_variable():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from training_batches import make_batches
 
 from dbl_tf import metrics, models, training
 from dbl_tf.optimizers import CoupledDecaySGD, DecoupledDecayAdam, warmup_cosine
@@ -45,14 +46,6 @@ class Scores(keras.callbacks.Callback):
         logs["val_map"] = self.scores[epoch]
         with training.averaged_weights(self.model):
             self.weights[epoch] = self.model.get_weights()
-
-
-def make_batches(first_step, share=None):
-    def batch(step):
-        features = tf.random.stateless_normal((16, 6), tf.stack([tf.constant(7, tf.int64), step]))
-        return features, tf.cast(features[:, :3] > 0.3, tf.float32)
-
-    return tf.data.Dataset.range(first_step, 2**40).map(batch)
 
 
 def make_network(optimizer="sgd", ema=None):

@@ -6,23 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from training_batches import make_batches
 
 from dbl_tf import metrics, models, training
 from dbl_tf.optimizers import CoupledDecaySGD, WarmupStepDecay
 from dbl_tf.training import loop
 
 STEPS, STEPS_PER_EPOCH = 11, 4
-
-
-def make_batches(first_step, share=None):
-    """Endless batches, each a function of its step."""
-
-    def batch(step):
-        seed = tf.stack([tf.constant(7, tf.int64), step])
-        features = tf.random.stateless_normal((16, 6), seed)
-        return features, tf.cast(features[:, :3] > 0.3, tf.float32)
-
-    return tf.data.Dataset.range(first_step, 2**40).map(batch)
 
 
 def make_network(learning_rate=0.1, loss_scaling=False, stock_dropout=0.1, xla=False):
