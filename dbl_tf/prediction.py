@@ -43,8 +43,29 @@ def predict_logits(
     Returns:
         The logits, (N, C), in the order of the inputs and of the type of the model.
     """
-    if isinstance(model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        # `model.predict` would divide the batches among the machines, but only one evaluates.
-        call = tf.function(lambda batch: model(batch, training=False))
-        return np.concatenate([call(batch).numpy() for batch in batches])
-    return model.predict(batches, verbose=verbose)
+    strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        # Keras would divide the batches among the machines, but only one evaluates.
+        function = tf.function(
+            lambda data: model(keras.utils.unpack_x_y_sample_weight(data[0])[0], training=False)
+        )
+    elif strategy.num_replicas_in_sync > 1:
+        return model.predict(batches, verbose=verbose)
+    else:
+        # `model.predict` starts the pipeline again at its end, and so reads images for nothing.
+        model.make_predict_function()
+        function = model.predict_function
+    if not model.run_eagerly:
+        # Traced once for all sizes of a batch; the first call would trace it for its own size.
+        function = function.get_concrete_function([batches.element_spec])
+    count = int(batches.cardinality())
+    progress = keras.utils.Progbar(
+        count if count >= 0 else None, verbose=1 if verbose == "auto" else int(verbose)
+    )
+    logits = []
+    for batch in batches:
+        logits.append(function([batch]))
+        progress.update(len(logits), finalize=False)
+    progress.target = len(logits)  # it may have been unknown
+    progress.update(len(logits), finalize=True)
+    return np.concatenate([array.numpy() for array in logits])
