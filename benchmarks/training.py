@@ -140,7 +140,7 @@ class _Run:
         self._batches = build.make_image_batches(settings, data, statistics)
         # What `fit` itself uses: it would trace the step anew each time it is called.
         self._distributed = loop.distributed_batches
-        self._step = loop.make_train_step(model, self._strategy)
+        self._step = loop.make_train_step(model, self._strategy, self.from_memory())
 
     def from_pipeline(self) -> Iterator:
         """A new pipeline."""

@@ -111,7 +111,7 @@ def fit(
     if writes and history_path is not None:
         callbacks.append(History(history_path, epochs=step // steps_per_epoch))
     iterator = iter(distributed_batches(strategy, batches, step))
-    train_step = make_train_step(model, strategy)
+    train_step = make_train_step(model, strategy, iterator)
     listeners = keras.callbacks.CallbackList(
         callbacks,
         add_progbar=writes and verbose != 0,
@@ -242,11 +242,17 @@ def distributed_batches(strategy: tf.distribute.Strategy, batches: Batches, step
 
 
 def make_train_step(
-    model: keras.Model, strategy: tf.distribute.Strategy
+    model: keras.Model, strategy: tf.distribute.Strategy, iterator: Any
 ) -> Callable[[Any], tf.Tensor]:
-    """A compiled function that trains one step on the iterator's next batch and returns its loss.
+    """A compiled function that trains one step on an iterator's next batch and returns its loss.
 
     The loss is a scalar tensor. On a GPU the function returns before the step is finished.
+
+    Args:
+        model: a compiled model, whose optimizer is built.
+        strategy: the strategy of the model.
+        iterator: over `distributed_batches`. The function is traced for it, which reads no batch,
+            and takes any other iterator over batches of the same shapes.
     """
 
     def on_replica(
@@ -269,4 +275,6 @@ def make_train_step(
         losses = strategy.run(on_replica, args=next(iterator))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    return step
+    # Each network needs a trace of its own. TensorFlow takes first calls that trace, in one process
+    # after another network's, for a function that is traced again and again, and warns of it.
+    return step.get_concrete_function(iterator)

@@ -111,6 +111,23 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     assert training.Checkpoints(tmp_path / "checkpoints").steps()[-1] == STEPS
 
 
+def test_one_network_after_another_trains_without_a_warning_of_retracing(tmp_path, caplog):
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        for number in range(6):
+            training.fit(
+                make_network(),
+                make_batches,
+                steps=1,
+                steps_per_epoch=1,
+                checkpoints=training.Checkpoints(tmp_path / str(number)),
+                verbose=0,
+            )
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text
+
+
 def test_a_killed_run_with_loss_scaling_continues(tmp_path):
     whole = make_network(loss_scaling=True)
     fit(tmp_path / "whole", whole)
@@ -330,8 +347,8 @@ def test_the_losses_are_added_in_the_order_of_the_steps_however_they_are_read(
     step_losses = []
     make_train_step = loop.make_train_step
 
-    def recording(model, strategy):
-        train_step = make_train_step(model, strategy)
+    def recording(model, strategy, iterator):
+        train_step = make_train_step(model, strategy, iterator)
 
         def step(iterator):
             step_losses.append(train_step(iterator))
