@@ -2,19 +2,16 @@
 
 import csv
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
+import programs
 import pytest
 
 from pipelines.runs import compare
 from pipelines.runs.config import ConfigError, RunConfig
 
-ROOT = pathlib.Path(__file__).parents[3]
 SEEDS = (0, 1)
 
 
@@ -38,14 +35,13 @@ def runs_of(table, directory, **arguments):
 
 def compare_by_command(table, directory):
     """The same comparison, by the command in a process of its own."""
-    command = [sys.executable, "-m", "pipelines.compare", f"--output_dir={directory / 'runs'}"]
+    command = ["-m", "pipelines.compare", f"--output_dir={directory / 'runs'}"]
     command += ["--methods=db", f"--seeds={','.join(map(str, SEEDS))}", "--dataset=table"]
     command += [f"--examples={table}", "--freeze_backbone", "--backbone=small_resnet"]
     command += ["--backbone_options=width=4", "--backbone_weights=none", "--image_size=16"]
     command += ["--batch_size=8", "--steps=3", f"--cache_dir={directory / 'cache'}"]
     # TensorFlow's warnings are shown.
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = programs.run(*command, environment={"TF_CPP_MIN_LOG_LEVEL": "1"})
     assert done.returncode == 0, done.stderr
     return done
 
