@@ -56,9 +56,9 @@ def train(folder: pathlib.Path, steps: int, batch_size: int) -> dict[str, float]
 
     from dbl_tf import models, training
     from dbl_tf.statistics import LabelStatistics
-    from pipelines.runs import build, config
+    from pipelines.runs import build, config, resolution
 
-    settings = config.RunConfig.of(
+    asked = config.RunConfig.of(
         dataset="table",
         examples=str(folder / "examples.csv"),
         check_images="exists",
@@ -69,9 +69,10 @@ def train(folder: pathlib.Path, steps: int, batch_size: int) -> dict[str, float]
         batch_size=batch_size,
         steps=steps,
         clamp_counts=True,
-    ).resolve()
+    )
     imported = measuring.peak_mib()
-    data = settings.load_data()
+    data = asked.load_data()
+    settings = resolution.resolve(asked, data)
     examples = data.splits["train"]
     indexed = measuring.peak_mib()
     statistics = LabelStatistics.from_labels(examples.labels, data.class_names)

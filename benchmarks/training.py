@@ -67,7 +67,7 @@ def measure(
                 batch_size=batch_size,
                 steps=1_000_000,
             )
-            runs[method] = _Run(settings.resolve())
+            runs[method] = _Run(settings)
         candidates, opened = {}, {}
         for method, run in runs.items():
             for source in _INPUTS:
@@ -115,16 +115,17 @@ def _stepping(run: "_Run", opened: dict[str, Iterator], steps: int) -> Callable[
 class _Run:
     """Model, compiled step and batches of a configuration, as a run has them."""
 
-    def __init__(self, settings: Any):
+    def __init__(self, asked: Any):
         import keras
 
         from dbl_tf import models, training
         from dbl_tf.statistics import LabelStatistics
         from dbl_tf.training import loop
-        from pipelines.runs import build
+        from pipelines.runs import build, resolution
 
-        self._strategy = training.make_strategy(settings.strategy)
-        data = settings.load_data()
+        self._strategy = training.make_strategy(asked.strategy)
+        data = asked.load_data()
+        settings = resolution.resolve(asked, data)
         statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
         build.check_classes(settings, statistics)
         plan = build.make_plan(settings, statistics)
@@ -158,7 +159,7 @@ class _Run:
 
     def step(self, batches: Iterator) -> None:
         """Trains a step; waits for its loss, as `fit` does."""
-        loss = float(self._step(batches))
+        loss = float(self._step(batches, 1)[0])
         if not np.isfinite(loss):
             raise ValueError(f"the loss is {loss}: the figures would be of no training")
 

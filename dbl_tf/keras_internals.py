@@ -47,6 +47,15 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def weight_averages(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The moving averages of the variables that an optimizer with `use_ema` was built with.
+
+    Wraps `Optimizer._model_variables_moving_average`. The public `finalize_variable_values` writes
+    the averages over the weights, and nothing public lets training go on with the weights after.
+    """
+    return optimizer._model_variables_moving_average
+
+
 class ComputedSeed(keras.random.SeedGenerator):
     """A seed for `keras.random` that was computed in the graph.
 

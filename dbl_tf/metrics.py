@@ -234,6 +234,73 @@ def best_f1_thresholds(labels: Any, scores: Any) -> np.ndarray:
     return thresholds
 
 
+def log_loss(labels: Any, probabilities: Any) -> float:
+    """Computes the mean of −log of the probability of what is true, over all N·C decisions.
+
+    Probabilities of 0 and 1 are moved into (0, 1) by the spacing of float64, so that a certain
+    error costs about 36 and not infinitely much.
+
+    Args:
+        labels: see `average_precision`.
+        probabilities: probabilities (N, C), in [0, 1].
+
+    Raises:
+        ValueError: see `average_precision`; or a probability is outside [0, 1].
+    """
+    labels, probabilities = _checked_probabilities(labels, probabilities)
+    smallest = np.finfo(np.float64).eps
+    clipped = np.clip(probabilities, smallest, 1 - smallest)
+    return float(-np.log(np.where(labels, clipped, 1 - clipped)).mean())
+
+
+def brier_score(labels: Any, probabilities: Any) -> float:
+    """Computes the mean squared difference of probability and label, over all N·C decisions.
+
+    Args:
+        labels: see `log_loss`.
+        probabilities: see `log_loss`.
+
+    Raises:
+        ValueError: see `log_loss`.
+    """
+    labels, probabilities = _checked_probabilities(labels, probabilities)
+    return float(np.mean((probabilities - labels) ** 2))
+
+
+def expected_calibration_error(labels: Any, probabilities: Any, num_bins: int = 15) -> float:
+    """Computes how far probabilities are from the shares of labels that come true.
+
+    All N·C decisions are put into bins of equal width by their probability (Naeini et al., AAAI
+    2015). The error is the mean over the decisions of |mean probability − share of positives| of
+    their bin.
+
+    Args:
+        labels: see `log_loss`.
+        probabilities: see `log_loss`.
+        num_bins: the number of bins.
+
+    Raises:
+        ValueError: see `log_loss`.
+    """
+    labels, probabilities = _checked_probabilities(labels, probabilities)
+    labels, probabilities = labels.ravel(), probabilities.ravel()
+    bins = np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
+    sums = np.bincount(bins, weights=probabilities - labels, minlength=num_bins)
+    return float(np.abs(sums).sum() / len(labels))
+
+
+def _checked_probabilities(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
+    labels, probabilities = _checked(labels, probabilities)
+    probabilities = probabilities.astype(np.float64)
+    outside = (probabilities < 0) | (probabilities > 1)
+    if outside.any():
+        place = np.argwhere(outside)[0]
+        raise ValueError(
+            f"probabilities must be in [0, 1], got {probabilities[tuple(place)]} at {_place(place)}"
+        )
+    return labels, probabilities
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
     """The labels and scores of a split, with results that several metrics share.
@@ -399,6 +466,33 @@ METRICS: Sequence[Metric] = (
         lambda e: e.at_threshold["macro_f1"],
         "mean of the labels' F1, at each label's threshold",
         heading="macro F1",
+    ),
+    Metric(
+        ("probabilities", "log_loss"),
+        "split",
+        lambda e: log_loss(e.labels, e.scores),
+        "mean of −log of the probability of what is true",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("probabilities", "brier_score"),
+        "split",
+        lambda e: brier_score(e.labels, e.scores),
+        "mean squared difference of probability and label",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("probabilities", "calibration_error"),
+        "split",
+        lambda e: expected_calibration_error(e.labels, e.scores),
+        "mean distance of probabilities from the share of labels that come true",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
     ),
     AVERAGE_PRECISION,
     Metric(

@@ -13,6 +13,8 @@ from dbl_tf import keras_internals
 from dbl_tf.classifiers import GraphClassifier
 
 SMALL_RESNET = "small_resnet"
+# Of networks whose inputs are features.
+NO_BACKBONE = "none"
 
 # The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
@@ -28,24 +30,51 @@ def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
     return _FROZEN_BY_DEFAULT.get(backbone, ()) if pretrained else ()
 
 
-def default_learning_rate(backbone: str, *, frozen: bool = False) -> float:
-    """The default learning rate of a network, for SGD with momentum 0.9.
+def default_learning_rate(
+    backbone: str, num_classes: int, *, frozen: bool = False, optimizer: str = "sgd"
+) -> float:
+    """The default learning rate of a network.
 
-    The paper's 0.02 is for pre-trained ResNets; networks without residual connections diverge at
-    such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics became
-    equal for all images within 120 steps of binary cross-entropy at 0.02, while 0.002, 0.005 and
-    0.01 gave similar results.
+    SGD with momentum 0.9: the loss is a mean over B × C elements, so that its gradient with respect
+    to one logit is proportional to 1/C. The rate is proportional to C, and a step changes a logit
+    as much as the rate at 20 classes does, for which the paper gives 0.02. The step of Adam does
+    not depend on the scale of the loss, and neither does its rate.
+
+    The 0.02 of the paper is for pre-trained ResNets; networks without residual connections diverge
+    at such rates. On photographs, the features of a MobileNet with fixed BatchNorm statistics
+    became equal for all images within 120 steps of binary cross-entropy at 0.02, while 0.002, 0.005
+    and 0.01 gave similar results.
 
     Args:
         backbone: the name of the network.
+        num_classes: the number C of classes.
         frozen: whether only the head is trained, which is stable at the paper's rate above any
             backbone.
+        optimizer: "sgd" or "adamw".
     """
+    if optimizer == "adamw":
+        return 0.002 if frozen or backbone == SMALL_RESNET else 1e-4
     if frozen:
-        return 0.02
-    if backbone == SMALL_RESNET:
-        return 0.05
-    return 0.02 if backbone.startswith("ResNet") else 0.005
+        of_20_classes = 0.02
+    elif backbone == SMALL_RESNET:
+        of_20_classes = 0.1
+    else:
+        of_20_classes = 0.02 if backbone.startswith("ResNet") else 0.005
+    return of_20_classes * num_classes / 20
+
+
+def default_backbone_rate(num_classes: int, optimizer: str = "sgd") -> float:
+    """The default factor of the learning rate for the layers below the head.
+
+    The gradient that SGD's rate of `default_learning_rate` meets below the head is a sum over the
+    classes divided by C. Where their shares have random signs, it is proportional to 1/√C, and the
+    factor √(20/C) makes a step of these layers what it is at 20 classes.
+
+    Args:
+        num_classes: the number C of classes.
+        optimizer: "sgd" or "adamw".
+    """
+    return min(1.0, (20 / num_classes) ** 0.5) if optimizer == "sgd" else 1.0
 
 
 def build_backbone(
@@ -155,23 +184,26 @@ def build_head(
     return keras.Model(features, classifier(x), name="head")
 
 
-def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
+def join(backbone: keras.Model | None, head: keras.Model) -> keras.Model:
     """Joins backbone and head to a network from images in [0, 255] to logits.
 
-    The network shares the weights of its two parts.
+    The network shares the weights of its two parts. Without a backbone it is the head itself, from
+    features to logits.
     """
+    if backbone is None:
+        return head
     images = keras.Input(backbone.input_shape[1:], name="images")
     return keras.Model(images, head(backbone(images)), name="classifier")
 
 
 def copy_weights(
-    source: str, backbone: keras.Model, head: keras.Model, *, same_classes: bool
+    source: str, backbone: keras.Model | None, head: keras.Model, *, same_classes: bool
 ) -> None:
     """Initializes a network with the weights of a trained one.
 
     Args:
         source: a `.keras` file of a network that `join` made, or a directory with a `model.keras`.
-        backbone: the result of `build_backbone`.
+        backbone: the result of `build_backbone`; None if the network is a head on features.
         head: the result of `build_head`.
         same_classes: whether the networks know the same classes, so that the classifier is copied
             too. It is not copied if the classifiers are of different kinds. A `GraphClassifier`
@@ -186,17 +218,25 @@ def copy_weights(
         raise ValueError(f"{path} does not exist, so there are no weights to start from")
     trained = keras.models.load_model(path, compile=False)
     parts = {layer.name: layer for layer in trained.layers}
-    if not {"backbone", "head"} <= set(parts):
+    if backbone is None:
+        parts = {"head": trained}
+        if trained.name != "head":
+            raise ValueError(
+                f"{path} holds a network of images, {trained.name}, and not a head on features"
+            )
+    elif not {"backbone", "head"} <= set(parts):
         raise ValueError(
             f"{path} does not hold a network that consists of a backbone and a head; its layers "
             f"are {', '.join(parts)}"
         )
-    shapes = [[tuple(w.shape) for w in b.weights] for b in (backbone, parts["backbone"])]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"the backbone in {path} has variables of other shapes than the backbone of this run"
-        )
-    backbone.set_weights(parts["backbone"].get_weights())
+    if backbone is not None:
+        shapes = [[tuple(w.shape) for w in b.weights] for b in (backbone, parts["backbone"])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the backbone in {path} has variables of other shapes than the backbone of this "
+                "run"
+            )
+        backbone.set_weights(parts["backbone"].get_weights())
     others = {layer.name: layer for layer in parts["head"].layers}
     for layer in head.layers:
         if isinstance(layer, StatelessDropout):  # it counts the steps of this run

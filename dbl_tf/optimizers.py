@@ -1,5 +1,6 @@
-"""SGD with coupled weight decay, and the learning-rate schedule of the paper."""
+"""The optimizers, whose rates may differ between variables, and the learning-rate schedules."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,34 @@ from keras import ops
 from dbl_tf.keras_internals import SumClippingOptimizer, variable_index
 
 
+class _RateFactors:
+    """Factors of the learning rate, one for each variable in the order of `build`."""
+
+    def _set_rate_factors(self, rate_factors: Sequence[float] | None) -> None:
+        if rate_factors is not None:
+            for factor in rate_factors:
+                if not 0 <= factor < math.inf:
+                    raise ValueError(f"rate_factors must be finite and at least 0, got {factor}")
+            rate_factors = [float(factor) for factor in rate_factors]
+        self.rate_factors = rate_factors
+
+    def _check_rate_factors(self, variables: Sequence[Any]) -> None:
+        if self.rate_factors is not None and len(self.rate_factors) != len(variables):
+            raise ValueError(
+                f"rate_factors holds {len(self.rate_factors)} numbers for {len(variables)} "
+                "variables"
+            )
+
+    def _rate_of(self, position: int, learning_rate: Any) -> Any:
+        return (
+            learning_rate
+            if self.rate_factors is None
+            else (learning_rate * self.rate_factors[position])
+        )
+
+
 @keras.saving.register_keras_serializable(package="dbl_tf")
-class CoupledDecaySGD(SumClippingOptimizer):
+class CoupledDecaySGD(_RateFactors, SumClippingOptimizer):
     """SGD with momentum whose weight decay is part of the gradient, as in the paper's training.
 
     With the gradient g of the whole batch, clipped to the global norm:
@@ -26,6 +53,8 @@ class CoupledDecaySGD(SumClippingOptimizer):
         coupled_weight_decay: the decay d ≥ 0 of every trainable variable.
         global_clipnorm: the largest norm of all gradients together, after they are summed over the
             replicas. None does not clip.
+        rate_factors: a factor of the learning rate for each variable, in the order of the
+            variables that the optimizer is built with. None uses the same rate for all.
         name: the name of the optimizer.
         **kwargs: further arguments of `keras.optimizers.Optimizer`.
 
@@ -39,6 +68,7 @@ class CoupledDecaySGD(SumClippingOptimizer):
         momentum: float = 0.9,
         coupled_weight_decay: float = 1e-4,
         global_clipnorm: float | None = 35.0,
+        rate_factors: Sequence[float] | None = None,
         name: str = "coupled_decay_sgd",
         **kwargs: Any,
     ):
@@ -51,21 +81,24 @@ class CoupledDecaySGD(SumClippingOptimizer):
             raise ValueError(f"coupled_weight_decay must be at least 0, got {coupled_weight_decay}")
         self.momentum = float(momentum)
         self.coupled_weight_decay = float(coupled_weight_decay)
+        self._set_rate_factors(rate_factors)
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates v, one for each variable."""
         if self.built:
             return
+        self._check_rate_factors(variables)
         super().build(variables)
         self.momentums = self.add_optimizer_variables(variables, "momentum")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Applies one step to one variable."""
-        velocity = self.momentums[variable_index(self, variable)]
+        position = variable_index(self, variable)
+        velocity, rate = self.momentums[position], self._rate_of(position, learning_rate)
         gradient = ops.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
         velocity_now = ops.cast(self.momentum, variable.dtype) * velocity + gradient
         self.assign(velocity, velocity_now)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * velocity_now)
+        self.assign_sub(variable, ops.cast(rate, variable.dtype) * velocity_now)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal optimizer."""
@@ -75,6 +108,72 @@ class CoupledDecaySGD(SumClippingOptimizer):
             **config,
             "momentum": self.momentum,
             "coupled_weight_decay": self.coupled_weight_decay,
+            "rate_factors": self.rate_factors,
+        }
+
+
+@keras.saving.register_keras_serializable(package="dbl_tf")
+class DecoupledDecayAdam(_RateFactors, SumClippingOptimizer, keras.optimizers.Adam):
+    """AdamW (Loshchilov and Hutter, ICLR 2019): Adam with weight decay beside the gradient.
+
+    `w ← w − lr·d·w`, and then the step of Adam. Biases, and the scales and offsets of
+    normalization, which are vectors, do not decay. Keras's own `AdamW` decays them too, clips the
+    gradients of each replica by themselves, and knows one rate for all variables.
+
+    Args:
+        learning_rate: the rate lr, a number or a `LearningRateSchedule`.
+        decoupled_weight_decay: the decay d ≥ 0 of every trainable variable of two or more axes.
+        global_clipnorm: the largest norm of all gradients together, after they are summed over the
+            replicas. None does not clip.
+        rate_factors: as in `CoupledDecaySGD`.
+        name: the name of the optimizer.
+        **kwargs: further arguments of `keras.optimizers.Adam`.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        decoupled_weight_decay: float = 0.01,
+        global_clipnorm: float | None = 35.0,
+        rate_factors: Sequence[float] | None = None,
+        name: str = "decoupled_decay_adam",
+        **kwargs: Any,
+    ):
+        super().__init__(
+            learning_rate=learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs
+        )
+        if not decoupled_weight_decay >= 0:
+            raise ValueError(
+                f"decoupled_weight_decay must be at least 0, got {decoupled_weight_decay}"
+            )
+        self.decoupled_weight_decay = float(decoupled_weight_decay)
+        self._set_rate_factors(rate_factors)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the two moments of each variable."""
+        if not self.built:
+            self._check_rate_factors(variables)
+        super().build(variables)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Applies one step to one variable."""
+        rate = self._rate_of(variable_index(self, variable), learning_rate)
+        if len(variable.shape) > 1 and self.decoupled_weight_decay:
+            decay = ops.cast(rate, variable.dtype) * self.decoupled_weight_decay
+            self.assign_sub(variable, decay * variable)
+        super().update_step(gradient, variable, rate)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that create an equal optimizer."""
+        config = super().get_config()
+        config.pop("weight_decay", None)
+        return {
+            **config,
+            "decoupled_weight_decay": self.decoupled_weight_decay,
+            "rate_factors": self.rate_factors,
         }
 
 
@@ -112,3 +211,23 @@ class WarmupStepDecay(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_steps": self.warmup_steps,
             "boundaries": self.boundaries,
         }
+
+
+def warmup_cosine(
+    learning_rate: float, warmup_steps: int, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns a linear warm-up from a third of the rate, then half a cosine that ends at 0.
+
+    Loshchilov and Hutter, SGDR, ICLR 2017, without restarts.
+
+    Args:
+        learning_rate: the rate after the warm-up.
+        warmup_steps: the number of steps of the warm-up.
+        steps: the number of all steps, those of the warm-up included.
+    """
+    decay_steps = max(steps - warmup_steps, 1)
+    if not warmup_steps:
+        return keras.optimizers.schedules.CosineDecay(learning_rate, decay_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        learning_rate / 3, decay_steps, warmup_target=learning_rate, warmup_steps=warmup_steps
+    )

@@ -21,13 +21,25 @@ def predict(
     Raises:
         FloatingPointError: some logits are not finite.
     """
+    logits = predict_finite_logits(model, batches, verbose=verbose)
+    return keras.ops.convert_to_numpy(keras.ops.sigmoid(logits.astype(np.float32)))
+
+
+def predict_finite_logits(
+    model: keras.Model, batches: tf.data.Dataset, verbose: str | int = "auto"
+) -> np.ndarray:
+    """As `predict_logits`, and refuses logits that are not finite.
+
+    Raises:
+        FloatingPointError: some logits are not finite.
+    """
     logits = predict_logits(model, batches, verbose=verbose)
     if not np.isfinite(logits).all():
         raise FloatingPointError(
             f"the model's logits are not finite for "
             f"{np.count_nonzero(~np.isfinite(logits).all(axis=1))} of {len(logits)} examples"
         )
-    return keras.ops.convert_to_numpy(keras.ops.sigmoid(logits.astype(np.float32)))
+    return logits
 
 
 def predict_logits(
@@ -37,7 +49,7 @@ def predict_logits(
 
     Args:
         model: see `predict`.
-        batches: see `predict`.
+        batches: see `predict`; at least one.
         verbose: see `predict`.
 
     Returns:

@@ -5,6 +5,7 @@ loads it.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from absl import logging
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from dbl_tf import atomic
+from dbl_tf.calibration import Calibration
 from dbl_tf.statistics import LabelStatistics
 
 WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
@@ -38,6 +40,7 @@ def export(
     thresholds: np.ndarray,
     thresholds_from: str,
     example_image: bytes,
+    calibration: Calibration | None = None,
 ) -> pathlib.Path:
     """Writes a SavedModel with two signatures as a new version, as a whole or not at all.
 
@@ -65,6 +68,7 @@ def export(
         thresholds: (C,), the probabilities from which a class counts as present.
         thresholds_from: the name of the split on which the thresholds were chosen.
         example_image: the bytes of an image, for the warm-up request.
+        calibration: the map from logits to probabilities; None for σ(z).
 
     Returns:
         The version directory: `directory/1`, or one more than the highest number there.
@@ -73,19 +77,80 @@ def export(
         OSError: the disk is full, or the directory cannot be written. Nothing of the version is
             left.
     """
-    directory = pathlib.Path(directory)
-    with atomic.reraise_full_disk(directory), atomic.temporary_folder(directory) as folder:
-        _write(
-            model,
-            statistics,
-            read_batch,
-            resize,
-            folder,
-            thresholds,
-            thresholds_from,
-            example_image,
+    image_size = model.input_shape[1]
+
+    def read_images(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        resized = tf.map_fn(
+            resize, images, fn_output_signature=tf.TensorSpec((image_size, image_size, 3))
         )
-        return _publish(folder, directory)
+        return resized, tf.fill(tf.shape(images)[:1], "")
+
+    signatures = [
+        _Signature(
+            "serving_default",
+            tf.TensorSpec((None,), tf.string, name="image_bytes"),
+            read_batch,
+            tf.constant([example_image]),
+        ),
+        _Signature(
+            "serve_images",
+            tf.TensorSpec((None, None, None, 3), tf.float32, name="images"),
+            read_images,
+            tf.zeros((1, image_size, image_size, 3)),
+        ),
+    ]
+    return _export(
+        model, statistics, signatures, directory, thresholds, thresholds_from, calibration
+    )
+
+
+def export_features(
+    model: keras.Model,
+    statistics: LabelStatistics,
+    directory: str | os.PathLike,
+    *,
+    thresholds: np.ndarray,
+    thresholds_from: str,
+    example: np.ndarray,
+    calibration: Calibration | None = None,
+) -> pathlib.Path:
+    """Writes a SavedModel of a head on features, as `export` does for images.
+
+    Its one signature `serving_default` takes `features`, float32 (B, F), and returns what that of
+    images returns. A row with a feature that is not a finite number has an `error`.
+
+    Args:
+        model: the network from features (B, F) to logits (B, C).
+        statistics: see `export`.
+        directory: see `export`.
+        thresholds: see `export`.
+        thresholds_from: see `export`.
+        example: the features of an example, (F,), for the warm-up request.
+        calibration: see `export`.
+
+    Returns:
+        The version directory, see `export`.
+
+    Raises:
+        OSError: see `export`.
+    """
+
+    def read_features(features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        finite = tf.math.is_finite(features)
+        error = tf.where(
+            tf.reduce_all(finite, axis=1), "", "some of the features are not finite numbers"
+        )
+        return tf.where(finite, features, 0.0), error
+
+    signature = _Signature(
+        "serving_default",
+        tf.TensorSpec((None, model.input_shape[-1]), tf.float32, name="features"),
+        read_features,
+        tf.constant(example, tf.float32)[None],
+    )
+    return _export(
+        model, statistics, [signature], directory, thresholds, thresholds_from, calibration
+    )
 
 
 def versions(directory: str | os.PathLike) -> list[int]:
@@ -106,50 +171,61 @@ def _publish(folder: pathlib.Path, directory: pathlib.Path) -> pathlib.Path:
             return version
 
 
-def _write(
+@dataclasses.dataclass(frozen=True)
+class _Signature:
+    """A signature of the SavedModel.
+
+    Attributes:
+        name: its name.
+        spec: the tensor that it takes.
+        read: a function from this tensor to the inputs of the network, (B, …), and their errors,
+            (B,), which are empty for good inputs.
+        example: a tensor for the warm-up request.
+    """
+
+    name: str
+    spec: tf.TensorSpec
+    read: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    example: tf.Tensor
+
+
+def _export(
     model: keras.Model,
     statistics: LabelStatistics,
-    read_batch: ReadBatch,
-    resize: Callable[[tf.Tensor], tf.Tensor],
-    path: pathlib.Path,
+    signatures: Sequence[_Signature],
+    directory: str | os.PathLike,
     thresholds: np.ndarray,
     thresholds_from: str,
-    example_image: bytes,
-) -> None:
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    image_size = model.input_shape[1]
-    answer = _answer(model, statistics.class_names, thresholds)
+    calibration: Calibration | None,
+) -> pathlib.Path:
+    directory = pathlib.Path(directory)
+    calibration = calibration or Calibration.identity(statistics.num_classes)
+    with atomic.reraise_full_disk(directory), atomic.temporary_folder(directory) as folder:
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        answer = _answer(model, statistics.class_names, thresholds, calibration)
+        for signature in signatures:
+            archive.add_endpoint(signature.name, _endpoint(signature, answer), [signature.spec])
+        with _only_warnings():
+            archive.write_out(str(folder), verbose=False)
+        (folder / DETAILS_FILE).parent.mkdir(exist_ok=True)
+        details = {
+            "class_names": list(statistics.class_names),
+            "thresholds": np.asarray(thresholds, float).tolist(),
+            "thresholds_from": thresholds_from,
+            "calibration": calibration.as_json(),
+        }
+        text = json.dumps(details, ensure_ascii=False, indent=1)
+        (folder / DETAILS_FILE).write_text(text, encoding="utf-8")
+        statistics.save(folder / STATISTICS_FILE)
+        _write_warmup(folder / WARMUP_FILE, signatures)
+        return _publish(folder, directory)
 
-    def serve_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(*read_batch(image_bytes))
 
-    def serve_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        resized = tf.map_fn(
-            resize, images, fn_output_signature=tf.TensorSpec((image_size, image_size, 3))
-        )
-        return answer(resized, tf.fill(tf.shape(images)[:1], ""))
-
-    archive.add_endpoint(
-        "serving_default", serve_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")]
-    )
-    archive.add_endpoint(
-        "serve_images",
-        serve_images,
-        [tf.TensorSpec((None, None, None, 3), tf.float32, name="images")],
-    )
-    with _only_warnings():
-        archive.write_out(str(path), verbose=False)
-    (path / DETAILS_FILE).parent.mkdir(exist_ok=True)
-    details = {
-        "class_names": list(statistics.class_names),
-        "thresholds": np.asarray(thresholds, float).tolist(),
-        "thresholds_from": thresholds_from,
-    }
-    text = json.dumps(details, ensure_ascii=False, indent=1)
-    (path / DETAILS_FILE).write_text(text, encoding="utf-8")
-    statistics.save(path / STATISTICS_FILE)
-    _write_warmup(path / WARMUP_FILE, example_image, image_size)
+def _endpoint(
+    signature: _Signature, answer: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    return lambda inputs: answer(*signature.read(inputs))
 
 
 @contextlib.contextmanager
@@ -164,14 +240,19 @@ def _only_warnings() -> Iterator[None]:
 
 
 def _answer(
-    model: keras.Model, class_names: Sequence[str], thresholds: np.ndarray
+    model: keras.Model,
+    class_names: Sequence[str],
+    thresholds: np.ndarray,
+    calibration: Calibration,
 ) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     names = tf.constant(list(class_names))
+    offsets = tf.constant(calibration.offsets, tf.float32)
     cuts = tf.constant(thresholds, tf.float32)
 
-    def answer(images: tf.Tensor, error: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answer(inputs: tf.Tensor, error: tf.Tensor) -> dict[str, tf.Tensor]:
         good = (error == "")[:, None]
-        probabilities = tf.sigmoid(tf.cast(model(images, training=False), tf.float32))
+        logits = tf.cast(model(inputs, training=False), tf.float32)
+        probabilities = tf.sigmoid(calibration.slope * logits + offsets)
         probabilities = tf.where(good, probabilities, 0.0)
         top = tf.math.top_k(probabilities, min(TOP_CLASSES, len(class_names)))
         every_row = tf.ones_like(probabilities, tf.int32) * tf.range(len(class_names))
@@ -187,17 +268,13 @@ def _answer(
     return answer
 
 
-def _write_warmup(path: pathlib.Path, example_image: bytes, image_size: int) -> None:
+def _write_warmup(path: pathlib.Path, signatures: Sequence[_Signature]) -> None:
     """Writes a request for each signature, which TensorFlow Serving runs before any other."""
-    inputs = {
-        "serving_default": ("image_bytes", tf.constant([example_image])),
-        "serve_images": ("images", tf.zeros((1, image_size, image_size, 3))),
-    }
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, (name, value) in inputs.items():
+        for signature in signatures:
             request = predict_pb2.PredictRequest()
-            request.model_spec.signature_name = signature
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            request.model_spec.signature_name = signature.name
+            request.inputs[signature.spec.name].CopyFrom(tf.make_tensor_proto(signature.example))
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )

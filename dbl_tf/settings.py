@@ -65,6 +65,7 @@ POSITIVE = Range(low=0, above_low=True)
 NON_NEGATIVE = Range(low=0)
 FRACTION = Range(low=0, high=1)
 FRACTION_BELOW_ONE = Range(low=0, high=1, below_high=True)
+AT_LEAST_TWO = Range(low=2)
 SEED = Range(low=0, high=2**32, below_high=True, words="in [0, 2^32)")
 
 
@@ -75,6 +76,7 @@ class Setting:
     Attributes:
         description: a full sentence or noun phrase, which `--help` shows.
         choices: the only accepted values; empty if the setting has no fixed choices.
+        words: values that are accepted besides numbers, such as "auto".
         range: the accepted numbers; None if the setting is not a number.
         is_path: whether the value is the path of a file or folder.
         symbol: the symbol in the paper, such as "α"; empty if it has none.
@@ -86,6 +88,7 @@ class Setting:
 
     description: str
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     range: Range | None = None
     is_path: bool = False
     symbol: str = ""
@@ -176,6 +179,10 @@ def check_value(
     """
     if details.choices and value not in details.choices:
         raise error(f"{name} must be one of {', '.join(details.choices)}; got {value!r}")
+    if details.words and isinstance(value, str) and value in details.words:
+        return
+    if details.words and not isinstance(value, int | float):
+        raise error(f"{name} must be a number or {' or '.join(details.words)}; got {value!r}")
     if details.range is not None and (value is None or value not in details.range):
         raise error(f"{name} must be {details.range}; got {value}")
 

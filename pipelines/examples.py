@@ -1,7 +1,9 @@
-"""The common form of all data sets: encoded images, by position or as a stream, with labels."""
+"""The common form of all data sets: images, by position or as a stream, or features; and labels."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -26,11 +28,59 @@ def _not_a_stream(start: int) -> tf.data.Dataset:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-    """Labeled images of one split, in a fixed order.
+class FeatureRows:
+    """Rows of an array of features, which may be memory-mapped and larger than the memory.
 
-    They are read by position with `read` or, where that is not possible, as a stream with `stream`.
-    The other of the two functions raises a TypeError.
+    Attributes:
+        array: the array (M, F) of numbers.
+        rows: the N positions in it, int64.
+    """
+
+    array: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "FeatureRows":
+        """Returns all rows of an array."""
+        return cls(array, np.arange(len(array)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_features(self) -> int:
+        """The number F of features."""
+        return self.array.shape[1]
+
+    def __getitem__(self, positions: Any) -> np.ndarray:
+        """Returns the features at positions among the N, float32 (n, F)."""
+        return np.asarray(self.array[self.rows[positions]], np.float32)
+
+    def take(self, positions: np.ndarray) -> "FeatureRows":
+        """Returns the rows at positions among the N, without reading them."""
+        return FeatureRows(self.array, self.rows[positions])
+
+    def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns a function from positions, int64 (n,), to features (n, F), for `tf.data`."""
+        shape = (None, self.num_features)
+        if isinstance(self.array, np.memmap):
+            # TensorFlow has no operation that reads some rows of a file.
+            return lambda positions: tf.ensure_shape(
+                tf.numpy_function(self.__getitem__, [positions], tf.float32), shape
+            )
+        with tf.device("CPU"):
+            array = tf.constant(self.array)
+            rows = tf.constant(self.rows, tf.int64)
+        return lambda positions: tf.cast(tf.gather(array, tf.gather(rows, positions)), tf.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Labeled images of one split, or features in their place, in a fixed order.
+
+    Images are read by position with `read` or, where that is not possible, as a stream with
+    `stream`. The other of the two functions raises a TypeError, and so do both where the examples
+    are features.
 
     Attributes:
         names: the N names by which messages and prediction files call the images, such as their
@@ -45,6 +95,7 @@ class Examples:
         stream: a function from a position to a dataset of the examples from there to the end, as
             dicts of the encoded "image", string (), and its "labels", bool (C,). It reads little or
             nothing of the examples before the position.
+        features: the features of the examples where these are given and not images; else None.
     """
 
     names: Sequence[str]
@@ -53,14 +104,20 @@ class Examples:
     files: Sequence[str] = ()
     reads_blocks: bool = False
     stream: Stream = _not_a_stream
+    features: FeatureRows | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def is_stream(self) -> bool:
-        """Whether the examples cannot be read by position."""
-        return self.read is _not_by_position
+        """Whether the examples are images that cannot be read by position."""
+        return self.stream is not _not_a_stream
+
+    def label_checksum(self) -> int:
+        """Returns a checksum of the labels and of their order."""
+        parts = [self.labels.shape, self.labels.indptr, self.labels.indices]
+        return zlib.crc32(np.concatenate(parts).astype(np.int64).tobytes())
 
     def encoded(self) -> tf.data.Dataset:
         """Returns the encoded bytes of all images in their order, string ()."""
@@ -86,7 +143,10 @@ class Examples:
             names=[self.names[i] for i in positions],
             labels=self.labels[positions],
             files=[self.files[i] for i in positions] if self.files else (),
+            features=None if self.features is None else self.features.take(positions),
         )
+        if self.features is not None:
+            return part
         if not self.is_stream:
             table = tf.constant(positions)
             return dataclasses.replace(

@@ -20,10 +20,11 @@ class Findings:
 
     Args:
         path: the file.
+        place: what the numbers of findings count, such as "line" or "row".
     """
 
-    def __init__(self, path: str):
-        self._path = path
+    def __init__(self, path: str, place: str = "line"):
+        self._path, self._place = path, place
         self._kinds: dict[str, _Kind] = {}
 
     def __bool__(self) -> bool:
@@ -40,7 +41,7 @@ class Findings:
         entry = self._kinds.setdefault(kind, _Kind())
         entry.count += 1
         if len(entry.shown) < SHOWN:
-            entry.shown.append(f"line {line}: {found}")
+            entry.shown.append(f"{self._place} {line}: {found}")
 
     def add_all(
         self, kind: str, lines: Sequence[int] | np.ndarray, describe: Callable[[int], str]
@@ -53,7 +54,7 @@ class Findings:
             describe: a function from a position in `lines` to the text of the finding. It is called
                 for the findings that are shown.
         """
-        shown = [f"line {line}: {describe(i)}" for i, line in enumerate(lines[:SHOWN])]
+        shown = [f"{self._place} {line}: {describe(i)}" for i, line in enumerate(lines[:SHOWN])]
         self._set(kind, _Kind(len(lines), shown))
 
     def add_names(self, kind: str, names: Sequence[str]) -> None:

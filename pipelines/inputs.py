@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
-from pipelines.examples import Examples
+from pipelines.examples import Examples, FeatureRows
 from pipelines.images.augmentation import PHOTOGRAPHS, Augmentation
 
 # A function from labels (B, C) to weights (B, C).
@@ -124,25 +124,30 @@ def streamed_batches(
 
 
 def feature_batches(
-    features: np.ndarray,
+    features: FeatureRows,
     labels: scipy.sparse.csr_array,
     indices: tf.data.Dataset,
     weighting: Weighting | None = None,
     share: Share = ALL_ROWS,
 ) -> tf.data.Dataset:
-    """Makes batches of features, float32 (N, F), in place of the images of `training_batches`."""
+    """Makes batches of features, float32 (B, F), in place of the images of `training_batches`."""
     labels_at, weigh = dense_labels(labels), _attach(weighting)
     rows = _rows(share, int(indices.element_spec.shape[0]))
-    with tf.device("CPU"):
-        table = tf.constant(features)
+    features_at = features.reader()
     return (
         indices.map(lambda index: index[rows])
         .map(
-            lambda index: weigh(tf.gather(table, index), labels_at(index)),
+            lambda index: weigh(features_at(index), labels_at(index)),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def evaluation_features(features: FeatureRows, batch_size: int) -> tf.data.Dataset:
+    """Returns batches of all features in their order: float32 (≤ B, F)."""
+    positions = tf.data.Dataset.range(len(features)).batch(batch_size)
+    return positions.map(features.reader()).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) -> tf.data.Dataset:

@@ -1,6 +1,7 @@
 """Training that continues exactly where it stopped, on one or more devices. Requires TensorFlow."""
 
-from dbl_tf.training.callbacks import MeanAveragePrecisionCallback, TensorBoard
+from dbl_tf.training.averaging import averaged_weights, use_averages
+from dbl_tf.training.callbacks import KeepBest, MeanAveragePrecisionCallback, TensorBoard
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.distribution import (
     STRATEGIES,
@@ -17,13 +18,16 @@ __all__ = [
     "STRATEGIES",
     "Batches",
     "Checkpoints",
+    "KeepBest",
     "LostWorkerError",
     "MeanAveragePrecisionCallback",
     "Share",
     "TensorBoard",
+    "averaged_weights",
     "check_same_on_all",
     "fit",
     "is_chief",
     "make_strategy",
+    "use_averages",
     "wait_for_all",
 ]

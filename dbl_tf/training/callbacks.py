@@ -1,17 +1,20 @@
-"""Callbacks: history and TensorBoard logs that survive a killed process, and `val_map`."""
+"""Callbacks: `val_map`, the best weights, and histories that survive a killed process."""
 
 import contextlib
 import csv
 import os
 import pathlib
 import time
+import zipfile
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dbl_tf import atomic, keras_internals, metrics
 from dbl_tf.prediction import predict
+from dbl_tf.training.averaging import averaged_weights
 
 
 class History(keras.callbacks.Callback):
@@ -90,7 +93,8 @@ class MeanAveragePrecisionCallback(keras.callbacks.Callback):
 
     Place it before the callbacks that read `val_map` (`CSVLogger`, `ModelCheckpoint`, …). The
     predictions are collected on the host in the order of the examples, so the value is right under
-    any strategy.
+    any strategy. Where the optimizer keeps a moving average of the weights, it is the average that
+    is judged.
 
     Args:
         batches: the inputs of the split, in the order of `labels`.
@@ -107,5 +111,80 @@ class MeanAveragePrecisionCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Predicts the split and adds its mAP to `logs`."""
-        probabilities = predict(self.model, self.batches, self.verbose)
+        with averaged_weights(self.model):
+            probabilities = predict(self.model, self.batches, self.verbose)
         logs[self.name] = metrics.mean_average_precision(self.labels, probabilities)["total"]
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Keeps the weights of the epoch with the highest score in a file, and may stop the training.
+
+    Of epochs with equal scores the first is kept. Place it behind the callback that adds the score
+    to the logs. Where the optimizer keeps a moving average of the weights, the average is kept. A
+    training that was killed goes on with the file that it left, and ends with the same weights as
+    one that was not.
+
+    Args:
+        path: the `.npz` file of the best weights.
+        monitor: the name of the score in the logs; larger is better.
+        patience: the number of epochs without a higher score after which the training stops; None
+            does not stop it.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, monitor: str = "val_map", patience: int | None = None
+    ):
+        super().__init__()
+        self.path, self.monitor, self.patience = pathlib.Path(path), monitor, patience
+        self.best_score, self.best_epoch = -np.inf, -1
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Reads which epoch is the best so far, and stops if that was too long ago."""
+        if self.path.exists():
+            with np.load(self.path) as file:
+                self.best_score, self.best_epoch = float(file["score"]), int(file["epoch"])
+        self._stop_if_over(self.params["initial_epoch"] - 1)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Writes the weights if their score is the highest, and may stop the training."""
+        score = logs[self.monitor]
+        # A score is not a number where no class has a positive; any other is better than that.
+        if score > self.best_score or self.best_score == -np.inf:
+            self.best_score = -np.inf if np.isnan(score) else float(score)
+            self.best_epoch = epoch
+            with averaged_weights(self.model):
+                values = self.model.get_weights()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic.replacing(self.path) as tmp_path:
+                arrays = {str(i): value for i, value in enumerate(values)}
+                np.savez(tmp_path, score=self.best_score, epoch=epoch, **arrays)
+        self._stop_if_over(epoch)
+
+    def _stop_if_over(self, epoch: int) -> None:
+        if self.patience is not None and epoch - self.best_epoch >= self.patience > 0:
+            self.model.stop_training = self.best_epoch >= 0
+
+    def restore(self, model: keras.Model) -> int:
+        """Gives a model the weights that were kept.
+
+        Args:
+            model: a model of the same structure as the one that was trained.
+
+        Returns:
+            The epoch that they are of, counted from 0.
+
+        Raises:
+            OSError: the file is not there.
+            ValueError: the file is damaged, or of another model.
+        """
+        try:
+            with np.load(self.path) as file:
+                values = [file[str(i)] for i in range(len(file.files) - 2)]
+                epoch = int(file["epoch"])
+            model.set_weights(values)
+        except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
+            raise ValueError(
+                f"the best weights, {self.path}, cannot be read: {error}. Remove the checkpoints "
+                "of the run to train it again"
+            ) from error
+        return epoch

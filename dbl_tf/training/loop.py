@@ -1,6 +1,7 @@
 """Training a compiled model step by step, on one device, several, or several machines."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -46,8 +47,9 @@ def fit(
     *,
     steps: int,
     steps_per_epoch: int,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     checkpoint_every: int | None = None,
+    steps_per_call: int = 1,
     history_path: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: str | int = "auto",
@@ -68,9 +70,13 @@ def fit(
         steps: the total number of training steps.
         steps_per_epoch: the number of steps after which `callbacks` see the end of an epoch. The
             last epoch may be shorter.
-        checkpoints: the checkpoints of this run.
+        checkpoints: the checkpoints of this run; None for a short one that starts again if it is
+            killed.
         checkpoint_every: the number of steps between checkpoints inside an epoch. None writes
             them only at the end of each epoch.
+        steps_per_call: the most steps that are dispatched at once, on one device. Small networks on
+            features take a step in less time than it takes to dispatch one. The callbacks see the
+            last step of each call. What is trained does not depend on it.
         history_path: a CSV file with a row for each epoch: its number, its mean loss and what the
             callbacks add to the logs.
         callbacks: Keras callbacks. They run before the history row and the checkpoint are written.
@@ -95,13 +101,15 @@ def fit(
     if not model.optimizer.built:
         with strategy.scope():
             model.optimizer.build(model.trainable_variables)
-    step, loss_sum = checkpoints.restore(model)
-    check_same_on_all(
-        strategy,
-        step,
-        f"not all machines see the same checkpoints in {checkpoints.directory}, which must be on a "
-        "file system that they share. Steps of the newest ones",
-    )
+    step, loss_sum = 0, 0.0
+    if checkpoints is not None:
+        step, loss_sum = checkpoints.restore(model)
+        check_same_on_all(
+            strategy,
+            step,
+            f"not all machines see the same checkpoints in {checkpoints.directory}, which must be "
+            "on a file system that they share. Steps of the newest ones",
+        )
     if step:
         logging.info("continuing from step %d of %d", step, steps)
     if step >= steps:
@@ -123,7 +131,10 @@ def fit(
     )
 
     def progress() -> str:
-        return f"after step {step}; {_last_checkpoint(checkpoints)}"
+        return f"after step {step}{_last_checkpoint(checkpoints)}"
+
+    if _is_distributed(strategy):
+        steps_per_call = 1
 
     losses = _EpochLosses(checkpoints, step, loss_sum, steps_per_epoch)
     model.stop_training = False
@@ -131,14 +142,17 @@ def fit(
     listeners.on_epoch_begin(step // steps_per_epoch)
     while step < steps and not model.stop_training:
         epoch, done = divmod(step, steps_per_epoch)
+        num_steps = min(steps_per_call, steps_per_epoch - done, steps - step)
+        if checkpoint_every:
+            num_steps = min(num_steps, checkpoint_every - step % checkpoint_every)
         listeners.on_train_batch_begin(done)
         with reraise_lost_worker(strategy, progress):
             try:
-                losses.append(train_step(iterator))
+                losses.append(train_step(iterator, num_steps))
             except tf.errors.OpError:
                 losses.read()  # a loss that was not finite comes first, and may be the cause
                 raise
-            step, done = step + 1, done + 1
+            step, done = step + num_steps, done + num_steps
             epoch_ends = done == steps_per_epoch or step == steps
             saves = step % checkpoint_every == 0 if checkpoint_every else False
             if epoch_ends or saves or losses.is_reading_due():
@@ -147,12 +161,12 @@ def fit(
         listeners.on_train_batch_end(done - 1, logs)
         if epoch_ends:
             listeners.on_epoch_end(epoch, logs)
-            if writes:
+            if writes and checkpoints is not None:
                 checkpoints.save(model, step, 0.0 if done == steps_per_epoch else losses.sum)
             losses = _EpochLosses(checkpoints, step, 0.0, steps_per_epoch)
             if step < steps:
                 listeners.on_epoch_begin(epoch + 1)
-        elif writes and saves:
+        elif writes and saves and checkpoints is not None:
             checkpoints.save(model, step, losses.sum)
     losses.read()  # a callback may have stopped the training between two readings
     listeners.on_train_end()
@@ -171,7 +185,9 @@ class _EpochLosses:
         steps_per_epoch: the number of steps in an epoch.
     """
 
-    def __init__(self, checkpoints: Checkpoints, step: int, loss_sum: float, steps_per_epoch: int):
+    def __init__(
+        self, checkpoints: Checkpoints | None, step: int, loss_sum: float, steps_per_epoch: int
+    ):
         self.sum = loss_sum
         self._checkpoints = checkpoints
         self._step, self._num_summed = step, step % steps_per_epoch
@@ -184,9 +200,9 @@ class _EpochLosses:
         """The mean loss of the epoch up to the last step that was read."""
         return self.sum / self._num_summed
 
-    def append(self, loss: tf.Tensor) -> None:
-        """Adds the loss of the next step, a scalar, without waiting for it."""
-        self._unread.append(loss)
+    def append(self, losses: tf.Tensor) -> None:
+        """Adds the losses of the next steps, (n,), without waiting for them."""
+        self._unread.append(losses)
 
     def is_reading_due(self) -> bool:
         """Whether the losses should be read for the sake of the callbacks, or are too many."""
@@ -200,21 +216,23 @@ class _EpochLosses:
         """
         unread, self._unread = self._unread, []
         if unread:
-            for loss in tf.stack(unread).numpy().astype(np.float64).tolist():
+            for loss in tf.concat(unread, axis=0).numpy().astype(np.float64).tolist():
                 self._step += 1
                 if not np.isfinite(loss):
                     raise FloatingPointError(
                         f"the loss is {loss} at step {self._step}: the model's logits are not "
-                        f"finite; {_last_checkpoint(self._checkpoints)}. A lower learning rate or "
-                        "a longer warm-up may help."
+                        f"finite{_last_checkpoint(self._checkpoints)}. A lower learning rate or a "
+                        "longer warm-up may help."
                     )
                 self.sum += loss
                 self._num_summed += 1
         self._due_at = time.monotonic() + _SECONDS_BETWEEN_READINGS
 
 
-def _last_checkpoint(checkpoints: Checkpoints) -> str:
-    return f"the last checkpoint is of step {max(checkpoints.steps(), default=0)}"
+def _last_checkpoint(checkpoints: Checkpoints | None) -> str:
+    if checkpoints is None:
+        return ""
+    return f"; the last checkpoint is of step {max(checkpoints.steps(), default=0)}"
 
 
 def _is_distributed(strategy: tf.distribute.Strategy) -> bool:
@@ -243,16 +261,17 @@ def distributed_batches(strategy: tf.distribute.Strategy, batches: Batches, step
 
 def make_train_step(
     model: keras.Model, strategy: tf.distribute.Strategy, iterator: Any
-) -> Callable[[Any], tf.Tensor]:
-    """A compiled function that trains one step on an iterator's next batch and returns its loss.
+) -> Callable[[Any, int], tf.Tensor]:
+    """Compiles a function that trains a number of steps on the next batches of an iterator.
 
-    The loss is a scalar tensor. On a GPU the function returns before the step is finished.
+    It takes the iterator and the number n of steps, and returns their losses, (n,). On a GPU it
+    returns before the steps are finished.
 
     Args:
         model: a compiled model, whose optimizer is built.
         strategy: the strategy of the model.
-        iterator: over `distributed_batches`. The function is traced for it, which reads no batch,
-            and takes any other iterator over batches of the same shapes.
+        iterator: an iterator over `distributed_batches`. The function is traced for it, which reads
+            no batch, and takes any other iterator over batches of the same shapes.
     """
 
     def on_replica(
@@ -270,11 +289,29 @@ def make_train_step(
     if model.jit_compile:
         on_replica = tf.function(on_replica, jit_compile=True)
 
-    @tf.function
-    def step(iterator: Any) -> tf.Tensor:
+    def one_step(iterator: Any) -> tf.Tensor:
         losses = strategy.run(on_replica, args=next(iterator))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
+    def step(iterator: Any) -> tf.Tensor:
+        return one_step(iterator)[None]
+
+    def several_steps(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
+        losses = tf.TensorArray(tf.float32, num_steps)
+        for i in tf.range(num_steps):
+            losses = losses.write(i, one_step(iterator))
+        return losses.stack()
+
     # Each network needs a trace of its own. TensorFlow takes first calls that trace, in one process
     # after another network's, for a function that is traced again and again, and warns of it.
-    return step.get_concrete_function(iterator)
+    @functools.cache
+    def traced(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+        number = [tf.constant(0)] if function is several_steps else []
+        return tf.function(function).get_concrete_function(iterator, *number)
+
+    def call(iterator: Any, num_steps: int) -> tf.Tensor:
+        if num_steps == 1:
+            return traced(step)(iterator)
+        return traced(several_steps)(iterator, tf.constant(num_steps))
+
+    return call

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dbl_tf.settings import settings_of
-from pipelines.datasets import coco_mlt, digits_mlt, shards, table, tfds_source, voc_mlt
+from pipelines.datasets import coco_mlt, digits_mlt, features, shards, table, tfds_source, voc_mlt
 from pipelines.datasets.source import Defaults, LoadOptions, Source, SourceOptions
 from pipelines.examples import LabelledData, set_aside_val
 
@@ -23,6 +23,7 @@ __all__ = [
 SOURCES: dict[str, Source] = {
     "digits_mlt": digits_mlt.SOURCE,
     "table": table.SOURCE,
+    "features": features.SOURCE,
     "voc_mlt": voc_mlt.SOURCE,
     "coco_mlt": coco_mlt.SOURCE,
     "tfds": tfds_source.SOURCE,

@@ -17,7 +17,7 @@ from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
 from pipelines import longtail
 from pipelines.datasets import assembly, image_ids, tfds_source
-from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source
+from pipelines.datasets.source import BENCHMARKS, LoadOptions, Source
 from pipelines.examples import Examples, LabelledData
 
 
@@ -135,7 +135,7 @@ def load(
 
 def source_of(benchmark: Benchmark) -> Source:
     """Returns the data source of a benchmark, for the registry."""
-    return Source(options=Options, defaults=PHOTOGRAPHS, load=functools.partial(load, benchmark))
+    return Source(options=Options, defaults=BENCHMARKS, load=functools.partial(load, benchmark))
 
 
 def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: int) -> np.ndarray:

@@ -70,17 +70,22 @@ class Defaults:
     Attributes:
         backbone: the name of the network.
         backbone_weights: the initial weights, "imagenet" or "none".
-        image_size: the side of the images that the network sees.
+        image_size: the side of the images that the network sees; None for features.
         steps: the number of training steps; None for the epochs of the method.
+        freeze_backbone: whether a pre-trained network serves for features alone, on which the head
+            is trained, as suits a few thousand examples of somebody's own.
     """
 
     backbone: str
     backbone_weights: str
-    image_size: int
+    image_size: int | None
     steps: int | None = None
+    freeze_backbone: bool = False
 
 
-PHOTOGRAPHS = Defaults(backbone="ResNet50", backbone_weights="imagenet", image_size=224)
+# Benchmarks are trained as in the paper, all layers at once.
+BENCHMARKS = Defaults(backbone="ResNet50", backbone_weights="imagenet", image_size=224)
+PHOTOGRAPHS = dataclasses.replace(BENCHMARKS, freeze_backbone=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,8 @@ class Options(SourceOptions):
 
     examples: str = setting(
         REQUIRED,
-        "CSV or JSON lines with the columns image, split and labels.",
+        "CSV or JSON lines with the columns image, split and labels; for features also an .npz "
+        "file with the arrays features, labels, split and class_names.",
         is_path=True,
         required_as="a CSV or JSON-lines file",
     )
@@ -104,7 +105,7 @@ def load(
         image_checks.BadImagesError: images were not found or failed the check.
         ValueError: `images_dir` is not a folder.
     """
-    path = _existing_file(options.examples, "the table of examples")
+    path = existing_file(options.examples, "the table of examples")
     images_dir, cache_dir = options.images_dir, load_options.cache_path
     if images_dir is None:
         images_dir = os.path.dirname(path)
@@ -166,6 +167,47 @@ def load(
     )
     logging.log(level, "%s", findings.text(title))
     return data
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRows:
+    """The rows of a table whose examples are not image files.
+
+    Attributes:
+        class_names: the C classes.
+        names: the N values of the column `image`, which are all different.
+        splits: the names of the splits, (N,).
+        labels: bool (N, C), CSR.
+    """
+
+    class_names: tuple[str, ...]
+    names: list[str]
+    splits: np.ndarray
+    labels: scipy.sparse.csr_array
+
+
+def read_rows(options: Options) -> TableRows:
+    """Reads a table whose column `image` holds names of any kind, row by row.
+
+    Raises:
+        TableError: the table cannot be used, or a name is repeated.
+    """
+    path = existing_file(options.examples, "the table of examples")
+    classes = None if options.class_names is None else read_class_names(options.class_names)
+    rows = _read_rows(path, options.label_separator)
+    classes, labels = _label_matrix(path, rows, classes, options.class_names)
+    first_row: dict[str, int] = {}
+    again = [i for i, name in enumerate(rows.images) if first_row.setdefault(name, i) != i]
+    problems = Findings(path)
+    problems.add_all(
+        "rows whose name another row has (each row is an example of its own here)",
+        rows.lines[again],
+        lambda i: (
+            f"{rows.images[again[i]]}, as line {rows.lines[first_row[rows.images[again[i]]]]}"
+        ),
+    )
+    problems.raise_if_any(TableError)
+    return TableRows(classes, rows.images, np.array(SPLITS)[rows.splits], labels)
 
 
 def copy_rows(
@@ -244,7 +286,7 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         TableError: there is no such file, no name in it, or a name twice.
     """
-    path = _existing_file(path, "the list of class names")
+    path = existing_file(path, "the list of class names")
     first_line: dict[str, int] = {}
     problems = Findings(path)
     for line, name in enumerate(_text_lines(path), start=1):
@@ -291,7 +333,12 @@ class _Images:
         )
 
 
-def _existing_file(path: str | os.PathLike, what: str) -> str:
+def existing_file(path: str | os.PathLike, what: str) -> str:
+    """Returns the absolute path of a file.
+
+    Raises:
+        TableError: there is no such file; the message gives similar names.
+    """
     path = os.path.abspath(path)
     if os.path.isfile(path):
         return path

@@ -32,7 +32,7 @@ def write_run_report(
     thresholds: np.ndarray,
     scores: Mapping[str, Any],
     image_names: Sequence[str],
-    read_image: Callable[[int], np.ndarray],
+    read_image: Callable[[int], np.ndarray] | None,
     config: Mapping[str, Any] | None = None,
     history: Mapping[str, Sequence[float]] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
@@ -55,7 +55,8 @@ def write_run_report(
         thresholds: the thresholds of the decisions, (C,).
         scores: the content of the `metrics.json` of these predictions.
         image_names: the names of the N test images.
-        read_image: a function from a position in the test split to the image, uint8 (H, W, 3).
+        read_image: a function from a position in the test split to the image, uint8 (H, W, 3);
+            None if the examples are not images, so that no picture is shown.
         config: the settings of the run by name, of which "method" and "dataset" are interpreted.
         history: see `charts.training_curves`.
         loss: see `charts.loss_gradients`.
@@ -387,12 +388,13 @@ def _worst_images(
     thresholds: np.ndarray,
     statistics: LabelStatistics,
     image_names: Sequence[str],
-    read_image: Callable[[int], np.ndarray],
+    read_image: Callable[[int], np.ndarray] | None,
 ) -> str:
+    kind = "images" if read_image is not None else "examples"
     worst, _ = mistakes(labels, probabilities, thresholds)
-    heading = "<h2>The test images that the model gets most wrong</h2>"
+    heading = f"<h2>The test {kind} that the model gets most wrong</h2>"
     if not len(worst):
-        return f"{heading}<p>All labels of all test images are right.</p>"
+        return f"{heading}<p>All labels of all test {kind} are right.</p>"
     names = statistics.class_names
     figures_of_images = []
     for position in worst[:MAX_WORST_IMAGES]:
@@ -414,16 +416,18 @@ def _worst_images(
                 ]
                 lines.append(f"<b{mark}>{words}:</b> {first_few(items, limit=_LABELS_SHOWN)}")
         if not truth.any():
-            lines.append("the image has no label")
+            lines.append(f"the {kind[:-1]} has no label")
+        picture = ""
+        if read_image is not None:
+            picture = _thumbnail(read_image(int(position)), image_names[position])
         figures_of_images.append(
-            f"<figure>{_thumbnail(read_image(int(position)), image_names[position])}"
-            f"<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
+            f"<figure>{picture}<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
         )
     return (
-        f"{heading}<p>{len(worst):,} of {len(labels):,} test images have a wrong or missing label. "
+        f"{heading}<p>{len(worst):,} of {len(labels):,} test {kind} have a wrong or missing label. "
         f"The {len(figures_of_images)} worst are shown, whose probabilities are furthest on the "
         "wrong side of the thresholds. Each label is followed by the model's probability and, in "
-        "parentheses, the threshold from which on the label is given. Some of these images may be "
+        f"parentheses, the threshold from which on the label is given. Some of these {kind} may be "
         f'labeled wrongly in the data.</p><div class="thumbs">{"".join(figures_of_images)}</div>'
     )
 

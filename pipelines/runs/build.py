@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +15,7 @@ from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from dbl_tf.training import Batches
 from pipelines import inputs, sampling
-from pipelines.examples import Examples, LabelledData
+from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.runs.config import IMAGENET, NO_WEIGHTS, ConfigError, ResolvedConfig
 
 MAX_WARMUP_STEPS = 500
@@ -108,13 +110,54 @@ def make_weighting(config: ResolvedConfig, statistics: LabelStatistics) -> input
     )
 
 
-def make_optimizer(config: ResolvedConfig, plan: Plan) -> optimizers.CoupledDecaySGD:
-    """Creates SGD with the learning-rate schedule of a plan."""
+def make_optimizer(
+    config: ResolvedConfig, plan: Plan, rate_factors: Sequence[float] | None = None
+) -> keras.optimizers.Optimizer:
+    """Creates the optimizer with the learning-rate schedule of a plan.
+
+    Args:
+        config: the configuration of the run.
+        plan: its number of steps.
+        rate_factors: a factor of the learning rate for each trainable variable; None for 1.
+    """
+    schedule: keras.optimizers.schedules.LearningRateSchedule
+    if config.schedule == "cosine":
+        schedule = optimizers.warmup_cosine(config.learning_rate, plan.warmup_steps, plan.steps)
+    else:
+        schedule = optimizers.WarmupStepDecay(
+            config.learning_rate, plan.warmup_steps, plan.decay_steps
+        )
+    average: dict[str, Any] = {"use_ema": True, "ema_momentum": config.ema} if config.ema else {}
+    if config.optimizer == "adamw":
+        return optimizers.DecoupledDecayAdam(
+            schedule,
+            decoupled_weight_decay=config.weight_decay,
+            rate_factors=rate_factors,
+            **average,
+        )
     return optimizers.CoupledDecaySGD(
-        optimizers.WarmupStepDecay(config.learning_rate, plan.warmup_steps, plan.decay_steps),
+        schedule,
         momentum=config.momentum,
         coupled_weight_decay=config.weight_decay,
+        rate_factors=rate_factors,
+        **average,
     )
+
+
+def rate_factors(
+    config: ResolvedConfig, backbone: keras.Model | None, network: keras.Model
+) -> list[float] | None:
+    """Returns a factor of the learning rate for each trainable variable of a network.
+
+    None where all layers have the same rate.
+    """
+    if backbone is None or config.backbone_rate == 1.0:
+        return None
+    below = {id(variable) for variable in backbone.variables}
+    return [
+        config.backbone_rate if id(variable) in below else 1.0
+        for variable in network.trainable_variables
+    ]
 
 
 def make_indices(config: ResolvedConfig, examples: Examples, start_step: int) -> tf.data.Dataset:
@@ -151,39 +194,35 @@ def make_draws(
 
 
 def build_networks(
-    config: ResolvedConfig, statistics: LabelStatistics, *, load_weights: bool = True
-) -> tuple[keras.Model, keras.Model]:
+    config: ResolvedConfig,
+    statistics: LabelStatistics,
+    *,
+    num_features: int | None = None,
+    load_weights: bool = True,
+) -> tuple[keras.Model | None, keras.Model]:
     """Builds the backbone and the head of a run.
 
     Args:
         config: the configuration of the run.
         statistics: the statistics of the training labels. If `init_from` is the directory of a run
             with the same class names, the classifier of that run is copied too.
+        num_features: the number F of features of data that are features, which need no backbone;
+            None for images.
         load_weights: whether to load the initial weights that the configuration names. If not, the
             networks have the same structure and random weights.
+
+    Returns:
+        The backbone, None for data that are features; and the head.
     """
     label_embeddings = None
     if config.word_vectors is not None:
         label_embeddings = _label_embeddings(config.word_vectors, statistics.class_names)
-    weights = None if config.backbone_weights == NO_WEIGHTS else config.backbone_weights
-    try:
-        backbone = models.build_backbone(
-            config.backbone,
-            config.image_size,
-            weights=weights if load_weights and config.init_from is None else None,
-            pretrained=weights is not None or config.init_from is not None,
-            options=config.backbone_options,
-            frozen_layers=config.frozen_layers,
-        )
-    except Exception as error:  # Keras raises a plain Exception where a download fails
-        if weights != IMAGENET or isinstance(error, ValueError):
-            raise
-        raise ConfigError(
-            f"the ImageNet weights of {config.backbone} cannot be had here ({error}); pass "
-            "--backbone_weights=FILE with a file of them, or =none"
-        ) from error
+    backbone = None
+    if num_features is None:
+        backbone = _build_backbone(config, load_weights=load_weights)
+        num_features = backbone.output_shape[-1]
     head = methods.get(config.method).make_head(
-        backbone.output_shape[-1],
+        num_features,
         statistics,
         config.loss,
         label_embeddings=label_embeddings,
@@ -198,6 +237,27 @@ def build_networks(
     return backbone, head
 
 
+def _build_backbone(config: ResolvedConfig, *, load_weights: bool) -> keras.Model:
+    assert config.image_size is not None
+    weights = None if config.backbone_weights == NO_WEIGHTS else config.backbone_weights
+    try:
+        return models.build_backbone(
+            config.backbone,
+            config.image_size,
+            weights=weights if load_weights and config.init_from is None else None,
+            pretrained=weights is not None or config.init_from is not None,
+            options=config.backbone_options,
+            frozen_layers=config.frozen_layers,
+        )
+    except Exception as error:  # Keras raises a plain Exception where a download fails
+        if weights != IMAGENET or isinstance(error, ValueError):
+            raise
+        raise ConfigError(
+            f"the ImageNet weights of {config.backbone} cannot be had here ({error}); pass "
+            "--backbone_weights=FILE with a file of them, or =none"
+        ) from error
+
+
 @functools.lru_cache(maxsize=1)
 def _label_embeddings(path: str, class_names: tuple[str, ...]) -> np.ndarray:
     # Cached, because the copy at the end of a run must not depend on the file any more.
@@ -209,7 +269,9 @@ def plain_copy(
 ) -> keras.Model:
     """Copies the trained network to float32 on one device, as it is evaluated and served."""
     keras.config.set_dtype_policy("float32")
-    copy = models.join(*build_networks(config, statistics, load_weights=False))
+    num_features = None if config.image_size is not None else model.input_shape[-1]
+    networks = build_networks(config, statistics, num_features=num_features, load_weights=False)
+    copy = models.join(*networks)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -219,12 +281,14 @@ def make_image_batches(
 ) -> Batches:
     """Returns a function that makes batches of augmented training images, labels and weights."""
     weigh, train = make_weighting(config, statistics), data.splits["train"]
+    image_size = config.image_size
+    assert image_size is not None
     augmentation = config.augmentation.for_data(data.flip_probability)
     if train.is_stream:
         return lambda step, share: inputs.streamed_batches(
             make_draws(config, train, statistics, step),
             config.batch_size,
-            image_size=config.image_size,
+            image_size=image_size,
             seed=config.seed,
             augmentation=augmentation,
             weighting=weigh,
@@ -234,7 +298,7 @@ def make_image_batches(
     return lambda step, share: inputs.training_batches(
         train,
         make_indices(config, train, step),
-        image_size=config.image_size,
+        image_size=image_size,
         seed=config.seed,
         augmentation=augmentation,
         weighting=weigh,
@@ -244,7 +308,7 @@ def make_image_batches(
 
 
 def make_feature_batches(
-    config: ResolvedConfig, train: Examples, statistics: LabelStatistics, features: np.ndarray
+    config: ResolvedConfig, train: Examples, statistics: LabelStatistics, features: FeatureRows
 ) -> Batches:
     """Returns a function that makes batches of features, labels and weights.
 

@@ -13,10 +13,10 @@ import keras
 
 from dbl_tf import atomic
 from pipelines.reports import comparison
+from pipelines.runs import directory, report
 from pipelines.runs import flags as run_flags
-from pipelines.runs import report
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
-from pipelines.runs.train import check_directory, train_and_evaluate
+from pipelines.runs.train import train_and_evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,30 +90,31 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
         ValueError: a run cannot be started, which is found before any training where possible; or
             none of the runs could be finished.
     """
-    resolved = [config.resolve() for config in runs]
-    twice = [name for name, n in Counter(config.run_dir for config in resolved).items() if n > 1]
+    counts = Counter(str(config.directory) for config in runs)
+    twice = [name for name, n in counts.items() if n > 1]
     if twice:
         raise ConfigError(f"these runs are requested more than once: {', '.join(twice)}")
-    if any(config.strategy == "multi_worker" for config in resolved):
+    if any(config.strategy == "multi_worker" for config in runs):
         raise ConfigError("a comparison runs on one machine: --strategy must not be multi_worker")
-    for config in resolved:  # before the first is trained
-        check_directory(config, pathlib.Path(config.run_dir))
+    for config in runs:  # before the first is trained
+        config.check_files()
+        directory.saved_config(config)
     done, failed = [], []
-    for number, (asked, config) in enumerate(zip(runs, resolved, strict=True), start=1):
-        print(f"run {number} of {len(runs)}: {config.run_dir}", flush=True)
+    for number, config in enumerate(runs, start=1):
+        print(f"run {number} of {len(runs)}: {config.directory}", flush=True)
         try:
-            scores = _finished_scores(config) or _train(asked)
+            scores = _finished_scores(config.directory) or _train(config)
         except FloatingPointError as error:
-            failed.append(f"{config.run_dir} is left out: {error}")
+            failed.append(f"{config.directory} is left out: {error}")
             continue
-        done.append((config.flat(), scores))
+        done.append((ResolvedConfig.load(config.directory / "config.json").flat(), scores))
     if not done:
         raise ValueError("none of the runs could be finished:\n" + "\n".join(failed))
     output = pathlib.Path(output_dir)
     rows = comparison.variant_rows(done)
     _write_csv(output / "table.csv", rows)
     _write_csv(output / "runs.csv", comparison.run_rows(done))
-    title = f"{resolved[0].data_name}: {len(rows)} variants"
+    title = f"{runs[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
     return "\n".join([comparison.format_table(done), *failed, f"report: {output / 'report.html'}"])
 
@@ -127,9 +128,9 @@ def _in_name(value: Any) -> str:
     return str(value).replace(os.sep, "_")
 
 
-def _finished_scores(config: ResolvedConfig) -> dict[str, Any] | None:
+def _finished_scores(run_dir: pathlib.Path) -> dict[str, Any] | None:
     """Returns the scores of a run if it is finished, otherwise None."""
-    finished = pathlib.Path(config.run_dir, "metrics.json")  # the report is written after this file
+    finished = run_dir / "metrics.json"  # the report is written after this file
     if finished.exists() and finished.with_name(report.REPORT).exists():
         return json.loads(finished.read_text(encoding="utf-8"))
     return None

@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from dbl_tf import atomic, methods, models, settings, training
 from dbl_tf.parameters import LossParameters
-from dbl_tf.settings import FRACTION_BELOW_ONE, NON_NEGATIVE, POSITIVE, SEED, flag_name, setting
+from dbl_tf.settings import (
+    AT_LEAST_TWO,
+    FRACTION_BELOW_ONE,
+    NON_NEGATIVE,
+    POSITIVE,
+    SEED,
+    flag_name,
+    setting,
+)
 from pipelines import datasets, sampling
 from pipelines.datasets import LoadOptions, SourceOptions
 from pipelines.examples import LabelledData
@@ -19,6 +27,9 @@ from pipelines.images import Augmentation
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 REBALANCE_MODES = ("sample_weight", "labels")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
+OPTIMIZERS, SCHEDULES, KEPT = ("sgd", "adamw"), ("step", "cosine"), ("last", "best")
+DEFAULT_METHOD, AUTO = "db_focal", "auto"
+CRITERIA = ("total", "tail", "macro_f1")
 
 # Names of settings in earlier versions, which flags and `config.json` still accept: the present
 # names, and the present values for the old ones.
@@ -26,6 +37,8 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "rebalance_in": ("rebalance", {"pipeline": "sample_weight", "loss": "labels"}),
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
 }
+# What runs did before these settings existed, whose `config.json` does not hold them.
+_EARLIER = {"optimizer": "sgd", "schedule": "step", "keep": "last", "calibrate": False}
 
 _Record = TypeVar("_Record", bound="DataConfig")
 
@@ -99,12 +112,9 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Settled(DataConfig):
+class SharedConfig(DataConfig):
     """The settings whose defaults do not depend on others, which both configurations share."""
 
-    method: str = setting(
-        "db_focal", "Training method, one of those above.", choices=tuple(methods.METHODS)
-    )
     loss: LossParameters
     augmentation: Augmentation
     word_vectors: str | None = setting(
@@ -123,16 +133,27 @@ class _Settled(DataConfig):
     backbone_options: Mapping[str, Any] = setting(
         {}, "Further arguments of the backbone: name=value,name=value."
     )
-    freeze_backbone: bool = setting(
-        False, "Train only the head, on features that are computed once."
-    )
     init_from: str | None = setting(
         None, "Run directory or .keras file whose weights the run starts from.", is_path=True
     )
     batch_size: int = setting(32, "Images per step, over all replicas.", range=POSITIVE)
-    momentum: float = setting(0.9, "SGD momentum.", range=FRACTION_BELOW_ONE)
-    weight_decay: float = setting(
-        1e-4, "Coupled weight decay of every trainable variable.", range=NON_NEGATIVE
+    momentum: float = setting(0.9, "Momentum of sgd.", range=FRACTION_BELOW_ONE)
+    ema: float = setting(
+        0.0,
+        "Decay of a moving average of the weights, such as 0.999, which is evaluated and exported "
+        "in place of the weights; 0 for none.",
+        range=FRACTION_BELOW_ONE,
+    )
+    head_steps: int = setting(
+        0,
+        "Steps in which the head is trained on features that are computed once, before all layers "
+        "are trained.",
+        range=NON_NEGATIVE,
+    )
+    patience: int | None = setting(
+        None,
+        "Epochs without a higher val_map after which the training stops, with --keep=best.",
+        range=POSITIVE,
     )
     seed: int = setting(
         0, "Seed of initial weights, sampling, augmentation and dropout.", range=SEED
@@ -151,24 +172,13 @@ class _Settled(DataConfig):
     )
     export: bool = setting(True, "Write a SavedModel.", affects_result=False)
 
-    def unused(self) -> list[str]:
-        """Returns the flags of loss parameters that were changed but that the method ignores."""
-        used = methods.get(self.method).parameters
-        return [
-            _flag(field)
-            for field, _ in settings.settings_of(self.loss)
-            if field.name not in used and getattr(self.loss, field.name) != field.default
-        ]
-
-    def differences(self, other: "_Settled") -> list[str]:
-        """Returns a line for each setting that affects the result and differs from another run."""
-        ours, theirs = self.flat(), other.flat()
-        fields = {name: field for field, name, _ in (*self._settings(), *other._settings())}
-        return [
-            f"{_flag(field)}: {ours.get(name)!r} there, {theirs.get(name)!r} now"
-            for name, field in fields.items()
-            if settings.details_of(field).affects_result and ours.get(name) != theirs.get(name)
-        ]
+    def _differing(self, saved: "SharedConfig") -> Iterator[tuple[str, str]]:
+        """Yields the settings that affect the result and that a saved run has otherwise."""
+        ours, theirs = self.flat(), saved.flat()
+        fields = {name: field for field, name, _ in (*saved._settings(), *self._settings())}
+        for name, field in fields.items():
+            if settings.details_of(field).affects_result and ours.get(name) != theirs.get(name):
+                yield name, f"{_flag(field)}: {theirs.get(name)!r} there, {ours.get(name)!r} now"
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""
@@ -178,25 +188,53 @@ class _Settled(DataConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResolvedConfig(_Settled):
-    """All settings of a training run. Only `RunConfig.resolve` and `load` make one.
+class ResolvedConfig(SharedConfig):
+    """All settings of a training run. Only `resolution.resolve` and `load` make one.
 
     Attributes:
+        image_size: the side of the images; None for data that are features.
         epochs: the number of epochs to train; None if `steps` is given.
         steps: the number of steps to train; None if `epochs` is given.
         warmup_steps: the number of warm-up steps; None for a tenth of the steps.
+        chosen: the names of settings that cross-validation has chosen.
     """
 
+    method: str = setting(settings.REQUIRED, "", choices=tuple(methods.METHODS))
     sampler: str = setting(settings.REQUIRED, "", choices=sampling.NAMES)
     backbone: str = setting(settings.REQUIRED, "")
     backbone_weights: str = setting(settings.REQUIRED, "")
     frozen_layers: Sequence[str] = setting(settings.REQUIRED, "")
-    image_size: int = setting(settings.REQUIRED, "", range=POSITIVE)
+    image_size: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
+    freeze_backbone: bool = setting(settings.REQUIRED, "")
     epochs: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
     steps: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
+    optimizer: str = setting(settings.REQUIRED, "", choices=OPTIMIZERS)
+    schedule: str = setting(settings.REQUIRED, "", choices=SCHEDULES)
     learning_rate: float = setting(settings.REQUIRED, "", range=POSITIVE)
+    head_rate: float | None = setting(None, "", range=POSITIVE)
+    backbone_rate: float = setting(1.0, "", range=NON_NEGATIVE)
+    weight_decay: float = setting(settings.REQUIRED, "", range=NON_NEGATIVE)
+    keep: str = setting(settings.REQUIRED, "", choices=KEPT)
+    calibrate: bool = setting(settings.REQUIRED, "")
     warmup_steps: int | None = setting(settings.REQUIRED, "", range=NON_NEGATIVE)
     run_dir: str = setting(settings.REQUIRED, "", affects_result=False)
+    chosen: Sequence[str] = setting((), "", affects_result=False)
+
+    def differences(self, saved: "ResolvedConfig") -> dict[str, str]:
+        """Returns a line, by name, for each setting that differs from a saved run and matters."""
+        return dict(self._differing(saved))
+
+    def unused(self) -> list[str]:
+        """Returns the flags that were changed but that have no effect on this run."""
+        used = methods.get(self.method).parameters
+        changed = [
+            _flag(field)
+            for field, _ in settings.settings_of(self.loss)
+            if field.name not in used and getattr(self.loss, field.name) != field.default
+        ]
+        if self.optimizer != "sgd" and self.momentum != 0.9:
+            changed.append("--momentum")
+        return changed
 
     def num_steps(self, steps_per_epoch: int) -> int:
         """Returns the number of steps to train."""
@@ -222,16 +260,24 @@ class ResolvedConfig(_Settled):
                     if not isinstance(value, str | bool) or value not in value_names:
                         raise ConfigError(f"{old} must be one of {[*value_names]}; got {value!r}")
                     content.setdefault(new, value_names[value])
-            content["frozen_layers"] = tuple(content.get("frozen_layers", ()))
+            content = {**_EARLIER, **content}
+            for name in ("frozen_layers", "chosen"):
+                content[name] = tuple(content.get(name, ()))
             return cls.of(**content)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path} cannot be used: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig(_Settled):
+class RunConfig(SharedConfig):
     """A training run as requested; None stands for a default of the method, data or backbone."""
 
+    method: str | None = setting(
+        None,
+        f"Training method, one of those above, or {AUTO}: the one that cross-validation on the "
+        f"training split finds best. The default is {DEFAULT_METHOD}.",
+        choices=(*methods.METHODS, AUTO),
+    )
     sampler: str | None = setting(
         None,
         "Sampler of training examples. The default depends on the method.",
@@ -256,19 +302,81 @@ class RunConfig(_Settled):
         "Side of the square images that the network sees. The default depends on the data.",
         range=POSITIVE,
     )
+    freeze_backbone: bool | None = setting(
+        None,
+        "Train only the head, on features that are computed once. The default depends on the data.",
+    )
     epochs: int | None = setting(
-        None, "Training epochs. The default depends on the method.", range=POSITIVE
+        None,
+        "Training epochs. The default depends on the method, and on the number of images where the "
+        "head alone is trained.",
+        range=POSITIVE,
     )
     steps: int | None = setting(None, "Training steps, instead of --epochs.", range=POSITIVE)
-    learning_rate: float | None = setting(
+    learning_rate: float | str | None = setting(
         None,
-        "Peak learning rate after warm-up. The default depends on the backbone.",
+        "Peak learning rate after warm-up. The default depends on the optimizer, the backbone and, "
+        f"for sgd, the number of classes; {AUTO} is chosen by cross-validation.",
         range=POSITIVE,
+        words=(AUTO,),
+    )
+    optimizer: str | None = setting(
+        None,
+        "sgd, with momentum and weight decay in the gradient as in the paper; or adamw, with "
+        "weight decay beside it. The default is adamw where the head alone is trained on your own "
+        "data, and sgd elsewhere.",
+        choices=OPTIMIZERS,
+    )
+    schedule: str | None = setting(
+        None,
+        "Learning rate after warm-up: divided by ten at two steps, as in the paper, or falling "
+        "along a cosine to 0. The default is step for sgd and cosine for adamw.",
+        choices=SCHEDULES,
+    )
+    weight_decay: float | None = setting(
+        None,
+        "Weight decay. The default is 1e-4 for sgd, which decays every trainable variable, and "
+        "0.01 for adamw, which decays matrices and kernels alone.",
+        range=NON_NEGATIVE,
+    )
+    backbone_rate: float | None = setting(
+        None,
+        "Factor of the learning rate for the layers below the head. The default is 1; for sgd, the "
+        "root of 20 over the number of classes where there are more than 20.",
+        range=NON_NEGATIVE,
+    )
+    head_rate: float | None = setting(
+        None,
+        "Peak learning rate of the stage of --head_steps. The default is that of a head alone.",
+        range=POSITIVE,
+    )
+    keep: str | None = setting(
+        None,
+        "Weights to evaluate and export: those of the last step, or of the epoch with the highest "
+        "val_map. The default is best where there is a val split.",
+        choices=KEPT,
     )
     warmup_steps: int | None = setting(
         None,
         "Warm-up steps of the learning rate. The default is a tenth of the steps, at most 500.",
         range=NON_NEGATIVE,
+    )
+    calibrate: bool | None = setting(
+        None,
+        "Fit probabilities on the val split, or, for a head on fixed features, on predictions out "
+        "of fold; --nocalibrate leaves the sigmoid of the logits.",
+    )
+    folds: int = setting(
+        5,
+        f"Folds of the training split for what is {AUTO}.",
+        range=AT_LEAST_TWO,
+        affects_result=False,
+    )
+    auto_for: str = setting(
+        "total",
+        f"What {AUTO} maximizes: mAP in total or of the tail, or macro F1.",
+        choices=CRITERIA,
+        affects_result=False,
     )
     run_dir: str | None = setting(
         None, "Directory of the run. The default is runs/DATASET-METHOD.", affects_result=False
@@ -278,8 +386,9 @@ class RunConfig(_Settled):
         if self.epochs is not None and self.steps is not None:
             raise ConfigError("--epochs and --steps both say how long to train; give one of them")
         if self.word_vectors is not None:
-            if not methods.get(self.method).classifier.takes_label_embeddings:
-                raise ConfigError(f"--word_vectors goes with --method=ml_gcn, not {self.method}")
+            method = self.method or DEFAULT_METHOD
+            if method == AUTO or not methods.get(method).classifier.takes_label_embeddings:
+                raise ConfigError(f"--word_vectors goes with --method=ml_gcn, not {method}")
             if not os.path.isfile(self.word_vectors):
                 raise ConfigError(f"--word_vectors: there is no file {self.word_vectors}")
         if self.freeze_backbone and self.precision != "float32":
@@ -287,55 +396,42 @@ class RunConfig(_Settled):
                 "--freeze_backbone computes its features in float32; leave --precision out"
             )
 
-    def resolve(self) -> ResolvedConfig:
-        """Replaces None by the defaults of method, data source and backbone.
+    def check_files(self) -> None:
+        """Refuses initial weights that do not exist, before the data are loaded.
 
         Raises:
-            ConfigError: a file of initial weights does not exist.
+            ConfigError: the message names the flag and the file.
         """
-        defaults = datasets.SOURCES[self.dataset].defaults
-        weights = self.backbone_weights or (
-            NO_WEIGHTS if self.backbone == models.SMALL_RESNET else defaults.backbone_weights
-        )
-        if weights not in (IMAGENET, NO_WEIGHTS):
-            if not os.path.isfile(weights):
-                raise ConfigError(
-                    f"--backbone_weights must be {IMAGENET}, {NO_WEIGHTS} or a file; there is no "
-                    f"file {weights}"
-                )
-            weights = os.path.abspath(weights)
+        weights = self.backbone_weights
+        if weights not in (None, IMAGENET, NO_WEIGHTS) and not os.path.isfile(weights):
+            raise ConfigError(
+                f"--backbone_weights must be {IMAGENET}, {NO_WEIGHTS} or a file; there is no "
+                f"file {weights}"
+            )
         if self.init_from is not None and not os.path.exists(self.init_from):
             raise ConfigError(f"--init_from: there is no {self.init_from}")
-        backbone = self.backbone or (
-            defaults.backbone if weights == defaults.backbone_weights else "ResNet50"
-        )
-        sampler = self.sampler or methods.get(self.method).sampler
-        frozen = self.frozen_layers
-        if frozen is None:
-            pretrained = weights != NO_WEIGHTS or self.init_from is not None
-            frozen = models.default_frozen_layers(backbone, pretrained)
-        epochs, steps = self.epochs, self.steps
-        if epochs is None and steps is None:
-            steps = defaults.steps
-            epochs = methods.schedule_of(sampler).epochs if steps is None else None
-        absolute = settings.with_absolute_paths(self)
-        values = {
-            field.name: getattr(absolute, field.name) for field in dataclasses.fields(_Settled)
+
+    def left_to_choice(self) -> tuple[str, ...]:
+        """Returns the names of the settings that cross-validation is to choose."""
+        return tuple(name for name in ("method", "learning_rate") if getattr(self, name) == AUTO)
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The directory of the run."""
+        method = self.method or DEFAULT_METHOD
+        return pathlib.Path(self.run_dir or os.path.join("runs", f"{self.dataset}-{method}"))
+
+    def open_differences(self, saved: ResolvedConfig) -> dict[str, str]:
+        """Returns a line for each setting that was asked for and that a saved run has otherwise.
+
+        What was left open (None) does not count: a run that goes on keeps what it has.
+        """
+        return {
+            name: line
+            for name, line in self._differing(saved)
+            if getattr(self, name, self) is not None
+            and not (getattr(self, name, None) == AUTO and name in saved.chosen)
         }
-        return ResolvedConfig(
-            **values | {"source": settings.with_absolute_paths(self.source)},
-            sampler=sampler,
-            backbone=backbone,
-            backbone_weights=weights,
-            frozen_layers=tuple(frozen),
-            image_size=self.image_size or defaults.image_size,
-            epochs=epochs,
-            steps=steps,
-            learning_rate=self.learning_rate
-            or models.default_learning_rate(backbone, frozen=self.freeze_backbone),
-            warmup_steps=self.warmup_steps,
-            run_dir=self.run_dir or os.path.join("runs", f"{self.dataset}-{self.method}"),
-        )
 
 
 def parse_options(text: str) -> dict[str, Any]:
@@ -362,7 +458,7 @@ def parse_options(text: str) -> dict[str, Any]:
 def records_of(config_class: type[DataConfig]) -> dict[str, type]:
     """Returns the nested records of a configuration by field, except the options of its source."""
     records: dict[str, type] = {"loading": LoadOptions}
-    if issubclass(config_class, _Settled):
+    if issubclass(config_class, SharedConfig):
         records |= {"loss": LossParameters, "augmentation": Augmentation}
     return records
 

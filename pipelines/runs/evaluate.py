@@ -1,39 +1,29 @@
 """Scores a trained run or an exported model on a test split, and predicts unlabeled images."""
 
-import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, prediction, serving
+from dbl_tf import prediction, serving
+from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
 from pipelines import inputs
 from pipelines.examples import Examples, LabelledData
-from pipelines.runs import report
+from pipelines.runs import network_inputs, report
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import DataConfig, ResolvedConfig
+from pipelines.runs.network_inputs import BATCH_SIZE, NetworkInputs
 from pipelines.runs.predictions import write_predictions
 from pipelines.runs.scores import EvaluationResult, Thresholds
 
-BATCH_SIZE = 64
-
-# The errors that an unreadable image causes. Others, such as a lack of memory, have other causes.
-_READING_ERRORS = (
-    tf.errors.DataLossError,
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.UnknownError,
-)
-
-Predict = Callable[[Examples], np.ndarray]
+PredictLogits = Callable[[Examples], np.ndarray]
 
 
 def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
@@ -71,8 +61,11 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
     model = keras.models.load_model(directory / "model.keras", compile=False)
+    logits_of = network_predictor(model, network_inputs.of_data(config.image_size))
+    path = directory / "calibration.json"
     result = score_test(
-        network_predictor(model, config.image_size),
+        logits_of(data.splits["test"]),
+        Calibration.load(path) if path.exists() else Calibration.identity(len(data.class_names)),
         data,
         statistics,
         Thresholds.load(directory / "thresholds.json"),
@@ -105,7 +98,9 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     """
     model = SavedModel(path)
     data = config.load_data(splits=("test",)).with_classes(model.class_names)
-    result = score_test(model.predict, data, model.statistics, model.thresholds, output_dir)
+    result = score_probabilities(
+        model.predict(data.splits["test"]), data, model.statistics, model.thresholds, output_dir
+    )
     report.write(result, output_dir, title=f"{path} on {config.data_name}")
     return result.scores
 
@@ -119,8 +114,9 @@ def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pat
         The path of the file.
 
     Raises:
-        ValueError: the folder contains no files.
+        ValueError: the folder contains no files, or the model takes features.
     """
+    model.check_inputs(None)
     folder = pathlib.Path(images_dir)
     paths = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     if not paths:
@@ -159,13 +155,37 @@ class SavedModel:
         self.statistics = LabelStatistics.load(details.with_name(serving.STATISTICS_FILE.name))
         self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
         self._serve = self._loaded.signatures["serving_default"]
+        self._input, spec = next(iter(self._serve.structured_input_signature[1].items()))
+        self.num_features = spec.shape[-1] if self._input == "features" else None
+
+    def check_inputs(self, num_features: int | None) -> None:
+        """Refuses data that the model does not take.
+
+        Args:
+            num_features: the number of features of the examples; None for images.
+
+        Raises:
+            ValueError: the model takes images and the data are features, or the other way round, or
+                it takes another number of features.
+        """
+        if num_features != self.num_features:
+            takes, has = (
+                "images" if number is None else f"{number} features"
+                for number in (self.num_features, num_features)
+            )
+            raise ValueError(f"the model takes {takes}, and the data are {has}")
 
     def predict(self, examples: Examples) -> np.ndarray:
         """Returns the probabilities of all examples, float32 (N, C), in their order.
 
         Raises:
             UnreadableImageError: an image cannot be read; the message names it.
+            ValueError: see `check_inputs`.
         """
+        features = examples.features
+        self.check_inputs(None if features is None else features.num_features)
+        if features is not None:
+            return self._predict(inputs.evaluation_features(features, BATCH_SIZE), len(examples))[0]
         batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
         probabilities, errors = self.predict_encoded(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
@@ -177,78 +197,90 @@ class SavedModel:
         self, batches: tf.data.Dataset, num_examples: int
     ) -> tuple[np.ndarray, list[str]]:
         """Returns the probabilities (N, C) and the N errors of batches of encoded images."""
+        self.check_inputs(None)
+        return self._predict(batches, num_examples)
+
+    def _predict(self, batches: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, list[str]]:
         probabilities: list[np.ndarray] = []
         errors: list[str] = []
-        progress = keras.utils.Progbar(num_examples, unit_name="image")
+        progress = keras.utils.Progbar(num_examples, unit_name="example")
         for batch in batches:
-            answer = self._serve(image_bytes=batch)
+            answer = self._serve(**{self._input: batch})
             probabilities.append(answer["probabilities"].numpy())
             errors.extend(error.decode() for error in answer["error"].numpy())
             progress.add(len(batch))
         return np.concatenate(probabilities), errors
 
 
-def network_predictor(model: keras.Model, image_size: int) -> Predict:
-    """Returns a function that predicts examples with a network from images to logits."""
+def network_predictor(model: keras.Model, inputs_of_model: NetworkInputs) -> PredictLogits:
+    """Returns a function that predicts the logits of examples with a network."""
 
     def predict(examples: Examples) -> np.ndarray:
-        with reraise_unreadable(examples, lambda: every_position(examples), image_size):
-            return prediction.predict(model, image_batches(examples, image_size))
+        with inputs_of_model.naming_unreadable(examples):
+            return prediction.predict_finite_logits(model, inputs_of_model.batches(examples))
 
     return predict
 
 
-def image_batches(examples: Examples, image_size: int) -> tf.data.Dataset:
-    """Returns batches of images, in the order of the examples, read as for evaluation."""
-    return inputs.evaluation_batches(examples, image_size=image_size, batch_size=BATCH_SIZE)
-
-
-def every_position(examples: Examples) -> tf.data.Dataset:
-    """Returns all positions of the examples, in batches."""
-    return tf.data.Dataset.range(len(examples)).batch(BATCH_SIZE)
-
-
-def choose_thresholds(predict: Predict, data: LabelledData) -> Thresholds:
-    """Chooses the threshold of the largest F1 of each class, on val or, without val, on train."""
-    split = "val" if "val" in data.splits else "train"
-    examples = data.splits[split]
-    values = metrics.best_f1_thresholds(examples.labels.toarray(), predict(examples))
-    return Thresholds(values, split)
-
-
 def score_test(
-    predict: Predict,
+    logits: np.ndarray,
+    calibration: Calibration,
     data: LabelledData,
     statistics: LabelStatistics,
     thresholds: Thresholds,
     output_dir: str | os.PathLike,
 ) -> EvaluationResult:
-    """Predicts and scores the test split, and writes `predictions.csv` and `metrics.json`."""
+    """Scores logits of the test split; writes `predictions.csv` and `metrics.json`.
+
+    The scores of the probabilities are written as calibrated, as σ(z) and as those of the
+    prevalence alone.
+    """
+    labels = data.splits["test"].labels.toarray()
+    prevalence = np.broadcast_to(statistics.class_counts / statistics.num_examples, labels.shape)
+    compared = {
+        "before": Calibration.identity(labels.shape[1])(logits),
+        "after": calibration(logits),
+        "prevalence": prevalence,
+    }
+    details = {
+        "fitted_on": calibration.fitted_on,
+        "slope": calibration.slope,
+        **{
+            name: {
+                key: run_scores.PROBABILITY_SCORES[key](labels, probabilities)
+                for key in run_scores.PROBABILITY_SCORES
+            }
+            for name, probabilities in compared.items()
+        },
+    }
+    return score_probabilities(
+        compared["after"], data, statistics, thresholds, output_dir, calibration=details
+    )
+
+
+def score_probabilities(
+    probabilities: np.ndarray,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    thresholds: Thresholds,
+    output_dir: str | os.PathLike,
+    **details: Any,
+) -> EvaluationResult:
+    """Scores probabilities of the test split; writes `predictions.csv` and `metrics.json`.
+
+    Args:
+        probabilities: the probabilities (N, C).
+        data: the data.
+        statistics: the statistics of the training labels.
+        thresholds: the thresholds of the decisions.
+        output_dir: the directory of the files.
+        **details: further entries of `metrics.json`.
+    """
     test = data.splits["test"]
-    probabilities = predict(test)
     scores = run_scores.score(test.labels.toarray(), probabilities, statistics, thresholds)
+    scores |= details
     output = pathlib.Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     write_predictions(test.names, probabilities, data.class_names, output / "predictions.csv")
     run_scores.write_scores(scores, output / "metrics.json")
     return EvaluationResult(test, data.class_names, statistics, probabilities, thresholds, scores)
-
-
-@contextlib.contextmanager
-def reraise_unreadable(
-    examples: Examples, indices: Callable[[], tf.data.Dataset], image_size: int
-) -> Iterator[None]:
-    """Turns an error of a pipeline into one that names the image, if an image is the cause.
-
-    Args:
-        examples: the examples that the pipeline reads.
-        indices: returns batches of the positions that may be the cause.
-        image_size: the side S of the images.
-    """
-    try:
-        yield
-    except _READING_ERRORS as error:
-        cause = inputs.find_unreadable(examples, indices(), image_size)
-        if cause is None:
-            raise
-        raise cause from error

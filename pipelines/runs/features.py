@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from dbl_tf import prediction
 from pipelines import cache
-from pipelines.examples import Examples
+from pipelines.examples import Examples, FeatureRows
 from pipelines.images import EVALUATION_VERSION
-from pipelines.runs import evaluate
 from pipelines.runs.config import ResolvedConfig
+from pipelines.runs.network_inputs import ImageInputs
 
 _FEATURES = cache.Kind("features", version=EVALUATION_VERSION, suffix=".npy")
 
@@ -32,27 +32,21 @@ class Features:
         self.config, self.backbone = config, backbone
         self._parts: list[str | bytes] = [*self._describe(), *_weights(backbone)]
 
-    def __call__(self, examples: Examples) -> np.ndarray:
+    def __call__(self, examples: Examples) -> FeatureRows:
         """Returns the features of the examples in their order, float32 (N, F)."""
         path = _FEATURES.path(
             self.config.loading.cache_path, [*self._parts, *examples.names], examples.files
         )
         features = cache.load(path, np.load)
         if features is not None:
-            return features
+            return FeatureRows.of(features)
         print(f"computing features of {len(examples)} images")
-        size = self.config.image_size
-        with evaluate.reraise_unreadable(examples, lambda: evaluate.every_position(examples), size):
-            features = prediction.predict_logits(
-                self.backbone, evaluate.image_batches(examples, size)
-            )
+        images = ImageInputs(self.backbone.input_shape[1])
+        with images.naming_unreadable(examples):
+            features = prediction.predict_logits(self.backbone, images.batches(examples))
         with cache.writing(path) as temporary:
             np.save(temporary, features)
-        return features
-
-    def batches(self, examples: Examples) -> tf.data.Dataset:
-        """Returns the features of the examples in batches."""
-        return tf.data.Dataset.from_tensor_slices(self(examples)).batch(evaluate.BATCH_SIZE)
+        return FeatureRows.of(features)
 
     def _describe(self) -> Iterator[str]:
         config = self.config

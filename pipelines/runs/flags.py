@@ -252,12 +252,37 @@ def _all_records(record: type) -> Iterator[tuple[type, str]]:
         yield record, _GROUPS.get(record, _SOURCE_GROUP)
 
 
+class _NumberOrWord(flags.ArgumentParser):
+    """Parses a number, or one of the given words."""
+
+    def __init__(self, words: Sequence[str]):
+        super().__init__()
+        self._words = words
+        self.syntactic_help = f"a number or {' or '.join(words)}"
+
+    def parse(self, argument: Any) -> float | str:
+        """Returns the number or the word."""
+        if argument in self._words:
+            return argument
+        try:
+            return float(argument)
+        except (TypeError, ValueError):
+            raise ValueError(f"it takes {self.syntactic_help}, not {argument!r}") from None
+
+    def flag_type(self) -> str:
+        """Returns the name of the type for absl's own help."""
+        return "number"
+
+
 def _define_flag(described: _Described, default: Any, values: flags.FlagValues) -> None:
     name, help_, kind = flag_name(described.field), described.details.description, described.kind
     if name in values:  # another source has the same option
         return
     if described.details.choices:
         flags.DEFINE_enum(name, default, described.details.choices, help_, flag_values=values)
+    elif described.details.words:
+        parser = _NumberOrWord(described.details.words)
+        flags.DEFINE(parser, name, default, help_, flag_values=values)
     elif _is_any(kind, bool):
         flags.DEFINE_bool(name, default, help_, flag_values=values)
     elif _is_any(kind, int):

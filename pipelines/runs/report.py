@@ -44,7 +44,7 @@ def write(
         thresholds=result.thresholds.values,
         scores=result.scores,
         image_names=result.test.names,
-        read_image=_image_reader(result.test),
+        read_image=_image_reader(result.test) if result.test.features is None else None,
         **training,
     )
     print(f"report: {path}")

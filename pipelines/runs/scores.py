@@ -10,8 +10,16 @@ from typing import Any
 import numpy as np
 
 from dbl_tf import atomic, metrics
+from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples
+
+# Scores of probabilities, which are compared before and after calibration.
+PROBABILITY_SCORES = {
+    "log_loss": metrics.log_loss,
+    "brier_score": metrics.brier_score,
+    "calibration_error": metrics.expected_calibration_error,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +39,11 @@ class Thresholds:
         content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
         with atomic.replacing(path) as tmp_path:
             tmp_path.write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def choose(cls, labels: np.ndarray, probabilities: np.ndarray, chosen_on: str) -> "Thresholds":
+        """Chooses the thresholds of the largest F1 of each class; see `best_f1_thresholds`."""
+        return cls(metrics.best_f1_thresholds(labels, probabilities), chosen_on)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":
@@ -129,8 +142,16 @@ def format_table(scores: dict[str, Any]) -> str:
     width = max(len(heading) for heading, _ in rows)
     lines = [f"{heading:{width}}" + "".join(f"{c:>8}" for c in cells) for heading, cells in rows]
     lines.append(f"Decisions are at thresholds chosen on {scores['F1']['thresholds_from']}.")
+    if (compared := scores.get("calibration", {})).get("fitted_on", "none") != "none":
+        before, after, alone = (
+            compared[name]["log_loss"] for name in ("before", "after", "prevalence")
+        )
+        lines.append(
+            f"Probabilities are fitted on {compared['fitted_on']}: log loss {after:.4f}, where the "
+            f"sigmoid has {before:.4f} and the shares of the labels alone {alone:.4f}."
+        )
     if scores["classes_without_test_positives"]:
-        names = ", ".join(scores["classes_without_test_positives"])
+        names = first_few(scores["classes_without_test_positives"])
         lines.append(f"These labels have no test image and are left out of the means: {names}")
     return "\n".join(lines)
 

@@ -1,27 +1,41 @@
 """Trains, evaluates and exports one run, from its configuration to its directory."""
 
 import contextlib
+import dataclasses
 import pathlib
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, methods, models, prediction, serving, training
+from dbl_tf import atomic, models, serving, training
+from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
-from pipelines import images
-from pipelines.examples import Examples, LabelledData
-from pipelines.runs import build, evaluate, report
+from pipelines import folds, images
+from pipelines.examples import LabelledData
+from pipelines.runs import (
+    build,
+    costs,
+    directory,
+    evaluate,
+    heads,
+    network_inputs,
+    report,
+    resolution,
+    select,
+)
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
+from pipelines.runs.network_inputs import NetworkInputs
+from pipelines.runs.scores import Thresholds
 
 # A pipeline is fewer batches than this ahead of the training.
 _LOOK_AHEAD_BATCHES = 64
-# The files, or temporary files of them, that a run may leave if it is killed right after its start.
-_WRITTEN_FIRST = {Lock.NAME, "statistics.json", "config.json"}
+# Folds of the training split, out of which its examples are predicted where there is no val split.
+CALIBRATION_FOLDS = 3
 
 
 def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
@@ -40,55 +54,72 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         OSError: another process uses the directory, or it cannot be written.
         LostWorkerError: another machine of the cluster was lost.
     """
-    config = asked.resolve()
-    run_dir = pathlib.Path(config.run_dir)
-    check_directory(config, run_dir)
-    strategy = training.make_strategy(config.strategy)
-    if config.batch_size % strategy.num_replicas_in_sync:
+    asked.check_files()
+    saved = directory.saved_config(asked)
+    strategy = training.make_strategy(asked.strategy)
+    _check_strategy(asked, strategy)
+    with Lock(asked.directory) as lock:
+        if training.is_chief(strategy) and asked.directory.exists():
+            lock.acquire()  # a new directory is not created before the data have been checked
+        data = asked.load_data()
+        chosen: tuple[str, ...] = ()
+        if saved is None and asked.left_to_choice():
+            chosen = asked.left_to_choice()
+            if strategy.num_replicas_in_sync > 1:
+                raise ConfigError(
+                    f"--{chosen[0]}=auto chooses on one device; choose first, with "
+                    "--strategy=one_device"
+                )
+            asked.directory.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            asked = select.choose(asked, data)
+        config = resolution.resolve(asked, data, saved, chosen)
+        return _train_and_evaluate(config, data, strategy, lock)
+
+
+def _check_strategy(asked: RunConfig, strategy: tf.distribute.Strategy) -> None:
+    if asked.batch_size % strategy.num_replicas_in_sync:
         raise ConfigError(
-            f"--batch_size={config.batch_size} does not divide evenly by the "
-            f"{strategy.num_replicas_in_sync} replicas of --strategy={config.strategy}"
+            f"--batch_size={asked.batch_size} does not divide evenly by the "
+            f"{strategy.num_replicas_in_sync} replicas of --strategy={asked.strategy}"
         )
-    if config.precision == "mixed_float16" and strategy.num_replicas_in_sync > 1:
+    if asked.precision == "mixed_float16" and strategy.num_replicas_in_sync > 1:
         raise ConfigError(
             "--precision=mixed_float16 detects overflow on a single replica only; use "
             "mixed_bfloat16 with several replicas"
         )
-    if config.xla and not isinstance(strategy, tf.distribute.OneDeviceStrategy):
+    if asked.xla and not isinstance(strategy, tf.distribute.OneDeviceStrategy):
         raise ConfigError(
             "--xla compiles the step of one device: it goes with --strategy=one_device, and not "
-            f"with {config.strategy} on {strategy.num_replicas_in_sync} devices"
+            f"with {asked.strategy} on {strategy.num_replicas_in_sync} devices"
         )
-    with Lock(run_dir) as lock:
-        if training.is_chief(strategy) and run_dir.exists():
-            lock.acquire()  # a new directory is not created before the data have been checked
-        return _train_and_evaluate(config, strategy, lock)
+    if asked.patience is not None and asked.strategy == "multi_worker":
+        raise ConfigError(
+            "--patience stops one machine alone; it does not go with --strategy=multi_worker"
+        )
 
 
 def _train_and_evaluate(
-    config: ResolvedConfig, strategy: tf.distribute.Strategy, lock: Lock
+    config: ResolvedConfig, data: LabelledData, strategy: tf.distribute.Strategy, lock: Lock
 ) -> dict[str, Any] | None:
     run_dir = pathlib.Path(config.run_dir)
-    data = config.load_data()
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     build.check_classes(config, statistics)
     build.check_sampler(config, train)
-    plan = build.make_plan(config, statistics)
 
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.precision)
     with strategy.scope():
-        backbone, head = build.build_networks(config, statistics)
-        network = head if config.freeze_backbone else models.join(backbone, head)
-        network.compile(
-            build.make_optimizer(config, plan),
-            build.make_loss(config, statistics),
-            jit_compile=config.xla,
+        given = train.features
+        backbone, head = build.build_networks(
+            config, statistics, num_features=None if given is None else given.num_features
         )
+        network = models.join(backbone, head)
+    stages = _stages(config, data, statistics, backbone, head, network)
     training.check_same_on_all(
         strategy,
-        _fingerprint(train),
+        train.label_checksum(),
         "not all machines have the same training labels, in the same order: each must read the "
         "same data",
     )
@@ -96,20 +127,114 @@ def _train_and_evaluate(
     if is_chief:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        open_directory(config, statistics, run_dir)
-    print(describe(config, data, statistics, plan), flush=True)
+        directory.open_directory(config, statistics)
+    plans = [stage.plan for stage in stages]
+    print(costs.describe(config, data, statistics, plans, strategy), flush=True)
 
-    if config.freeze_backbone:
-        features = Features(config, backbone)
-        batches = build.make_feature_batches(config, train, statistics, features(train))
-        inputs_of = features.batches
-    else:
-        batches = build.make_image_batches(config, data, statistics)
+    first = 0
+    for position, stage in enumerate(stages):
+        if training.Checkpoints(stage.directory / "checkpoints").steps():
+            first = position  # the stages before it are finished, and its weights follow theirs
+    for stage in stages[first:]:
+        with strategy.scope():
+            stage.network.compile(
+                build.make_optimizer(stage.config, stage.plan, stage.rate_factors),
+                build.make_loss(config, statistics),
+                jit_compile=config.xla,
+            )
+        _fit(stage, data, statistics)
+    if not is_chief:
+        training.wait_for_all(strategy)
+        return None
+    model = build.plain_copy(config, network, statistics)
+    with atomic.replacing(run_dir / "model.keras") as tmp_path:
+        model.save(tmp_path)
+    last = stages[-1]
+    # The copy predicts images; what sees features is in float32 already.
+    predicts = model if last.network is network else last.network
+    logits_of = evaluate.network_predictor(predicts, last.inputs)
+    with atomic.reraise_full_disk(run_dir):
+        judged = _judged(config, data, logits_of, last.inputs)
+        scores = _evaluate_and_export(config, data, statistics, model, logits_of, judged)
+    training.wait_for_all(strategy)
+    return scores
 
-        def inputs_of(examples: Examples) -> tf.data.Dataset:
-            return evaluate.image_batches(examples, config.image_size)
 
-    checkpoints = training.Checkpoints(run_dir / "checkpoints")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """A part of the training with an optimizer of its own.
+
+    Attributes:
+        config: the configuration of the run, with the optimizer and the length of the stage.
+        plan: the plan of the stage.
+        directory: the directory of its checkpoints and history.
+        network: the network that is trained.
+        inputs: what this network sees.
+        batches: a function that makes the training batches.
+        steps_per_call: the most steps that are dispatched at once.
+        rate_factors: a factor of the learning rate for each trainable variable; None for 1.
+    """
+
+    config: ResolvedConfig
+    plan: build.Plan
+    directory: pathlib.Path
+    network: keras.Model
+    inputs: NetworkInputs
+    batches: Callable[[], training.Batches]
+    steps_per_call: int = 1
+    rate_factors: list[float] | None = None
+
+
+def _stages(
+    config: ResolvedConfig,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    backbone: keras.Model | None,
+    head: keras.Model,
+    network: keras.Model,
+) -> list[_Stage]:
+    """Returns the head on features, all layers on images, or the one after the other."""
+    run_dir, stages = pathlib.Path(config.run_dir), []
+    if config.freeze_backbone or config.head_steps:
+        features_of = (
+            network_inputs.given_features if backbone is None else (Features(config, backbone))
+        )
+        of_head = config if config.freeze_backbone else resolution.head_stage(config)
+        stages.append(
+            _Stage(
+                config=of_head,
+                plan=build.make_plan(of_head, statistics),
+                directory=run_dir if config.freeze_backbone else run_dir / "head",
+                network=head,
+                inputs=network_inputs.FeatureInputs(features_of),
+                batches=lambda: build.make_feature_batches(
+                    config, data.splits["train"], statistics, features_of(data.splits["train"])
+                ),
+                steps_per_call=heads.STEPS_PER_CALL,
+            )
+        )
+    if not config.freeze_backbone:
+        assert config.image_size is not None
+        stages.append(
+            _Stage(
+                config=config,
+                plan=build.make_plan(config, statistics),
+                directory=run_dir,
+                network=network,
+                inputs=network_inputs.ImageInputs(config.image_size),
+                batches=lambda: build.make_image_batches(config, data, statistics),
+                rate_factors=build.rate_factors(config, backbone, network),
+            )
+        )
+    return stages
+
+
+def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None:
+    """Trains a stage, and leaves in its network the weights that it keeps."""
+    config, plan = stage.config, stage.plan
+    train = data.splits["train"]
+    stage.directory.mkdir(exist_ok=True)
+    checkpoints = training.Checkpoints(stage.directory / "checkpoints")
 
     def drawn() -> tf.data.Dataset:
         """Returns the positions at which the pipeline may have failed."""
@@ -117,56 +242,83 @@ def _train_and_evaluate(
         ahead = plan.steps_per_epoch + _LOOK_AHEAD_BATCHES
         return build.make_indices(config, train, step).take(ahead)
 
-    at_risk = {train: drawn}
-    callbacks = [training.TensorBoard(str(run_dir / "tensorboard"), write_graph=False)]
-    if "val" in data.splits:
-        val = data.splits["val"]
-        at_risk[val] = lambda: evaluate.every_position(val)
-        # It comes first, so that the callbacks after it find `val_map` in the logs.
-        callbacks.insert(
-            0, training.MeanAveragePrecisionCallback(inputs_of(val), val.labels.toarray())
-        )
+    callbacks: list[keras.callbacks.Callback] = []
+    best = None
     with contextlib.ExitStack() as reraising:
-        reraising.enter_context(atomic.reraise_full_disk(run_dir))
-        for examples, positions in at_risk.items():
-            reraising.enter_context(
-                evaluate.reraise_unreadable(examples, positions, config.image_size)
+        reraising.enter_context(atomic.reraise_full_disk(stage.directory))
+        reraising.enter_context(stage.inputs.naming_unreadable(train, drawn))
+        if "val" in data.splits:
+            val = data.splits["val"]
+            reraising.enter_context(stage.inputs.naming_unreadable(val))
+            # It comes first, so that the callbacks after it find `val_map` in the logs.
+            callbacks.append(
+                training.MeanAveragePrecisionCallback(
+                    stage.inputs.batches(val), val.labels.toarray()
+                )
             )
+        if config.keep == "best":
+            best = training.KeepBest(
+                stage.directory / "checkpoints" / "best.npz", patience=config.patience
+            )
+            callbacks.append(best)
+        callbacks.append(
+            training.TensorBoard(str(stage.directory / "tensorboard"), write_graph=False)
+        )
         training.fit(
-            network,
-            batches,
+            stage.network,
+            stage.batches(),
             steps=plan.steps,
             steps_per_epoch=plan.steps_per_epoch,
             checkpoints=checkpoints,
             checkpoint_every=config.checkpoint_every,
-            history_path=run_dir / "history.csv",
+            steps_per_call=stage.steps_per_call,
+            history_path=stage.directory / "history.csv",
             callbacks=callbacks,
         )
-
-    if not is_chief:
-        training.wait_for_all(strategy)
-        return None
-    model = build.plain_copy(config, models.join(backbone, head), statistics)
-    with atomic.replacing(run_dir / "model.keras") as tmp_path:
-        model.save(tmp_path)
-    predict = evaluate.network_predictor(model, config.image_size)
-    if config.freeze_backbone:
-
-        def predict(examples: Examples) -> np.ndarray:
-            return prediction.predict(head, features.batches(examples))
-
-    with atomic.reraise_full_disk(run_dir):
-        scores = _evaluate_and_export(config, data, statistics, model, predict)
-    training.wait_for_all(strategy)
-    return scores
+    if best is None:
+        training.use_averages(stage.network)
+    elif best.path.exists():  # only the chief of a cluster writes it
+        epoch = best.restore(stage.network)
+        print(f"the weights of epoch {epoch + 1} have the highest val_map and are kept")
 
 
-def _fingerprint(examples: Examples) -> int:
-    """Returns a checksum of the labels and of their order."""
-    labels = examples.labels
-    return zlib.crc32(
-        np.concatenate([labels.shape, labels.indptr, labels.indices]).astype(np.int64).tobytes()
-    )
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """Examples on which thresholds are chosen, and probabilities fitted if they are unseen.
+
+    Attributes:
+        labels: the labels (n, C).
+        logits: the logits (n, C).
+        name: what to call them.
+        is_unseen: whether the logits are those of networks that were not trained on the examples.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    name: str
+    is_unseen: bool
+
+
+def _judged(
+    config: ResolvedConfig,
+    data: LabelledData,
+    logits_of: evaluate.PredictLogits,
+    inputs: NetworkInputs,
+) -> _Judged:
+    """Returns the val split, or the training split, out of fold if the head alone is trained."""
+    if "val" in data.splits:
+        val = data.splits["val"]
+        return _Judged(val.labels.toarray(), logits_of(val), "val", is_unseen=True)
+    train = data.splits["train"]
+    labels = train.labels.toarray()
+    if config.calibrate and isinstance(inputs, network_inputs.FeatureInputs):
+        print("predicting the training examples out of fold", flush=True)
+        features = dataclasses.replace(train, features=inputs.features_of(train))
+        held = dataclasses.replace(data, splits={"train": features})
+        fold_of = folds.stratified_folds(train.labels, CALIBRATION_FOLDS, seed=config.seed)
+        logits = heads.out_of_fold_logits(config, held, fold_of)
+        return _Judged(labels, logits, "train, out of fold", is_unseen=True)
+    return _Judged(labels, logits_of(train), "train", is_unseen=False)
 
 
 def _evaluate_and_export(
@@ -174,15 +326,32 @@ def _evaluate_and_export(
     data: LabelledData,
     statistics: LabelStatistics,
     model: keras.Model,
-    predict: evaluate.Predict,
+    logits_of: evaluate.PredictLogits,
+    judged: _Judged,
 ) -> dict[str, Any]:
     """Writes thresholds, scores, report and SavedModel of a trained network; returns the scores."""
     run_dir = pathlib.Path(config.run_dir)
-    print("choosing thresholds")
-    thresholds = evaluate.choose_thresholds(predict, data)
+    calibration = Calibration.identity(statistics.num_classes)
+    if config.calibrate and judged.is_unseen:
+        # As if a class that is in no example, or in all, were in half an example more or less.
+        counts = np.clip(statistics.class_counts, 0.5, statistics.num_examples - 0.5)
+        calibration = fit_calibration(
+            judged.logits,
+            judged.labels,
+            prevalence=counts / statistics.num_examples,
+            fitted_on=judged.name,
+        )
+    elif config.calibrate:
+        print(
+            "probabilities are the sigmoid of the logits: to calibrate them takes examples that "
+            "the training has not seen, such as those of --val_fraction=0.1"
+        )
+    calibration.save(run_dir / "calibration.json")
+    thresholds = Thresholds.choose(judged.labels, calibration(judged.logits), judged.name)
     thresholds.save(run_dir / "thresholds.json")
     print("evaluating on the test split")
-    result = evaluate.score_test(predict, data, statistics, thresholds, run_dir)
+    logits = logits_of(data.splits["test"])
+    result = evaluate.score_test(logits, calibration, data, statistics, thresholds, run_dir)
     report.write_of_run(
         result,
         run_dir,
@@ -191,87 +360,35 @@ def _evaluate_and_export(
         history_path=run_dir / "history.csv",
     )
     if config.export:
-        serving.export(
-            model,
-            statistics,
-            lambda encoded: images.read_batch(encoded, config.image_size),
-            lambda image: images.resize(image, config.image_size),
-            run_dir / "saved_model",
-            thresholds=thresholds.values,
-            thresholds_from=thresholds.chosen_on,
-            example_image=next(data.splits["train"].encoded().take(1).as_numpy_iterator()),
-        )
+        _export(config, data, statistics, model, thresholds, calibration)
     return result.scores
 
 
-def check_directory(config: ResolvedConfig, run_dir: pathlib.Path) -> None:
-    """Refuses a directory that holds a run of another configuration, or other files.
-
-    Raises:
-        ConfigError: the message names the settings that differ.
-    """
-    saved = run_dir / "config.json"
-    if saved.exists():
-        differences = ResolvedConfig.load(saved).differences(config)
-        if differences:
-            raise ConfigError(
-                f"{run_dir} holds a run of another configuration: continue it with the same "
-                "settings, or choose another --run_dir. These settings differ:\n  "
-                + "\n  ".join(differences)
-            )
-    elif run_dir.exists() and any(
-        atomic.target_name(path.name) not in _WRITTEN_FIRST for path in run_dir.iterdir()
-    ):
-        raise ConfigError(
-            f"{run_dir} is not empty and does not hold a run; choose another --run_dir"
-        )
-
-
-def open_directory(
-    config: ResolvedConfig, statistics: LabelStatistics, run_dir: pathlib.Path
+def _export(
+    config: ResolvedConfig,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    model: keras.Model,
+    thresholds: Thresholds,
+    calibration: Calibration,
 ) -> None:
-    """Writes the configuration and the statistics of a new run, or checks those of a stopped one.
-
-    Removes files that a killed process has left half-written.
-
-    Raises:
-        ValueError: the training labels have changed since the run was started, or the directory
-            holds another run.
-    """
-    check_directory(config, run_dir)
-    atomic.remove_incomplete(run_dir)
-    saved = run_dir / "statistics.json"
-    if saved.exists():
-        before = LabelStatistics.load(saved)
-        if (
-            before.class_names != statistics.class_names
-            or before.num_examples != statistics.num_examples
-            or not np.array_equal(before.cooccurrence, statistics.cooccurrence)
-        ):
-            raise ValueError(
-                f"the training labels are not those that {run_dir} was started with; choose "
-                "another --run_dir"
-            )
-    if not saved.exists():
-        statistics.save(saved)
-    if not (run_dir / "config.json").exists():
-        config.save(run_dir / "config.json")
-
-
-def describe(
-    config: ResolvedConfig, data: LabelledData, statistics: LabelStatistics, plan: build.Plan
-) -> str:
-    """Describes what is going to be trained, for people."""
-    groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
-    counts = statistics.class_counts
-    method, unused = methods.get(config.method), ", ".join(config.unused())
-    return (
-        f"{config.dataset}: {sizes} images; {statistics.num_classes} classes ({groups}) of "
-        f"{counts.min()} to {counts.max()} training examples\n"
-        f"{config.method}: {method.summary}; {config.sampler} sampler"
-        f"{unused and f' ({unused} are not used)'}\n"
-        f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
-        f"{', frozen' if config.freeze_backbone else ''}; {plan.steps} steps of "
-        f"{config.batch_size} images, {plan.steps_per_epoch} an epoch; in {config.run_dir}"
+    train, size = data.splits["train"], config.image_size
+    known: dict[str, Any] = {
+        "thresholds": thresholds.values,
+        "thresholds_from": thresholds.chosen_on,
+        "calibration": calibration,
+    }
+    path = pathlib.Path(config.run_dir, "saved_model")
+    if size is None:
+        example = network_inputs.given_features(train)[[0]][0]
+        serving.export_features(model, statistics, path, example=example, **known)
+        return
+    serving.export(
+        model,
+        statistics,
+        lambda encoded: images.read_batch(encoded, size),
+        lambda image: images.resize(image, size),
+        path,
+        example_image=next(train.encoded().take(1).as_numpy_iterator()),
+        **known,
     )

@@ -126,6 +126,8 @@ def make_plan(
     for split, examples in data.splits.items():
         if not len(examples):
             raise ShardsError(f"the split {split} has no examples, so there is nothing to write")
+        if examples.features is not None:
+            raise ValueError("shards hold images, and the examples of these data are features")
         if examples.is_stream:
             raise ShardsError(
                 f"the split {split} is a stream, and shards are written by position: write them "

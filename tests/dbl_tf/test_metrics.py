@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import (
     average_precision_score,
+    brier_score_loss,
     f1_score,
+    log_loss,
     precision_recall_curve,
     precision_recall_fscore_support,
 )
@@ -33,6 +35,36 @@ def test_average_precision_equals_scikit_learn_on_1000_cases_with_ties():
             else:
                 assert np.isnan(result[i])
     assert compared > 2000
+
+
+def test_scores_of_probabilities_equal_scikit_learn_s():
+    rng = np.random.default_rng(3)
+    probabilities = rng.random((200, 7))
+    labels = rng.random((200, 7)) < probabilities**2
+    pooled = labels.ravel(), probabilities.ravel()
+    assert metrics.log_loss(labels, probabilities) == pytest.approx(log_loss(*pooled), rel=1e-12)
+    expected = brier_score_loss(*pooled)
+    assert metrics.brier_score(labels, probabilities) == pytest.approx(expected, rel=1e-12)
+    # What is certain and wrong costs −log of the spacing of float64.
+    assert metrics.log_loss([[1]], [[0.0]]) == pytest.approx(52 * np.log(2))
+
+
+def test_calibration_error_by_hand():
+    # Three bins: mean 0.2 against 1/4 of 4, mean 0.5 against 1 of 1, mean 0.9 against 1/2 of 2.
+    probabilities = np.array([[0.1, 0.1, 0.3, 0.3, 0.5, 0.8, 1.0]])
+    labels = np.array([[0, 1, 0, 0, 1, 1, 0]])
+    expected = (4 * abs(0.2 - 0.25) + 1 * abs(0.5 - 1) + 2 * abs(0.9 - 0.5)) / 7
+    error = metrics.expected_calibration_error(labels, probabilities, num_bins=3)
+    assert error == pytest.approx(expected, rel=1e-12)
+    # Probabilities that are right have an error of the order of 1/√(N/15).
+    rng = np.random.default_rng(0)
+    right = rng.random((40_000, 1))
+    assert metrics.expected_calibration_error(rng.random(right.shape) < right, right) < 0.02
+
+
+def test_probabilities_outside_0_to_1_are_refused():
+    with pytest.raises(ValueError, match=r"probabilities must be in \[0, 1\], got 1.5"):
+        metrics.brier_score([[1, 0]], [[0.5, 1.5]])
 
 
 def test_average_precision_of_integer_scores():

@@ -169,6 +169,7 @@ def test_guide_describes_every_parameter_of_the_losses():
 )
 def test_flags_on_pages_exist(page):
     known = set(re.findall(r"`--(?:\[no\])?(\w+)`", read("docs/command_line.md")))
+    known |= {f"no{name}" for name in re.findall(r"`--\[no\](\w+)`", read("docs/command_line.md"))}
     known |= {settings.flag_name(f) for f, _ in settings.settings_of(parameters.LossParameters)}
     known |= set(inspect.signature(dbl_tf.DistributionBalancedLoss).parameters)
     # Old names that are still accepted, in the table of the changes.

@@ -7,7 +7,7 @@ import tensorflow as tf
 from dbl_tf.weighting import rebalanced_weights
 from pipelines import images, inputs, sampling
 from pipelines.datasets import digits_mlt
-from pipelines.examples import Examples
+from pipelines.examples import Examples, FeatureRows
 
 COUNTS = np.arange(1, 11)
 
@@ -74,7 +74,10 @@ def test_features_come_with_their_labels_and_weights(examples):
     rows, labels, weights = next(
         iter(
             inputs.feature_batches(
-                features, examples.labels, indices, lambda y: rebalanced_weights(y, COUNTS)
+                FeatureRows.of(features),
+                examples.labels,
+                indices,
+                lambda y: rebalanced_weights(y, COUNTS),
             )
         )
     )

@@ -95,15 +95,18 @@ def history(directory):
         return [(int(row["epoch"]), float(row["loss"])) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("every", [None, 3])
-@pytest.mark.parametrize("step", [2, 6, 9])
+@pytest.mark.parametrize(
+    ("step", "every", "steps_per_call"),
+    [(2, None, 1), (6, None, 1), (9, None, 1), (2, 3, 1), (6, 3, 1), (9, 3, 1), (5, 3, 2)],
+)
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
-    tmp_path, whole, every, step
+    tmp_path, whole, every, step, steps_per_call
 ):
+    how = {"checkpoint_every": every, "steps_per_call": steps_per_call}
     with pytest.raises(KilledError):
-        fit(tmp_path, make_network(), callbacks=[KillAt(step)], checkpoint_every=every)
+        fit(tmp_path, make_network(), callbacks=[KillAt(step)], **how)
     resumed = make_network()
-    fit(tmp_path, resumed, checkpoint_every=every)
+    fit(tmp_path, resumed, **how)
     for a, b in zip(whole[0], resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert history(tmp_path) == whole[1]
@@ -171,6 +174,35 @@ def test_without_a_whole_checkpoint_nothing_is_trained(tmp_path):
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     fit(tmp_path, make_network(), checkpoint_every=1)
     assert training.Checkpoints(tmp_path / "checkpoints").steps() == [10, 11]
+
+
+@pytest.mark.parametrize("steps_per_call", [3, 100])
+def test_steps_that_are_dispatched_together_train_the_same(tmp_path, whole, steps_per_call):
+    calls = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: calls.append(batch)
+    )
+    network = make_network()
+    fit(tmp_path, network, steps_per_call=steps_per_call, callbacks=[callback])
+    for a, b in zip(whole[0], network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history(tmp_path) == whole[1]
+    # The last step of each call, within epochs of 4, 4 and 3 steps.
+    assert calls == ([2, 3, 2, 3, 2] if steps_per_call == 3 else [3, 3, 2])
+
+
+def test_a_short_run_needs_no_checkpoints(whole):
+    network = make_network()
+    training.fit(
+        network,
+        make_batches,
+        steps=STEPS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        checkpoints=None,
+        verbose=0,
+    )
+    for a, b in zip(whole[0], network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def poisoned_from(step):
@@ -350,9 +382,10 @@ def test_the_losses_are_added_in_the_order_of_the_steps_however_they_are_read(
     def recording(model, strategy, iterator):
         train_step = make_train_step(model, strategy, iterator)
 
-        def step(iterator):
-            step_losses.append(train_step(iterator))
-            return step_losses[-1]
+        def step(iterator, num_steps):
+            losses = train_step(iterator, num_steps)
+            step_losses.extend(losses.numpy())
+            return losses
 
         return step
 

@@ -8,9 +8,11 @@ import re
 import numpy as np
 import programs
 import pytest
+from run_data import make_data
 
 from pipelines.runs import compare
 from pipelines.runs.config import ConfigError, RunConfig
+from pipelines.runs.resolution import resolve
 
 SEEDS = (0, 1)
 
@@ -85,7 +87,7 @@ def test_an_empty_group_is_an_empty_cell(picture_table, tmp_path):
     for config, total in zip(runs, (0.5, 0.25), strict=True):
         directory = pathlib.Path(config.run_dir)
         directory.mkdir(parents=True)
-        config.resolve().save(directory / "config.json")
+        resolve(config, make_data()).save(directory / "config.json")
         entry = {"ap": total, "train_count": 5, "test_count": 2, "group": "tail"}
         scores = {
             "mAP": {"total": total, "head": None, "medium": None, "tail": total},

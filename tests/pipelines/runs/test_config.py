@@ -3,6 +3,7 @@ import re
 
 import pytest
 from absl import flags
+from run_data import make_data
 
 from dbl_tf import settings
 from dbl_tf.parameters import LossParameters
@@ -11,55 +12,34 @@ from pipelines.datasets import table
 from pipelines.runs import config
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
-
-
-def test_no_flag_at_all_is_the_embedded_data_set_without_a_download():
-    resolved = RunConfig.of().resolve()
-    assert (resolved.dataset, resolved.method) == ("digits_mlt", "db_focal")
-    assert (resolved.backbone, resolved.backbone_weights) == ("small_resnet", "none")
-    assert resolved.sampler == "class_aware"
-
-
-def test_imagenet_weights_bring_resnet50_and_its_frozen_stage():
-    resolved = RunConfig.of(dataset="table", examples="x.csv").resolve()
-    assert (resolved.backbone, resolved.backbone_weights) == ("ResNet50", "imagenet")
-    assert resolved.frozen_layers == ("conv1_", "conv2_") and resolved.image_size == 224
-    asked = RunConfig.of(backbone_weights="imagenet").resolve()
-    assert asked.backbone == "ResNet50"
-
-
-def test_a_method_s_own_values_hold_unless_said_otherwise():
-    of_table = {"dataset": "table", "examples": "x.csv"}
-    assert RunConfig.of(method="erm", **of_table).resolve().epochs == 80
-    assert RunConfig.of(method="erm", **of_table).resolve().sampler == "uniform"
-    assert RunConfig.of(method="db", **of_table).resolve().epochs == 8
-    changed = RunConfig.of(method="db", sampler="class_cycle", epochs=3, **of_table).resolve()
-    assert (changed.sampler, changed.epochs) == ("class_cycle", 3)
-
-
-def test_the_learning_rate_is_what_the_backbone_bears():
-    assert RunConfig.of().resolve().learning_rate == 0.05
-    of_table = {"dataset": "table", "examples": "x.csv"}
-    assert RunConfig.of(**of_table).resolve().learning_rate == 0.02
-    assert RunConfig.of(backbone="MobileNet", **of_table).resolve().learning_rate == 0.005
-    frozen = RunConfig.of(backbone="MobileNet", freeze_backbone=True, **of_table).resolve()
-    assert frozen.learning_rate == 0.02
-    asked = RunConfig.of(backbone="MobileNet", learning_rate=0.01, **of_table).resolve()
-    assert asked.learning_rate == 0.01
+from pipelines.runs.resolution import resolve
 
 
 def test_saved_and_loaded_configurations_do_not_differ(tmp_path):
-    resolved = RunConfig.of(backbone_options={"width": 8}, steps=7).resolve()
+    resolved = resolve(RunConfig.of(backbone_options={"width": 8}, steps=7), make_data())
     resolved.save(tmp_path / "config.json")
     loaded = ResolvedConfig.load(tmp_path / "config.json")
     assert loaded == resolved and not loaded.differences(resolved)
 
 
 def test_differences_name_what_decides_a_run_and_nothing_else():
-    run = RunConfig.of().resolve()
-    other = run.with_settings(beta=5.0, seed=2, run_dir="elsewhere", export=False)
-    assert run.differences(other) == ["--seed: 0 there, 2 now", "--beta: 10.0 there, 5.0 now"]
-    assert run.differences(run.with_settings(lambda_=3.0)) == ["--lambda: 2.0 there, 3.0 now"]
+    saved = resolve(RunConfig.of(), make_data())
+    now = saved.with_settings(beta=5.0, seed=2, run_dir="elsewhere", export=False)
+    assert now.differences(saved) == {
+        "seed": "--seed: 0 there, 2 now",
+        "beta": "--beta: 10.0 there, 5.0 now",
+    }
+    now = saved.with_settings(lambda_=3.0)
+    assert now.differences(saved) == {"lambda_": "--lambda: 2.0 there, 3.0 now"}
+
+
+def test_what_was_left_open_differs_from_no_run():
+    saved = resolve(RunConfig.of(method="erm", learning_rate=0.3, steps=7), make_data())
+    assert RunConfig.of(steps=7).open_differences(saved) == {}
+    assert RunConfig.of(method="db", steps=8).open_differences(saved) == {
+        "method": "--method: 'erm' there, 'db' now",
+        "steps": "--steps: 7 there, 8 now",
+    }
 
 
 @pytest.mark.parametrize(
@@ -69,7 +49,7 @@ def test_differences_name_what_decides_a_run_and_nothing_else():
             {"dataset": "coco"},
             r"--dataset must be one of digits_mlt, table, .*shards; got 'coco'",
         ),
-        ({"method": "dbl"}, r"--method must be one of erm, focal, .*db_focal; got 'dbl'"),
+        ({"method": "dbl"}, r"--method must be one of erm, focal, .*db_focal, auto; got 'dbl'"),
         ({"sampler": "balanced"}, "--sampler must be one of uniform, class_aware, class_cycle"),
         ({"margin": "none"}, "--margin must be one of paper, released"),
         ({"precision": "half"}, "--precision must be one of float32, mixed_bfloat16"),
@@ -84,9 +64,8 @@ def test_differences_name_what_decides_a_run_and_nothing_else():
         ({"val_fraction": 1.0}, r"--val_fraction must be in \[0, 1\)"),
         ({"steps": 5, "epochs": 1}, "--epochs and --steps both say how long"),
         ({"dataset": "table"}, "--dataset=table needs --examples"),
-        ({"examples": "x.csv"}, "--examples goes with --dataset=table, not digits_mlt"),
+        ({"examples": "x.csv"}, "--examples goes with --dataset=table or features, not digits_mlt"),
         ({"seed": -1}, r"--seed must be in \[0, 2\^32\); got -1"),
-        ({"freeze_backbone": True, "precision": "mixed_bfloat16"}, "--freeze_backbone computes"),
     ],
 )
 def test_values_out_of_range_name_their_flag(arguments, message):
@@ -96,15 +75,9 @@ def test_values_out_of_range_name_their_flag(arguments, message):
 
 def test_files_to_start_from_must_exist_when_a_run_starts():
     with pytest.raises(ConfigError, match=r"there is no file no\.h5"):
-        RunConfig.of(backbone_weights="no.h5").resolve()
+        RunConfig.of(backbone_weights="no.h5").check_files()
     with pytest.raises(ConfigError, match="--init_from: there is no no_run"):
-        RunConfig.of(init_from="no_run").resolve()
-
-
-def test_the_schedule_is_that_of_the_sampler():
-    of_table = {"dataset": "table", "examples": "x.csv"}
-    assert RunConfig.of(method="db", sampler="uniform", **of_table).resolve().epochs == 80
-    assert RunConfig.of(method="erm", sampler="class_aware", **of_table).resolve().epochs == 8
+        RunConfig.of(init_from="no_run").check_files()
 
 
 def test_backbone_options():
@@ -134,10 +107,15 @@ def test_what_a_data_set_does_not_take_is_refused():
         RunConfig.of(dataset="tfds", tfds_name="voc")
 
 
-def test_parameters_without_a_part_in_the_method_are_named():
-    assert RunConfig.of(method="erm", kappa=0.1, lambda_=3.0).unused() == ["--lambda", "--kappa"]
-    assert RunConfig.of(method="r_bce", beta=5.0, kappa=0.1).unused() == ["--kappa"]
-    assert RunConfig.of(method="db", beta=5.0, kappa=0.1, margin="released").unused() == []
+def test_settings_without_a_part_in_the_run_are_named():
+    def unused(**values):
+        return resolve(RunConfig.of(**values), make_data()).unused()
+
+    assert unused(method="erm", kappa=0.1, lambda_=3.0) == ["--lambda", "--kappa"]
+    assert unused(method="r_bce", beta=5.0, kappa=0.1) == ["--kappa"]
+    assert unused(method="db", beta=5.0, kappa=0.1, margin="released") == []
+    assert unused(method="erm", momentum=0.5) == []
+    assert unused(method="erm", momentum=0.5, optimizer="adamw") == ["--momentum"]
 
 
 def test_word_vectors_go_with_the_graph_of_labels(tmp_path):
@@ -212,7 +190,8 @@ def test_configurations_of_earlier_versions_load(tmp_path):
         steps=200,
         seed=1,
     )
-    assert asked.resolve().differences(loaded) == []
+    assert asked.open_differences(loaded) == {}
+    assert resolve(asked, make_data(), loaded).differences(loaded) == {}
 
     path.write_text(json.dumps({**content, "tfds_name": "voc"}))
     with pytest.raises(ConfigError, match=r"config\.json cannot be used: --tfds_name goes with"):

@@ -38,6 +38,14 @@ def test_scores_by_hand():
             "macro_at_threshold": pytest.approx(2 / 3),
             "thresholds_from": "val",
         },
+        "probabilities": {
+            "log_loss": pytest.approx(
+                -np.log(np.where(LABELS, PROBABILITIES, 1 - PROBABILITIES)).mean()
+            ),
+            "brier_score": pytest.approx(np.mean((PROBABILITIES - LABELS) ** 2)),
+            # Bins of 0.1, 0.2, 0.3, 0.4, 0.6, 0.7 and 0.9, their sums against their positives.
+            "calibration_error": pytest.approx((0.7 + 0.6 + 0.3 + 0.4 + 0.4 + 0.4 + 0.1) / 12),
+        },
         "num_test_examples": 3,
         "classes_without_test_positives": ["moa"],
         "per_class": {

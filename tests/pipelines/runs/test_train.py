@@ -6,10 +6,12 @@ import resource
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dbl_tf import LabelStatistics, training
-from pipelines.runs import evaluate
+from pipelines.runs import build, costs, evaluate
 from pipelines.runs.config import ConfigError, DataConfig, RunConfig
+from pipelines.runs.resolution import resolve
 from pipelines.runs.train import train_and_evaluate
 
 SMALL = {"backbone": "small_resnet", "backbone_weights": "none", "backbone_options": {"width": 4}}
@@ -262,3 +264,87 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
         evaluate.evaluate_run(str(tmp_path))
     with pytest.raises(ValueError, match="is not a model that this project exported"):
         evaluate.SavedModel(str(tmp_path))
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_in", ["head", "all layers"])
+def test_the_head_first_and_then_all_layers_goes_on_wherever_it_was_killed(
+    picture_table, tmp_path, monkeypatch, killed_in
+):
+    options = {"head_steps": 5, "checkpoint_every": 2, "export": False, "ema": 0.9}
+    whole = train_and_evaluate(make_config(picture_table, tmp_path / "whole", **options))
+    killed = make_config(picture_table, tmp_path / "killed", **options)
+    save = training.Checkpoints.save
+
+    def save_or_die(checkpoints, model, step, loss_sum=0.0):
+        in_head = checkpoints.directory.parent.name == "head"
+        if in_head == (killed_in == "head") and step >= 4:
+            raise KilledError
+        save(checkpoints, model, step, loss_sum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Checkpoints, "save", save_or_die)
+        with pytest.raises(KilledError):
+            train_and_evaluate(killed)
+    assert train_and_evaluate(killed) == whole
+    ours, theirs = (
+        keras.models.load_model(tmp_path / name / "model.keras", compile=False)
+        for name in ("whole", "killed")
+    )
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # The stage of the head leaves the backbone as it was, and the other one trains it.
+    with np.load(tmp_path / "whole" / "head" / "checkpoints" / "step-00000005.npz") as file:
+        kernel = file["0"]
+    head = ours.get_layer("head")
+    assert kernel.shape == tuple(head.weights[0].shape)
+    assert (kernel != head.get_weights()[0]).any()
+
+
+def test_a_slower_backbone_moves_less(picture_table, tmp_path):
+    moved = {}
+    for rate in (0.0, 1.0):
+        run_dir = tmp_path / str(rate)
+        train_and_evaluate(
+            make_config(picture_table, run_dir, backbone_rate=rate, weight_decay=0.0, export=False)
+        )
+        model = keras.models.load_model(run_dir / "model.keras", compile=False)
+        moved[rate] = [
+            keras.ops.convert_to_numpy(v) for v in model.get_layer("backbone").trainable_variables
+        ]
+    keras.utils.set_random_seed(0)
+    data = make_config(picture_table, tmp_path).load_data()
+    config = resolve(make_config(picture_table, tmp_path), data)
+    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
+    backbone, _ = build.build_networks(config, statistics)
+    start = [keras.ops.convert_to_numpy(v) for v in backbone.trainable_variables]
+    assert all((a == b).all() for a, b in zip(start, moved[0.0], strict=True))
+    assert any((a != b).any() for a, b in zip(start, moved[1.0], strict=True))
+
+
+def test_a_run_says_what_it_costs_and_what_looks_like_a_slip(picture_table, tmp_path):
+    asked = make_config(
+        picture_table, tmp_path, batch_size=64, steps=2, learning_rate=0.9, strategy="mirrored"
+    )
+    data = asked.load_data()
+    config = resolve(asked, data)
+    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
+    plans = [build.make_plan(config, statistics)]
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    text = costs.describe(config, data, statistics, plans, strategy)
+    # Two steps of 64 images out of 40.
+    assert "2 steps of 64; the class_aware sampler draws 128 times from the 40" in text
+    assert "3.2 for each" in text and "on 1 CPU" in text
+    assert "Caution: a batch of 64 holds more than the 40 training examples" in text
+    assert "Caution: --strategy=mirrored finds no GPU and trains on the CPU." in text
+    # The default of the small network is 0.1 at 20 classes, 0.015 at 3.
+    assert "Caution: --learning_rate=0.9 is 60 times the default for sgd" in text
+
+
+def test_a_longer_run_is_told_how_to_go_on(finished, picture_table):
+    run_dir, _ = finished
+    with pytest.raises(ConfigError, match=rf"pass --init_from={run_dir} with another --run_dir"):
+        train_and_evaluate(make_config(picture_table, run_dir, val_fraction=0.2, steps=9))

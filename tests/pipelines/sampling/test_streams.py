@@ -6,12 +6,14 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from run_data import make_data
 
 from dbl_tf import LabelStatistics
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images, inputs, record_files, sampling
 from pipelines.runs import build
 from pipelines.runs.config import ConfigError, RunConfig
+from pipelines.runs.resolution import resolve
 from pipelines.runs.train import train_and_evaluate
 from pipelines.shards import layout, reading, writing
 
@@ -60,7 +62,7 @@ def batches(data, config, step):
 @pytest.mark.parametrize("sampler", sampling.STREAM_SAMPLERS)
 def test_a_stream_goes_on_at_any_step_as_if_it_had_run_from_the_first(streamed, tmp_path, sampler):
     train = streamed.splits["train"]
-    config = make_config(tmp_path, sampler=sampler).resolve()
+    config = resolve(make_config(tmp_path, sampler=sampler), make_data())
     statistics = LabelStatistics.from_labels(train.labels)
     whole = list(
         build.make_draws(config, train, statistics, 0).take(40 * BATCH_SIZE).as_numpy_iterator()
@@ -131,7 +133,7 @@ def test_going_on_reads_no_record_of_the_groups_before(streamed):
 
 def test_images_labels_and_seeds_belong_together(streamed, tmp_path):
     train = streamed.splits["train"]
-    config = make_config(tmp_path, sampler="uniform").resolve()
+    config = resolve(make_config(tmp_path, sampler="uniform"), make_data())
     draws = build.make_draws(config, train, LabelStatistics.from_labels(train.labels), 2)
     draw = next(draws.skip(5).as_numpy_iterator())
     pixels, labels = next(batches(streamed, config, 2).as_numpy_iterator())
@@ -146,7 +148,7 @@ def test_images_labels_and_seeds_belong_together(streamed, tmp_path):
 @pytest.mark.parametrize("record_format", record_files.FORMATS)
 def test_the_shares_of_two_machines_make_up_the_batch(folders, tmp_path, record_format):
     data = reading.load(folders[record_format])
-    config = make_config(tmp_path).resolve()
+    config = resolve(make_config(tmp_path), make_data())
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
     made = build.make_image_batches(config, data, statistics)
 
@@ -159,7 +161,7 @@ def test_the_shares_of_two_machines_make_up_the_batch(folders, tmp_path, record_
 
 def test_batches_by_position_are_those_of_the_original_images(small_data, folders, tmp_path):
     data = reading.load(folders["array_record"])
-    config = make_config(tmp_path, sampler="class_cycle").resolve()
+    config = resolve(make_config(tmp_path, sampler="class_cycle"), make_data())
     names = small_data.splits["train"].names
     order = [names.index(name) for name in data.splits["train"].names]
     original = dataclasses.replace(

@@ -1,0 +1,129 @@
+"""Stratified folds of the training split, for choices that must not see the test split."""
+
+import dataclasses
+
+import numpy as np
+import scipy.sparse
+
+from pipelines.examples import LabelledData
+
+_MOST_PASSES = 20
+
+
+def stratified_folds(
+    labels: scipy.sparse.csr_array, num_folds: int, *, seed: int = 0
+) -> np.ndarray:
+    """Divides multi-label examples into folds in which every class has its share.
+
+    The examples are dealt one by one, those of rare classes first: each goes to the fold that has
+    the fewest examples of its rarest class, then of its next class, and so on, and then the fewest
+    examples (after Sechidis et al., On the Stratification of Multi-Label Data, ECML 2011). A class
+    whose examples are then all in one fold, if it has two or more, gives one of them to another
+    fold, so that it can be both learned and judged. (Two folds cannot always part all such classes:
+    three examples of which each two share a class of their own are the smallest case.)
+
+    Args:
+        labels: the labels, bool (N, C).
+        num_folds: the number K ≥ 2 of folds.
+        seed: the seed of the order of equal examples and of ties.
+
+    Returns:
+        The fold of each example, int64 (N,), from 0 to K − 1. Their sizes differ by a few examples.
+
+    Raises:
+        ValueError: there are fewer examples than folds, or fewer than two folds.
+    """
+    num_examples = labels.shape[0]
+    if not 2 <= num_folds <= num_examples:
+        raise ValueError(
+            f"{num_examples} examples cannot be divided into {num_folds} folds; the number of "
+            "folds must be at least 2 and at most that of the examples"
+        )
+    random = np.random.default_rng(seed)
+    counts = np.asarray(labels.sum(axis=0, dtype=np.int64))
+    classes_of = [
+        row[np.argsort(counts[row], kind="stable")]
+        for row in np.split(labels.indices, labels.indptr[1:-1])
+    ]
+    rarest = np.array([counts[row[0]] if len(row) else num_examples + 1 for row in classes_of])
+    order = np.lexsort((random.permutation(num_examples), rarest))
+    folds = np.empty(num_examples, np.int64)
+    of_class = np.zeros((labels.shape[1], num_folds), np.int64)
+    sizes = np.zeros(num_folds, np.int64)
+    for i in order:
+        candidates = random.permutation(num_folds)
+        for c in classes_of[i]:
+            held = of_class[c, candidates]
+            candidates = candidates[held == held.min()]
+            if len(candidates) == 1:
+                break
+        fold = candidates[np.argmin(sizes[candidates])]
+        folds[i] = fold
+        of_class[classes_of[i], fold] += 1
+        sizes[fold] += 1
+    _part_classes_in_one_fold(labels, folds, of_class, counts)
+    return folds
+
+
+def _part_classes_in_one_fold(
+    labels: scipy.sparse.csr_array, folds: np.ndarray, of_class: np.ndarray, counts: np.ndarray
+) -> None:
+    """Moves examples, in place, until every class of two or more examples is in two folds."""
+    columns = labels.tocsc()
+    for _ in range(_MOST_PASSES):
+        together = (counts >= 2) & (np.count_nonzero(of_class, axis=1) == 1)
+        if not together.any():
+            return
+        for c in np.flatnonzero(together):
+            holders = columns.indices[columns.indptr[c] : columns.indptr[c + 1]]
+            if (folds[holders] == folds[holders[0]]).all():  # no earlier move has mended it
+                _move_one(holders, labels, folds, of_class, counts)
+
+
+def _move_one(
+    holders: np.ndarray,
+    labels: scipy.sparse.csr_array,
+    folds: np.ndarray,
+    of_class: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """Moves one of the examples to another fold, such that the fewest other classes suffer."""
+    best = None
+    for i in holders:
+        home = folds[i]
+        classes = labels.indices[labels.indptr[i] : labels.indptr[i + 1]]
+        for fold in range(of_class.shape[1]):
+            if fold != home:
+                moved = of_class[classes]
+                moved[:, home] -= 1
+                moved[:, fold] += 1
+                in_one = (np.count_nonzero(moved, axis=1) == 1) & (counts[classes] >= 2)
+                loss = (np.count_nonzero(in_one), moved[:, fold].sum())
+                if best is None or loss < best[0]:
+                    best = (loss, i, fold)
+    assert best is not None
+    _, i, fold = best
+    classes = labels.indices[labels.indptr[i] : labels.indptr[i + 1]]
+    of_class[classes, folds[i]] -= 1
+    of_class[classes, fold] += 1
+    folds[i] = fold
+
+
+def held_out(data: LabelledData, folds: np.ndarray, fold: int) -> LabelledData:
+    """Returns the other folds of the training split as "train" and this one as "test".
+
+    The data have no other splits then: what is chosen on them has seen neither val nor test.
+
+    Args:
+        data: the data, of which the training split alone is used.
+        folds: the fold of each training example, (N,).
+        fold: the fold that is held out.
+    """
+    train = data.splits["train"]
+    return dataclasses.replace(
+        data,
+        splits={
+            "train": train.take(np.flatnonzero(folds != fold)),
+            "test": train.take(np.flatnonzero(folds == fold)),
+        },
+    )

@@ -1,0 +1,107 @@
+"""What a run is going to train and what it costs, said before it starts."""
+
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from dbl_tf import methods, models
+from dbl_tf.statistics import LabelStatistics
+from pipelines.examples import LabelledData
+from pipelines.runs.build import Plan
+from pipelines.runs.config import ResolvedConfig
+
+# A rate that differs from the default by this factor is more often a slip than a choice.
+_UNUSUAL_FACTOR = 10.0
+
+
+def describe(
+    config: ResolvedConfig,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    plans: Sequence[Plan],
+    strategy: tf.distribute.Strategy,
+) -> str:
+    """Describes data, method, network, steps and devices, for people.
+
+    Args:
+        config: the configuration of the run.
+        data: its data.
+        statistics: the statistics of the training labels.
+        plans: the plan of each stage.
+        strategy: the strategy of the run.
+    """
+    groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
+    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
+    counts = statistics.class_counts
+    method, unused = methods.get(config.method), ", ".join(config.unused())
+    kind = "images" if config.image_size else "examples"
+    given = data.splits["train"].features
+    if given is not None:
+        network = f"head on {given.num_features} given features"
+    else:
+        network = f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
+        if config.freeze_backbone:
+            network += ", of which the head alone is trained on features that are kept"
+    return "\n".join(
+        [
+            f"{config.dataset}: {sizes} {kind}; {statistics.num_classes} classes ({groups}) of "
+            f"{counts.min()} to {counts.max()} training examples",
+            f"{config.method}: {method.summary}; {config.sampler} sampler"
+            f"{unused and f' ({unused} are not used)'}",
+            network,
+            *_stages(config, statistics, plans),
+            f"on {_devices(strategy)}; in {config.run_dir}",
+            *(f"Caution: {caution}" for caution in cautions(config, statistics, strategy)),
+        ]
+    )
+
+
+def cautions(
+    config: ResolvedConfig, statistics: LabelStatistics, strategy: tf.distribute.Strategy
+) -> Iterator[str]:
+    """Yields what a person may not have meant, as sentences."""
+    if config.batch_size > statistics.num_examples:
+        yield (
+            f"a batch of {config.batch_size} holds more than the {statistics.num_examples} "
+            "training examples, so that each step sees some of them again. A smaller --batch_size "
+            "trains more steps in the same time."
+        )
+    if config.strategy == "mirrored" and not _has_gpu(strategy):
+        yield "--strategy=mirrored finds no GPU and trains on the CPU."
+    usual = models.default_learning_rate(
+        config.backbone,
+        statistics.num_classes,
+        frozen=config.freeze_backbone,
+        optimizer=config.optimizer,
+    )
+    factor = config.learning_rate / usual
+    if not 1 / _UNUSUAL_FACTOR < factor < _UNUSUAL_FACTOR:
+        far = f"{factor:.3g} times" if factor > 1 else f"a {1 / factor:.3g}th of"
+        yield (
+            f"--learning_rate={config.learning_rate:g} is {far} the default for "
+            f"{config.optimizer}, this network and {statistics.num_classes} classes, {usual:.3g}."
+        )
+
+
+def _stages(
+    config: ResolvedConfig, statistics: LabelStatistics, plans: Sequence[Plan]
+) -> Iterator[str]:
+    names = [""] if len(plans) == 1 else ["head first: ", "then all layers: "]
+    for name, plan in zip(names, plans, strict=True):
+        drawn = plan.steps * config.batch_size
+        yield (
+            f"{name}{plan.steps} steps of {config.batch_size}; the {config.sampler} sampler draws "
+            f"{drawn} times from the {statistics.num_examples} training examples, "
+            f"{drawn / statistics.num_examples:.3g} for each; an epoch is {plan.steps_per_epoch} "
+            "steps"
+        )
+
+
+def _devices(strategy: tf.distribute.Strategy) -> str:
+    count = strategy.num_replicas_in_sync
+    kind = "GPU" if _has_gpu(strategy) else "CPU"
+    return f"{count} {kind}{'s' if count > 1 else ''}"
+
+
+def _has_gpu(strategy: tf.distribute.Strategy) -> bool:
+    return any("GPU" in device for device in strategy.extended.worker_devices)

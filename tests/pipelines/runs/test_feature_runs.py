@@ -1,0 +1,314 @@
+"""Runs of heads on features, and choices by cross-validation."""
+
+import csv
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dbl_tf import metrics
+from dbl_tf.calibration import Calibration
+from pipelines import folds
+from pipelines.runs import evaluate, heads, select
+from pipelines.runs.config import ConfigError, DataConfig, ResolvedConfig, RunConfig
+from pipelines.runs.resolution import resolve
+from pipelines.runs.train import train_and_evaluate
+
+CLASS_NAMES = ("sun", "sea", "tree", "boat", "gull")
+SHARES = (0.5, 0.4, 0.2, 0.1, 0.06)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Features of 12 numbers from which the classes can be told, most but not all of the time."""
+    random = np.random.default_rng(0)
+    labels = (random.random((300, 5)) < SHARES).astype(np.uint8)
+    signal = labels @ random.standard_normal((5, 12))
+    features = signal + 0.7 * random.standard_normal((300, 12))
+    split = np.array(["train"] * 180 + ["val"] * 40 + ["test"] * 80)
+    path = tmp_path_factory.mktemp("features") / "views.npz"
+    np.savez(
+        path,
+        features=features.astype(np.float32),
+        labels=labels,
+        split=split,
+        class_names=np.array(CLASS_NAMES),
+    )
+    return path
+
+
+def make_config(path, run_dir, **arguments):
+    return RunConfig.of(
+        dataset="features",
+        examples=str(path),
+        run_dir=str(run_dir),
+        **{"steps": 60, "batch_size": 16, **arguments},
+    )
+
+
+def read_rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(examples, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "db"
+    return run_dir, train_and_evaluate(make_config(examples, run_dir, method="db"))
+
+
+def test_a_run_on_features_is_evaluated_as_one_on_images(finished, examples, tmp_path):
+    run_dir, scores = finished
+    assert scores["mAP"]["total"] > 0.6  # chance is the mean share of the classes, 0.25
+    again = evaluate.evaluate_run(str(run_dir), str(tmp_path / "again"))
+    assert again["mAP"] == scores["mAP"]
+    exported = evaluate.evaluate_saved_model(
+        str(run_dir / "saved_model" / "1"),
+        DataConfig.of(dataset="features", examples=str(examples)),
+        str(tmp_path / "exported"),
+    )
+    assert exported["mAP"] == pytest.approx(scores["mAP"], abs=1e-6, nan_ok=True)
+    config = json.loads((run_dir / "config.json").read_text())
+    assert (config["backbone"], config["image_size"], config["optimizer"]) == (
+        "none",
+        None,
+        "adamw",
+    )
+    page = (run_dir / "report.html").read_text()
+    assert "<img" not in page and "The test examples that the model gets most wrong" in page
+    # The best epoch is kept, since there is a val split.
+    history = [float(row["val_map"]) for row in read_rows(run_dir / "history.csv")]
+    with np.load(run_dir / "checkpoints" / "best.npz") as file:
+        assert int(file["epoch"]) == int(np.argmax(history))
+        assert float(file["score"]) == max(history)
+
+
+def test_the_exported_head_takes_features_and_names_bad_rows(finished, examples):
+    run_dir, _ = finished
+    served = tf.saved_model.load(str(run_dir / "saved_model" / "1")).signatures["serving_default"]
+    model = keras.models.load_model(run_dir / "model.keras", compile=False)
+    with np.load(examples) as file:
+        features = file["features"][-4:]
+    expected = Calibration.load(run_dir / "calibration.json")(model(features).numpy())
+    broken = features.copy()
+    broken[1, 3] = np.nan
+    answer = served(features=tf.constant(broken))
+    good = [0, 2, 3]
+    np.testing.assert_allclose(answer["probabilities"].numpy()[good], expected[good], atol=1e-6)
+    assert answer["class_names"].numpy()[0].tolist() == [n.encode() for n in CLASS_NAMES]
+    assert answer["error"].numpy().tolist()[1] == b"some of the features are not finite numbers"
+    assert (answer["probabilities"].numpy()[1] == 0).all()
+    assert (answer["top_classes"].numpy()[1] == b"").all()
+
+
+def test_data_that_the_model_does_not_take_are_refused(finished, examples, tmp_path):
+    run_dir, _ = finished
+    path = str(run_dir / "saved_model" / "1")
+    model = evaluate.SavedModel(path)
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="the model takes 12 features, and the data are images"):
+        evaluate.predict_folder(model, str(tmp_path), str(tmp_path))
+    with np.load(examples) as file:
+        narrow = {**file, "features": file["features"][:, :7]}
+    np.savez(tmp_path / "narrow.npz", **narrow)
+    config = DataConfig.of(dataset="features", examples=str(tmp_path / "narrow.npz"))
+    with pytest.raises(ValueError, match="the model takes 12 features, and the data are 7 feat"):
+        evaluate.evaluate_saved_model(path, config, str(tmp_path))
+    with pytest.raises(ConfigError, match=r"--backbone goes with images"):
+        train_and_evaluate(make_config(examples, tmp_path / "run", backbone="ResNet50"))
+
+
+def test_probabilities_are_calibrated_on_val_or_out_of_fold(finished, examples, tmp_path):
+    _, scores = finished
+    assert scores["calibration"]["fitted_on"] == scores["F1"]["thresholds_from"] == "val"
+    before, after, alone = (scores["calibration"][n] for n in ("before", "after", "prevalence"))
+    assert scores["probabilities"] == after
+    for name in ("log_loss", "brier_score"):
+        assert after[name] < before[name] and after[name] < alone[name]
+    assert after["calibration_error"] < before["calibration_error"]
+
+    plain = train_and_evaluate(
+        make_config(examples, tmp_path / "plain", method="db", calibrate=False, export=False)
+    )
+    assert plain["mAP"] == scores["mAP"]
+    assert plain["probabilities"] == before == plain["calibration"]["after"]
+
+    with np.load(examples) as file:
+        content = dict(file)
+    content["split"] = np.where(content["split"] == "val", "train", content["split"])
+    np.savez(tmp_path / "no_val.npz", **content)
+    config = make_config(tmp_path / "no_val.npz", tmp_path / "no_val", method="db", export=False)
+    without_val = train_and_evaluate(config)
+    assert without_val["F1"]["thresholds_from"] == "train, out of fold"
+    before, after = (without_val["calibration"][name] for name in ("before", "after"))
+    assert after["log_loss"] < before["log_loss"]
+
+
+def test_all_the_states_of_training_are_in_a_checkpoint(examples, tmp_path):
+    """A run that is resumed half way ends as one that was not, with every option on."""
+    options = {"method": "db_focal", "ema": 0.98, "checkpoint_every": 7, "export": False}
+    whole = train_and_evaluate(make_config(examples, tmp_path / "whole", **options))
+    config = make_config(examples, tmp_path / "part", **options)
+    train_and_evaluate(config)
+    checkpoints = tmp_path / "part" / "checkpoints"
+    kept = sorted(checkpoints.glob("step-*.npz"))
+    kept[-1].unlink()
+    (tmp_path / "part" / "metrics.json").unlink()
+    assert train_and_evaluate(config)["mAP"] == whole["mAP"]
+    ours, theirs = (
+        keras.models.load_model(tmp_path / name / "model.keras", compile=False).get_weights()
+        for name in ("whole", "part")
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class KilledError(Exception):
+    pass
+
+
+AUTO = {"method": "auto", "learning_rate": "auto", "folds": 2, "export": False, "steps": 30}
+NUM_FOLDS, NUM_ROWS = 2, 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_candidates():
+    """Two methods, and two rates for the better one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "METHODS", ("erm", "db"))
+        patch.setattr(select, "RATE_FACTORS", (1.0, 3.0))
+        yield
+
+
+@pytest.fixture(scope="module")
+def chosen(examples, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("auto") / "run"
+    train_and_evaluate(make_config(examples, run_dir, **AUTO))
+    return run_dir
+
+
+def test_the_choice_and_what_led_to_it_are_written(chosen, examples):
+    rows = read_rows(chosen / "selection.csv")
+    expected = ["method", "learning_rate", "fold", "total", "head", "medium", "tail", "macro_f1"]
+    assert list(rows[0]) == expected
+    # Each method with its default rate, and the best one with the others, on each fold.
+    pairs = {(row["method"], row["learning_rate"]) for row in rows}
+    assert len(rows) == NUM_FOLDS * len(pairs) == NUM_ROWS
+    assert {row["method"] for row in rows} == set(select.METHODS)
+    config = ResolvedConfig.load(chosen / "config.json")
+    assert config.chosen == ("method", "learning_rate")
+    summary = read_rows(chosen / "selection_summary.csv")
+    assert [float(row["mean"]) for row in summary] == sorted(
+        (float(row["mean"]) for row in summary), reverse=True
+    )
+    for row in summary:
+        of_pair = [
+            float(each["total"])
+            for each in rows
+            if (each["method"], each["learning_rate"]) == (row["method"], row["learning_rate"])
+        ]
+        assert float(row["mean"]) == pytest.approx(np.mean(of_pair))
+        error = np.std(of_pair, ddof=1) / np.sqrt(NUM_FOLDS)
+        assert float(row["standard_error"]) == pytest.approx(error)
+    best = [row for row in summary if float(row["behind_best"]) == 0]
+    assert len(best) == 1
+    taken = [
+        row
+        for row in summary
+        if (row["method"], float(row["learning_rate"])) == (config.method, config.learning_rate)
+    ]
+    assert float(taken[0]["behind_best"]) <= float(taken[0]["behind_best_standard_error"])
+    # The same command goes on; another method is another run.
+    assert train_and_evaluate(make_config(examples, chosen, **AUTO)) is not None
+    with pytest.raises(ConfigError, match=r"--method: .* now"):
+        train_and_evaluate(make_config(examples, chosen, **{**AUTO, "method": "focal"}))
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 5])
+def test_a_choice_that_was_killed_goes_on_and_ends_the_same(
+    chosen, examples, tmp_path, num_rows, monkeypatch
+):
+    config = make_config(examples, tmp_path / "run", **AUTO)
+    add = select._Table.add
+
+    def add_or_die(table, *arguments):
+        if len(table._rows) == num_rows:
+            raise KilledError
+        add(table, *arguments)
+
+    monkeypatch.setattr(select._Table, "add", add_or_die)
+    data = config.load_data()
+    with pytest.raises(KilledError):
+        select.choose(config, data)
+    assert len(read_rows(tmp_path / "run" / "selection.csv")) == num_rows
+    monkeypatch.setattr(select._Table, "add", add)
+    select.choose(config, data)
+    for name in ("selection.csv", "selection_summary.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (chosen / name).read_bytes()
+
+
+def test_a_choice_reads_neither_val_nor_test(chosen, examples, tmp_path):
+    config = make_config(examples, tmp_path / "run", **AUTO)
+    data = config.load_data()
+    blind = dataclasses.replace(data, splits={"train": data.splits["train"]})
+    select.choose(config, blind)
+    ours = (tmp_path / "run" / "selection.csv").read_bytes()
+    assert ours == (chosen / "selection.csv").read_bytes()
+
+
+def test_a_choice_of_another_configuration_is_refused(chosen, examples):
+    config = make_config(examples, chosen, **{**AUTO, "folds": 3})
+    with pytest.raises(ConfigError, match="a choice that was started with other settings: folds"):
+        select.choose(config, config.load_data())
+
+
+def test_ties_go_to_the_simpler_method(tmp_path):
+    """Scores are given here: r_bce is best, and rs within one standard error of it."""
+    scores = {
+        "erm": [0.50, 0.51, 0.50],
+        "rs": [0.60, 0.66, 0.60],
+        "r_bce": [0.62, 0.64, 0.61],
+        "db": [0.62, 0.62, 0.60],
+    }
+
+    class Given:
+        def scores(self, candidate, criterion):
+            return np.array(scores[candidate.method])
+
+    candidates = [select.Candidate(name, 0.1) for name in ("db", "r_bce", "rs", "erm")]
+    assert select._best(candidates, Given(), "total").method == "rs"
+    summaries = {s.candidate.method: s for s in select.summarize(candidates, Given(), "total")}
+    assert summaries["r_bce"].behind == 0
+    differences = np.array(scores["r_bce"]) - scores["erm"]
+    assert summaries["erm"].behind == pytest.approx(differences.mean())
+    assert summaries["erm"].behind_error == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
+    assert not summaries["erm"].is_tied and not summaries["db"].is_tied
+
+
+def test_images_without_a_trained_network_have_no_features_to_choose_on(tmp_path):
+    config = RunConfig.of(method="auto", run_dir=str(tmp_path / "run"), steps=3)
+    with pytest.raises(ConfigError, match='"auto" compares heads on the features of a trained'):
+        train_and_evaluate(config)
+
+
+def test_logits_out_of_fold_are_of_heads_that_have_not_seen_the_example(examples, tmp_path):
+    asked = make_config(
+        examples, tmp_path / "run", method="erm", steps=500, learning_rate=0.02, keep="last"
+    )
+    data = asked.load_data()
+    # Labels that nothing can be told from: only a head that has seen them can know them.
+    train = data.splits["train"]
+    shuffled = train.labels[np.random.default_rng(1).permutation(len(train))]
+    data = dataclasses.replace(data, splits={"train": dataclasses.replace(train, labels=shuffled)})
+    config = resolve(asked, data)
+    fold_of = folds.stratified_folds(shuffled, 3)
+    logits = heads.out_of_fold_logits(config, data, fold_of)
+    seen = heads.logits_of_splits(config, data)["train"]
+    labels = shuffled.toarray()
+    share = labels.mean()
+    unseen_map = metrics.mean_average_precision(labels, logits)["total"]
+    seen_map = metrics.mean_average_precision(labels, seen)["total"]
+    assert unseen_map < share + 0.1 < seen_map - 0.05

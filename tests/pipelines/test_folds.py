@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import scipy.sparse
+from run_data import make_data
+
+from pipelines.folds import held_out, stratified_folds
+
+
+def long_tailed_labels(num_examples, num_classes, seed):
+    rng = np.random.default_rng(seed)
+    share = 0.5 / np.arange(1, num_classes + 1) ** 1.3
+    labels = rng.random((num_examples, num_classes)) < share
+    return scipy.sparse.csr_array(labels)
+
+
+@pytest.mark.parametrize("num_folds", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_has_its_share_of_every_fold(num_folds, seed):
+    labels = long_tailed_labels(600, 40, seed)
+    folds = stratified_folds(labels, num_folds, seed=seed)
+    dense = labels.toarray()
+    counts = np.array([dense[folds == k].sum(axis=0) for k in range(num_folds)])
+    share = dense.sum(axis=0) / num_folds
+    # Within two examples of the share: random folds of the commonest classes are off by ten.
+    assert np.abs(counts - share).max() <= 2
+    sizes = np.bincount(folds, minlength=num_folds)
+    assert np.abs(sizes - 600 / num_folds).max() <= 6
+    assert (np.count_nonzero(counts, axis=0) >= np.minimum(dense.sum(axis=0), 2)).all()
+
+
+def test_classes_that_share_examples_are_parted_too():
+    # Dealt by the rarest class, both examples of the last class would be in one fold.
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        num_classes = int(rng.integers(1, 9))
+        labels = rng.random((int(rng.integers(4, 12)), num_classes)) < rng.choice([0.2, 0.5])
+        num_folds = int(rng.integers(3, 5))
+        folds = stratified_folds(scipy.sparse.csr_array(labels), num_folds, seed=1)
+        for c in range(num_classes):
+            if labels[:, c].sum() >= 2:
+                assert len(set(folds[labels[:, c]])) >= 2, (labels, folds)
+
+
+def test_folds_are_a_function_of_labels_and_seed():
+    labels = long_tailed_labels(200, 10, 0)
+    first, again = (stratified_folds(labels, 4, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != stratified_folds(labels, 4, seed=4)).any()
+
+
+def test_examples_without_labels_are_spread_evenly():
+    folds = stratified_folds(scipy.sparse.csr_array((30, 4), dtype=bool), 3)
+    assert np.bincount(folds).tolist() == [10, 10, 10]
+
+
+def test_a_fold_is_held_out_of_the_training_split_alone():
+    data = make_data(3, 12, splits=("train", "val", "test"), num_features=2)
+    folds = stratified_folds(data.splits["train"].labels, 3)
+    parts = [held_out(data, folds, k) for k in range(3)]
+    tested = [name for part in parts for name in part.splits["test"].names]
+    assert sorted(tested) == sorted(data.splits["train"].names)
+    for part in parts:
+        assert set(part.splits) == {"train", "test"}
+        assert not set(part.splits["train"].names) & set(part.splits["test"].names)
+        assert len(part.splits["train"].features) == 8
+
+
+@pytest.mark.parametrize("num_folds", [1, 13])
+def test_impossible_numbers_of_folds_are_refused(num_folds):
+    labels = make_data(3, 12).splits["train"].labels
+    with pytest.raises(ValueError, match=f"12 examples cannot be divided into {num_folds} folds"):
+        stratified_folds(labels, num_folds)
