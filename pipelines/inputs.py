@@ -241,7 +241,7 @@ def _augmented(
 def _traced(
     function: Callable[..., tf.Tensor], image_size: int, **fixed: Any
 ) -> Callable[..., tf.Tensor]:
-    @tf.function
+    @tf.function(autograph=False)  # no Python branch depends on a tensor
     def read(encoded: tf.Tensor, *seed: tf.Tensor) -> tf.Tensor:
         return function(encoded, image_size, *seed, **fixed)
 

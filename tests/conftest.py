@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
+from PIL import Image
 
 from pipelines.runs import config
 from pipelines.runs import flags as run_flags
@@ -30,6 +31,22 @@ def voc_mlt_labels(shared_data) -> np.ndarray:
         rows = [row["labels"].split() for row in csv.DictReader(file)]
     names = sorted({name for row in rows for name in row})
     return np.array([[name in row for name in names] for row in rows])
+
+
+@pytest.fixture(scope="session")
+def drawn_photographs(tmp_path_factory) -> list[pathlib.Path]:
+    """JPEG files of 32 sizes: shades that change slowly, with noise, as in photographs."""
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    paths = []
+    for number in range(32):
+        height, width = 100 + number, 160 - number
+        shades = random.uniform(0, 255, (3, 4, 3)).astype(np.uint8)
+        image = Image.fromarray(shades).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(image) + random.normal(0, 8, (height, width, 3))
+        paths.append(folder / f"{number:02d}.jpg")
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(paths[-1])
+    return paths
 
 
 @pytest.fixture

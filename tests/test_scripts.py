@@ -1,26 +1,20 @@
 """The two scripts as a person starts them."""
 
-import os
 import pathlib
 import subprocess
 import sys
 
+import programs
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def run(script, *flags, status=0):
-    result = subprocess.run(
-        [sys.executable, ROOT / script, *map(str, flags)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
-    assert result.returncode == status, result.stdout + result.stderr
+    done = programs.run(script, *flags, environment={"TF_CPP_MIN_LOG_LEVEL": "2"})
+    assert done.returncode == status, done.stdout + done.stderr
     # TensorFlow's notes of the time of day are on stderr.
-    return result.stdout if status == 0 else result.stdout + result.stderr
+    return done.stdout if status == 0 else done.stdout + done.stderr
 
 
 def test_training_prints_a_table_and_evaluation_the_same_one(tmp_path):

@@ -146,7 +146,8 @@ def test_pil_recolors_as_the_pipeline_does(tmp_path):
         np.testing.assert_allclose(pixels, np.broadcast_to(expected, (4, 4, 3)), atol=1.0)
 
 
-def test_jax_training():
+def test_jax_training(monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the time is compiling
     result = jax_training.measure(
         ["mixed_bfloat16"],
         backbone="small_resnet",

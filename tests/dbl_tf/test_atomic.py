@@ -11,7 +11,7 @@ import pytest
 
 from dbl_tf import LabelStatistics, atomic
 
-SECONDS = 120  # after which something hangs
+SECONDS = 600  # after which something hangs
 
 
 def names_in(folder):

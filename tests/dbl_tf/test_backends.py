@@ -75,7 +75,7 @@ def computed(request, inputs, tmp_path_factory):
     np.savez(directory / "inputs.npz", **inputs)
     environment = {
         "KERAS_BACKEND": request.param,
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, pathlib.Path(__file__).parent))),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers"))),
         # PyTorch's threads wait for one another by spinning, at the cost of other tests.
         "OMP_NUM_THREADS": "1",
         # Most of JAX's time is compiling. test_losses.py has it optimise.

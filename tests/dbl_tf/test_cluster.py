@@ -1,22 +1,19 @@
 """Training by several processes, each a machine of a cluster on the loopback interface."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 import time
 
 import cluster_member
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 
 from dbl_tf import training
 
 STEPS = 8
-SECONDS = 120  # after which something hangs
+SECONDS = 600  # after which something hangs
 
 
 @pytest.fixture
@@ -24,25 +21,19 @@ def start(tmp_path):
     """Starts two processes that train together; all are stopped at the end of the test."""
     processes = []
 
-    def start_two(pause, steps=STEPS, directories=(tmp_path, tmp_path), nan_step=0):
+    def start_two(pause, steps=STEPS, directories=(tmp_path, tmp_path), nan_step=0, hold_at=0):
         with socket.socket() as one, socket.socket() as two:
             for port in (one, two):
                 port.bind(("localhost", 0))
             workers = [f"localhost:{port.getsockname()[1]}" for port in (one, two)]
         members = []
         for index in range(2):
-            arguments = [str(directories[index]), str(steps), str(pause), str(nan_step)]
+            arguments = [directories[index], steps, pause, nan_step, hold_at]
             task = {"type": "worker", "index": index}
             members.append(
-                subprocess.Popen(
-                    [sys.executable, cluster_member.__file__, *arguments],
-                    env={
-                        **os.environ,
-                        "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
-                        "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task}),
-                    },
-                    stderr=subprocess.PIPE,
-                    text=True,
+                programs.Program(
+                    [str(cluster_member.__file__), *arguments],
+                    {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})},
                 )
             )
         processes.extend(members)
@@ -51,7 +42,6 @@ def start(tmp_path):
     yield start_two
     for process in processes:
         process.kill()
-        process.wait()
 
 
 def weights_alone(directory, steps):
@@ -64,24 +54,23 @@ def wait_for_step(tmp_path, step, members):
     checkpoints = training.Checkpoints(tmp_path / "checkpoints")
     waited_until = time.monotonic() + SECONDS
     while max(checkpoints.steps(), default=0) < step:
-        assert all(member.poll() is None for member in members)
+        assert all(member.returncode is None for member in members)
         assert time.monotonic() < waited_until
         time.sleep(0.1)
     return checkpoints
 
 
 def test_two_machines_train_as_one_also_after_one_was_lost(start, tmp_path):
-    chief, other = start(pause=0.5)
+    chief, other = start(pause=0, hold_at=4)
     checkpoints = wait_for_step(tmp_path, 3, [chief, other])
     other.kill()
-    _, message = chief.communicate(timeout=60)
-    assert chief.returncode != 0
-    assert "LostWorkerError: another machine of the cluster was lost after step" in message
+    (tmp_path / cluster_member.GO_ON).touch()
+    assert chief.wait() != 0
+    assert "LostWorkerError: another machine of the cluster was lost after step" in chief.stderr
     assert max(checkpoints.steps()) < STEPS
 
     for member in start(pause=0):
-        member.communicate(timeout=SECONDS)
-        assert member.returncode == 0
+        assert member.wait() == 0, member.stderr
 
     with (
         np.load(tmp_path / "weights.npz") as together,
@@ -95,8 +84,8 @@ def test_two_machines_train_as_one_also_after_one_was_lost(start, tmp_path):
 def test_both_machines_name_the_step_whose_loss_is_not_finite(start):
     """Also the one that has gone on, and finds the other one gone, before it reads its losses."""
     for member in start(pause=0.05, nan_step=2):
-        _, message = member.communicate(timeout=SECONDS)
-        assert member.returncode != 0
+        assert member.wait() != 0
+        message = member.stderr
         assert "FloatingPointError: the loss is nan at step 2: " in message
 
 
@@ -104,15 +93,15 @@ def test_both_machines_name_the_step_whose_loss_is_not_finite(start):
 def test_two_machines_of_which_one_or_the_other_is_lost_five_times(start, tmp_path):
     steps = 18
     for kill, lost in enumerate((0, 1, 1, 0, 1), start=1):
-        members = start(pause=0.5, steps=steps)
+        (tmp_path / cluster_member.GO_ON).unlink(missing_ok=True)
+        members = start(pause=0, steps=steps, hold_at=3 * kill + 1)
         checkpoints = wait_for_step(tmp_path, 3 * kill, members)
         members[lost].kill()
-        _, message = members[1 - lost].communicate(timeout=SECONDS)
-        assert members[1 - lost].returncode != 0, message
+        (tmp_path / cluster_member.GO_ON).touch()
+        assert members[1 - lost].wait() != 0
         assert max(checkpoints.steps()) < steps
     for member in start(pause=0, steps=steps):
-        member.communicate(timeout=SECONDS)
-        assert member.returncode == 0
+        assert member.wait() == 0, member.stderr
     with (
         np.load(tmp_path / "weights.npz") as together,
         weights_alone(tmp_path / "alone", steps) as one,
@@ -126,8 +115,8 @@ def test_machines_that_see_different_checkpoints_are_refused(start, tmp_path):
     for index, steps in enumerate((2, 4)):
         weights_alone(tmp_path / str(index), steps).close()
     for member in start(pause=0, directories=[tmp_path / "0", tmp_path / "1"]):
-        _, message = member.communicate(timeout=SECONDS)
-        assert member.returncode != 0
+        assert member.wait() != 0
+        message = member.stderr
         assert "not all machines see the same checkpoints in" in message
         assert "[2, 4] on all)" in message
 

@@ -7,7 +7,7 @@ import pytest
 from dbl_tf import lock as lock_module
 from dbl_tf.lock import InUseError, Lock
 
-SECONDS = 120  # after which something hangs
+SECONDS = 600  # after which something hangs
 
 HOLDER = """
 import sys, time

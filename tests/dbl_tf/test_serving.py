@@ -1,7 +1,6 @@
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ import time
 import hostile_images
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
@@ -199,15 +199,11 @@ def test_killed_export_leaves_no_version_and_the_next_one_clears_up(tmp_path):
     directory = tmp_path / "saved_model"
     directory.mkdir()
     (tmp_path / "tests_of_serving.py").symlink_to(__file__)
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, tmp_path, directory],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    process = programs.Program(["-c", KILLED, tmp_path, directory])
     while not list(directory.glob("*/*")):
-        assert process.poll() is None, "the export ended before anything was seen of it"
+        assert process.returncode is None, "the export ended before anything was seen of it"
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     assert serving.versions(directory) == []
     (left,) = directory.iterdir()
     # Another export that is still under way is left alone.

@@ -5,11 +5,10 @@ import importlib.util
 import inspect
 import pathlib
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import programs
 import pytest
 
 import dbl_tf
@@ -195,12 +194,7 @@ def test_architecture_names_files_that_exist_and_every_module():
 
 
 def test_page_of_flags_is_up_to_date():
-    done = subprocess.run(
-        [sys.executable, "-m", "docs.write_command_line", "--check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = programs.run("-m", "docs.write_command_line", "--check")
     assert done.returncode == 0, done.stderr
 
 

@@ -1,4 +1,6 @@
-"""A small data set that several test modules of the pipelines use."""
+"""Small data sets that several test modules of the pipelines use."""
+
+import pathlib
 
 import numpy as np
 import pytest
@@ -29,3 +31,22 @@ def small_data() -> LabelledData:
 
     splits = {"train": examples("train", 237), "test": examples("test", 41)}
     return LabelledData(CLASS_NAMES, splits, flip_probability=0.25)
+
+
+@pytest.fixture(scope="session")
+def picture_table(tmp_path_factory) -> pathlib.Path:
+    """A table of pictures, 40 to train and 12 to test, each class a color: red, green, blue."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    channels = {"red": 0, "green": 1, "blue": 2}
+    lines = ["image,split,labels"]
+    for i in range(52):
+        labels = ["red"] if i % 2 else ["green"]
+        labels += ["blue"] if i % 4 == 0 else []
+        pixels = random.integers(0, 60, (20, 24, 3))
+        for name in labels:
+            pixels[..., channels[name]] += 180
+        (folder / f"{i}.png").write_bytes(tf.io.encode_png(np.uint8(pixels)).numpy())
+        lines.append(f"{i}.png,{'train' if i < 40 else 'test'},{' '.join(labels)}")
+    (folder / "examples.csv").write_text("\n".join(lines))
+    return folder / "examples.csv"

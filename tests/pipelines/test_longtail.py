@@ -1,11 +1,9 @@
 """Tests of the construction of long-tailed subsets."""
 
 import csv
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
+import programs
 import pytest
 import scipy.sparse
 
@@ -194,12 +192,7 @@ def test_bad_arguments_are_refused(labels, arguments, message):
 
 def test_benchmark_puts_draws_beside_the_published_list(shared_data, voc_mlt_labels):
     labels = shared_data / "voc_mlt" / "voc2012_trainval.csv"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.longtail", f"--labels={labels}", "--seeds=2"],
-        cwd=pathlib.Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-    )
+    done = programs.run("-m", "benchmarks.longtail", f"--labels={labels}", "--seeds=2")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     [authors] = [line for line in lines if line[:1] == ["authors'"]]

@@ -5,18 +5,17 @@ import csv
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import PIL.Image
+import programs
 import pytest
 
 from dbl_tf.statistics import LabelStatistics
 from pipelines import longtail, longtail_table
 from pipelines.runs.config import DataConfig
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 NAMES = ("dog", "ox", "traffic light")
 
 
@@ -272,9 +271,9 @@ def test_missing_images_are_refused_or_left_out_where_asked(folder, write):
 
 def test_command_on_photographs(shared_data, tmp_path):
     examples = shared_data / "voc_subset" / "examples.csv"
-    command = [sys.executable, "-m", "pipelines.write_longtail", f"--examples={examples}"]
+    command = ["-m", "pipelines.write_longtail", f"--examples={examples}"]
     command += ["--max_count=200", f"--output_dir={tmp_path / 'out'}", f"--cache_dir={tmp_path}"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = programs.run(*command)
     assert done.returncode == 0, done.stderr
     data = load(tmp_path / "out" / "examples.csv", tmp_path)
     counts = data.splits["train"].labels.sum(axis=0)

@@ -1,23 +1,14 @@
 """The command as a person starts it."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import programs
 
 
 def run(*arguments, status=0):
-    result = subprocess.run(
-        [sys.executable, "-m", "pipelines.write_shards", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    done = programs.run(
+        "-m", "pipelines.write_shards", *arguments, environment={"TF_CPP_MIN_LOG_LEVEL": "2"}
     )
-    assert result.returncode == status, result.stdout + result.stderr
-    return result.stdout if status == 0 else result.stderr
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
 
 
 def test_shards_are_written_and_damage_is_found(tmp_path):

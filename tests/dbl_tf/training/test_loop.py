@@ -311,7 +311,7 @@ class CountBegun(keras.callbacks.Callback):
 
     def wait_for(self, number):
         with self.changed:
-            if not self.changed.wait_for(lambda: self.begun >= number, timeout=60):
+            if not self.changed.wait_for(lambda: self.begun >= number, timeout=600):
                 raise TimeoutError(f"the loop waits for a step, and has begun {self.begun} alone")
 
 

@@ -91,12 +91,11 @@ def _write_part(folder, part, photographs, objects_of):
 
 
 @pytest.fixture(scope="module")
-def originals(shared_data, tmp_path_factory) -> pathlib.Path:
-    """A folder that holds a small coco of real photographs; only to be read."""
+def originals(drawn_photographs, tmp_path_factory) -> pathlib.Path:
+    """A folder that holds a small coco; only to be read."""
     folder = tmp_path_factory.mktemp("originals")
-    photographs = sorted((shared_data / "voc_subset" / "images").glob("*.jpg"))
-    _write_part(folder / "coco", "train2017", photographs, TRAIN)
-    _write_part(folder / "coco", "val2017", photographs[5:], TEST)
+    _write_part(folder / "coco", "train2017", drawn_photographs, TRAIN)
+    _write_part(folder / "coco", "val2017", drawn_photographs[5:], TEST)
     return folder
 
 

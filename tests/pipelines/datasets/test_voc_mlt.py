@@ -91,14 +91,13 @@ def _write_year(devkit, year, photographs, objects_of, lists):
 
 
 @pytest.fixture(scope="module")
-def originals(shared_data, tmp_path_factory) -> pathlib.Path:
-    """A folder that holds a small VOCdevkit of real photographs; only to be read."""
+def originals(drawn_photographs, tmp_path_factory) -> pathlib.Path:
+    """A folder that holds a small VOCdevkit; only to be read."""
     folder = tmp_path_factory.mktemp("originals")
-    photographs = sorted((shared_data / "voc_subset" / "images").glob("*.jpg"))
     train = [image_id for image_id in TRAINVAL if image_id not in VAL]
     lists = {"trainval": TRAINVAL, "train": train, "val": VAL}
-    _write_year(folder / "VOCdevkit", "VOC2012", photographs, TRAINVAL, lists)
-    _write_year(folder / "VOCdevkit", "VOC2007", photographs[6:], TEST, {"test": TEST})
+    _write_year(folder / "VOCdevkit", "VOC2012", drawn_photographs, TRAINVAL, lists)
+    _write_year(folder / "VOCdevkit", "VOC2007", drawn_photographs[6:], TEST, {"test": TEST})
     return folder
 
 

@@ -399,9 +399,8 @@ def test_hostile_bytes_never_harm_their_neighbours():
         assert reason.encode() == error or (not reason and b"corrupt or truncated" in error)
 
 
-def test_batch_equals_single_images_exactly(shared_data):
-    paths = sorted((shared_data / "voc_subset" / "images").iterdir())[:6]
-    batch = [path.read_bytes() for path in paths]
+def test_batch_equals_single_images_exactly(drawn_photographs):
+    batch = [path.read_bytes() for path in drawn_photographs[:6]]
     pixels, errors = images.read_batch(tf.constant(batch), 64)
     assert pixels.shape == (6, 64, 64, 3) and pixels.dtype == tf.float32
     assert set(errors.numpy()) == {b""}

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import numpy as np
+import programs
 import pytest
 from run_data import make_data
 
@@ -13,21 +14,45 @@ from pipelines.runs import compare
 from pipelines.runs.config import ConfigError, RunConfig
 from pipelines.runs.resolution import resolve
 
+SEEDS = (0, 1)
 
-def runs_of(directory, **arguments):
+
+def runs_of(table, directory, **arguments):
     config = RunConfig.of(
+        dataset="table",
+        examples=str(table),
         freeze_backbone=True,
+        backbone="small_resnet",
         backbone_options={"width": 4},
+        backbone_weights="none",
+        image_size=16,
+        batch_size=8,
         steps=3,
+        export=False,
         cache_dir=str(directory / "cache"),
         **arguments,
     )
-    return list(compare.configurations(config, directory / "runs", methods=["db"], seeds=[0, 1]))
+    return list(compare.configurations(config, directory / "runs", methods=["db"], seeds=SEEDS))
 
 
-def test_seeds_are_set_side_by_side_and_trained_once(tmp_path):
+def compare_by_command(table, directory):
+    """The same comparison, by the command in a process of its own."""
+    command = ["-m", "pipelines.compare", f"--output_dir={directory / 'runs'}"]
+    command += ["--methods=db", f"--seeds={','.join(map(str, SEEDS))}", "--dataset=table"]
+    command += [f"--examples={table}", "--freeze_backbone", "--backbone=small_resnet"]
+    command += ["--backbone_options=width=4", "--backbone_weights=none", "--image_size=16"]
+    command += ["--batch_size=8", "--steps=3", f"--cache_dir={directory / 'cache'}"]
+    # TensorFlow's warnings are shown.
+    done = programs.run(*command, environment={"TF_CPP_MIN_LOG_LEVEL": "1"})
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_seeds_are_set_side_by_side_and_trained_once(picture_table, tmp_path):
     output = tmp_path / "runs"
-    text = compare.compare(runs_of(tmp_path), output)
+    done = compare_by_command(picture_table, tmp_path)
+    assert "retracing" not in done.stderr
+    text = done.stdout.rstrip("\n")
     names = {"db-seed=0", "db-seed=1"}
     assert names <= {path.name for path in output.iterdir()}
     totals = {
@@ -46,17 +71,19 @@ def test_seeds_are_set_side_by_side_and_trained_once(tmp_path):
     kept = output / "db-seed=0" / "metrics.json"
     before = kept.stat().st_mtime_ns
     (output / "db-seed=1" / "metrics.json").unlink()
-    assert compare.compare(runs_of(tmp_path), output) == text
+    assert text.endswith(compare.compare(runs_of(picture_table, tmp_path), output))
     assert kept.stat().st_mtime_ns == before
 
     with pytest.raises(ConfigError, match=r"requested more than once: .*db-seed=0"):
-        compare.compare([*runs_of(tmp_path), runs_of(tmp_path)[0]], output)
+        compare.compare(
+            [*runs_of(picture_table, tmp_path), runs_of(picture_table, tmp_path)[0]], output
+        )
     with pytest.raises(ConfigError, match="holds a run of another configuration"):
-        compare.compare(runs_of(tmp_path, learning_rate=0.5), output)
+        compare.compare(runs_of(picture_table, tmp_path, learning_rate=0.5), output)
 
 
-def test_an_empty_group_is_an_empty_cell(tmp_path):
-    runs = runs_of(tmp_path)
+def test_an_empty_group_is_an_empty_cell(picture_table, tmp_path):
+    runs = runs_of(picture_table, tmp_path)
     for config, total in zip(runs, (0.5, 0.25), strict=True):
         directory = pathlib.Path(config.run_dir)
         directory.mkdir(parents=True)

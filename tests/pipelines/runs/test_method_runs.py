@@ -11,9 +11,15 @@ from pipelines.runs.train import train_and_evaluate
 
 
 @pytest.mark.parametrize("method", ["ldam", "ml_gcn"])
-def test_methods_with_a_classifier_of_their_own_train_export_and_serve(method, tmp_path):
+def test_methods_with_a_classifier_of_their_own_train_export_and_serve(
+    method, picture_table, tmp_path
+):
     config = RunConfig.of(
         method=method,
+        dataset="table",
+        examples=str(picture_table),
+        backbone="small_resnet",
+        backbone_weights="none",
         backbone_options={"width": 4},
         image_size=16,
         batch_size=8,

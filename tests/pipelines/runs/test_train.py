@@ -17,25 +17,6 @@ from pipelines.runs.train import train_and_evaluate
 SMALL = {"backbone": "small_resnet", "backbone_weights": "none", "backbone_options": {"width": 4}}
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A small table of pictures, each class a color: 40 train, 12 test."""
-    folder = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    colors = {"red": 0, "green": 1, "blue": 2}
-    lines = ["image,split,labels"]
-    for i in range(52):
-        labels = ["red"] if i % 2 else ["green"]
-        labels += ["blue"] if i % 4 == 0 else []
-        pixels = random.integers(0, 60, (20, 24, 3))
-        for name in labels:
-            pixels[..., colors[name]] += 180
-        (folder / f"{i}.png").write_bytes(tf.io.encode_png(np.uint8(pixels)).numpy())
-        lines.append(f"{i}.png,{'train' if i < 40 else 'test'},{' '.join(labels)}")
-    (folder / "examples.csv").write_text("\n".join(lines))
-    return folder / "examples.csv"
-
-
 def make_config(table, run_dir, **arguments):
     return RunConfig.of(
         **{
@@ -53,11 +34,12 @@ def make_config(table, run_dir, **arguments):
 
 
 @pytest.fixture(scope="module")
-def finished(table, tmp_path_factory):
+def finished(picture_table, tmp_path_factory):
     """Directory and scores of a run."""
     run_dir = tmp_path_factory.mktemp("runs") / "db_focal"
     # The first epoch hardly tells the images apart, and its AP turns on roundings.
-    scores = train_and_evaluate(make_config(table, run_dir, val_fraction=0.2, keep="last"))
+    config = make_config(picture_table, run_dir, val_fraction=0.2, keep="last")
+    scores = train_and_evaluate(config)
     return run_dir, scores
 
 
@@ -88,11 +70,11 @@ def test_directory_holds_the_whole_run(finished):
     assert scores["F1"]["thresholds_from"] == "val"
 
 
-def test_run_and_exported_model_give_the_same_figures(finished, table, tmp_path):
+def test_run_and_exported_model_give_the_same_figures(finished, picture_table, tmp_path):
     run_dir, scores = finished
     evaluated = evaluate.evaluate_run(str(run_dir), str(tmp_path / "run"))
     assert evaluated["mAP"] == pytest.approx(scores["mAP"], abs=1e-6, nan_ok=True)
-    data = DataConfig.of(dataset="table", examples=str(table), cache_dir=str(tmp_path))
+    data = DataConfig.of(dataset="table", examples=str(picture_table), cache_dir=str(tmp_path))
     exported = evaluate.evaluate_saved_model(
         str(run_dir / "saved_model" / "1"), data, str(tmp_path / "exported")
     )
@@ -108,11 +90,11 @@ def test_run_and_exported_model_give_the_same_figures(finished, table, tmp_path)
         )
 
 
-def test_a_folder_of_unlabeled_images_is_predicted(finished, table, tmp_path):
+def test_a_folder_of_unlabeled_images_is_predicted(finished, picture_table, tmp_path):
     run_dir, _ = finished
     folder = tmp_path / "new"
     folder.mkdir()
-    (folder / "a.png").write_bytes((table.parent / "44.png").read_bytes())
+    (folder / "a.png").write_bytes((picture_table.parent / "44.png").read_bytes())
     (folder / "notes.txt").write_text("no image")
     model = evaluate.SavedModel(str(run_dir / "saved_model" / "1"))
     rows = read_predictions(evaluate.predict_folder(model, str(folder), str(tmp_path)))
@@ -123,9 +105,9 @@ def test_a_folder_of_unlabeled_images_is_predicted(finished, table, tmp_path):
     assert float(rows[0]["red"]) == pytest.approx(float(expected["red"]), abs=1e-6)
 
 
-def test_the_same_command_continues_and_another_is_refused(finished, table):
+def test_the_same_command_continues_and_another_is_refused(finished, picture_table):
     run_dir, scores = finished
-    same = make_config(table, run_dir, val_fraction=0.2)
+    same = make_config(picture_table, run_dir, val_fraction=0.2)
     weights = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
     # As if killed after the last checkpoint, in the evaluation or the export.
     for name in ("metrics.json", "thresholds.json", "model.keras"):
@@ -141,7 +123,7 @@ def test_the_same_command_continues_and_another_is_refused(finished, table):
     for a, b in zip(weights, again, strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ConfigError, match=r"another configuration(.|\n)*--mu: 0.2 there, 0.4 now"):
-        train_and_evaluate(make_config(table, run_dir, val_fraction=0.2, mu=0.4))
+        train_and_evaluate(make_config(picture_table, run_dir, val_fraction=0.2, mu=0.4))
 
 
 @contextlib.contextmanager
@@ -155,9 +137,11 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_loses_nothing(table, tmp_path):
+def test_a_full_disk_loses_nothing(picture_table, tmp_path):
     run_dir = tmp_path / "run"
-    config = make_config(table, run_dir, checkpoint_every=1, export=False, freeze_backbone=True)
+    config = make_config(
+        picture_table, run_dir, checkpoint_every=1, export=False, freeze_backbone=True
+    )
     scores = train_and_evaluate(config)
     expected = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
     checkpoints = training.Checkpoints(run_dir / "checkpoints")
@@ -180,20 +164,20 @@ def test_a_full_disk_loses_nothing(table, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_xla_is_refused_where_it_cannot_work(table, tmp_path):
-    config = make_config(table, tmp_path / "run", xla=True, strategy="mirrored")
+def test_xla_is_refused_where_it_cannot_work(picture_table, tmp_path):
+    config = make_config(picture_table, tmp_path / "run", xla=True, strategy="mirrored")
     with pytest.raises(ConfigError, match=r"--xla .* goes with --strategy=one_device, and not"):
         train_and_evaluate(config)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_directory_with_other_files_is_left_alone(table, tmp_path):
+def test_a_directory_with_other_files_is_left_alone(picture_table, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="is not empty and does not hold a run"):
-        train_and_evaluate(make_config(table, tmp_path))
+        train_and_evaluate(make_config(picture_table, tmp_path))
 
 
-def test_a_step_is_the_same_wherever_r_is_computed(table, tmp_path):
+def test_a_step_is_the_same_wherever_r_is_computed(picture_table, tmp_path):
     # One step: the next ones would enlarge what rounding differs by, a thousandfold each.
     weights = {}
     for name, arguments in {
@@ -201,7 +185,7 @@ def test_a_step_is_the_same_wherever_r_is_computed(table, tmp_path):
         "loss": {"rebalance": "labels"},
         "without": {"method": "nt_bce_focal"},
     }.items():
-        config = make_config(table, tmp_path / name, steps=1, export=False, **arguments)
+        config = make_config(picture_table, tmp_path / name, steps=1, export=False, **arguments)
         train_and_evaluate(config)
         model = keras.models.load_model(tmp_path / name / "model.keras", compile=False)
         weights[name] = np.concatenate([array.ravel() for array in model.get_weights()])
@@ -209,23 +193,23 @@ def test_a_step_is_the_same_wherever_r_is_computed(table, tmp_path):
     assert np.abs(weights["without"] - weights["pipeline"]).max() > 1e-4
 
 
-def test_only_the_head_trains_on_features_that_are_kept(table, tmp_path, capsys):
+def test_only_the_head_trains_on_features_that_are_kept(picture_table, tmp_path, capsys):
     # A cache of its own: other tests compute the same features.
     frozen = {"freeze_backbone": True, "export": False, "cache_dir": str(tmp_path / "cache")}
-    config = make_config(table, tmp_path / "first", **frozen)
+    config = make_config(picture_table, tmp_path / "first", **frozen)
     scores = train_and_evaluate(config)
     assert "computing features of 40 images" in capsys.readouterr().out
-    again = make_config(table, tmp_path / "second", **frozen, beta=5.0)
+    again = make_config(picture_table, tmp_path / "second", **frozen, beta=5.0)
     train_and_evaluate(again)
     assert "computing features" not in capsys.readouterr().out
     evaluated = evaluate.evaluate_run(str(tmp_path / "first"), str(tmp_path / "out"))
     assert evaluated["mAP"] == pytest.approx(scores["mAP"], abs=1e-6)
 
 
-def test_starting_from_another_run(finished, table, tmp_path):
+def test_starting_from_another_run(finished, picture_table, tmp_path):
     source, _ = finished
     config = make_config(
-        table, tmp_path / "next", init_from=str(source), learning_rate=1e-12, export=False
+        picture_table, tmp_path / "next", init_from=str(source), learning_rate=1e-12, export=False
     )
     train_and_evaluate(config)
     # With next to no learning rate and kept statistics, the backbone is that of the source.
@@ -237,10 +221,10 @@ def test_starting_from_another_run(finished, table, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_a_val_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path):
-    for path in table.parent.glob("*.png"):
+def test_a_val_image_that_breaks_in_the_middle_of_a_run_is_named(picture_table, tmp_path):
+    for path in picture_table.parent.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    text = table.read_text().replace("39.png,train", "39.png,val")
+    text = picture_table.read_text().replace("39.png,train", "39.png,val")
     (tmp_path / "examples.csv").write_text(text)
     (tmp_path / "39.png").write_bytes(b"no longer an image")
     config = make_config(
@@ -250,9 +234,9 @@ def test_a_val_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path
         train_and_evaluate(config)
 
 
-def test_a_class_without_training_examples_is_named(table, tmp_path):
-    text = table.read_text() + "\n50.png,test,gold"
-    other = table.parent / "gold.csv"
+def test_a_class_without_training_examples_is_named(picture_table, tmp_path):
+    text = picture_table.read_text() + "\n50.png,test,gold"
+    other = picture_table.parent / "gold.csv"
     other.write_text(text.replace("50.png,test,green", "49.png,test,red"))
     config = make_config(other, tmp_path / "refused")
     with pytest.raises(ValueError, match="1 classes have no training example: gold"):
@@ -263,12 +247,12 @@ def test_a_class_without_training_examples_is_named(table, tmp_path):
     assert scores["per_class"]["gold"]["train_count"] == 0
 
 
-def test_an_image_that_breaks_in_the_middle_of_a_run_is_named(table, tmp_path):
+def test_an_image_that_breaks_in_the_middle_of_a_run_is_named(picture_table, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for path in table.parent.glob("*.png"):
+    for path in picture_table.parent.glob("*.png"):
         (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "examples.csv").write_bytes(table.read_bytes())
+    (folder / "examples.csv").write_bytes(picture_table.read_bytes())
     (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:90])
     config = make_config(
         folder / "examples.csv", tmp_path / "run", check_images="exists", method="erm"
@@ -290,11 +274,11 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("killed_in", ["head", "all layers"])
 def test_the_head_first_and_then_all_layers_goes_on_wherever_it_was_killed(
-    table, tmp_path, monkeypatch, killed_in
+    picture_table, tmp_path, monkeypatch, killed_in
 ):
     options = {"head_steps": 5, "checkpoint_every": 2, "export": False, "ema": 0.9}
-    whole = train_and_evaluate(make_config(table, tmp_path / "whole", **options))
-    killed = make_config(table, tmp_path / "killed", **options)
+    whole = train_and_evaluate(make_config(picture_table, tmp_path / "whole", **options))
+    killed = make_config(picture_table, tmp_path / "killed", **options)
     save = training.Checkpoints.save
 
     def save_or_die(checkpoints, model, step, loss_sum=0.0):
@@ -322,20 +306,20 @@ def test_the_head_first_and_then_all_layers_goes_on_wherever_it_was_killed(
     assert (kernel != head.get_weights()[0]).any()
 
 
-def test_a_slower_backbone_moves_less(table, tmp_path):
+def test_a_slower_backbone_moves_less(picture_table, tmp_path):
     moved = {}
     for rate in (0.0, 1.0):
         run_dir = tmp_path / str(rate)
         train_and_evaluate(
-            make_config(table, run_dir, backbone_rate=rate, weight_decay=0.0, export=False)
+            make_config(picture_table, run_dir, backbone_rate=rate, weight_decay=0.0, export=False)
         )
         model = keras.models.load_model(run_dir / "model.keras", compile=False)
         moved[rate] = [
             keras.ops.convert_to_numpy(v) for v in model.get_layer("backbone").trainable_variables
         ]
     keras.utils.set_random_seed(0)
-    data = make_config(table, tmp_path).load_data()
-    config = resolve(make_config(table, tmp_path), data)
+    data = make_config(picture_table, tmp_path).load_data()
+    config = resolve(make_config(picture_table, tmp_path), data)
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
     backbone, _ = build.build_networks(config, statistics)
     start = [keras.ops.convert_to_numpy(v) for v in backbone.trainable_variables]
@@ -343,9 +327,9 @@ def test_a_slower_backbone_moves_less(table, tmp_path):
     assert any((a != b).any() for a, b in zip(start, moved[1.0], strict=True))
 
 
-def test_a_run_says_what_it_costs_and_what_looks_like_a_slip(table, tmp_path):
+def test_a_run_says_what_it_costs_and_what_looks_like_a_slip(picture_table, tmp_path):
     asked = make_config(
-        table, tmp_path, batch_size=64, steps=2, learning_rate=0.9, strategy="mirrored"
+        picture_table, tmp_path, batch_size=64, steps=2, learning_rate=0.9, strategy="mirrored"
     )
     data = asked.load_data()
     config = resolve(asked, data)
@@ -362,7 +346,7 @@ def test_a_run_says_what_it_costs_and_what_looks_like_a_slip(table, tmp_path):
     assert "Caution: --learning_rate=0.9 is 60 times the default for sgd" in text
 
 
-def test_a_longer_run_is_told_how_to_go_on(finished, table):
+def test_a_longer_run_is_told_how_to_go_on(finished, picture_table):
     run_dir, _ = finished
     with pytest.raises(ConfigError, match=rf"pass --init_from={run_dir} with another --run_dir"):
-        train_and_evaluate(make_config(table, run_dir, val_fraction=0.2, steps=9))
+        train_and_evaluate(make_config(picture_table, run_dir, val_fraction=0.2, steps=9))

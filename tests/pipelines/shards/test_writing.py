@@ -3,10 +3,9 @@ import os
 import pathlib
 import resource
 import signal
-import subprocess
-import sys
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from scipy import stats
@@ -16,8 +15,6 @@ from pipelines import record_files
 from pipelines.datasets import digits_mlt
 from pipelines.examples import LabelledData
 from pipelines.shards import layout, writing
-
-_REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 
 
 def contents(directory) -> dict[str, bytes]:
@@ -82,8 +79,7 @@ def test_a_writer_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
     plan = layout.make_plan(data, examples_per_shard=100)
     writing.write(data, tmp_path / "whole", plan)
     killed = tmp_path / "killed"
-    ended = subprocess.run([sys.executable, "-c", _KILLED, killed], cwd=_REPOSITORY, timeout=300)
-    assert ended.returncode == -signal.SIGKILL
+    assert programs.run("-c", _KILLED, killed).returncode == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in killed.glob("train-*.array_record")}
     assert 0 < len(kept) < plan.num_shards["train"]
     assert not (killed / "shards.json").exists()

@@ -12,6 +12,7 @@ import dbl_tf
 from dbl_tf import models, training
 from dbl_tf.optimizers import CoupledDecaySGD, WarmupStepDecay
 
+GO_ON = "go_on"
 BATCH_SIZE, NUM_FEATURES = 16, 6
 CLASS_COUNTS, NUM_EXAMPLES = [40, 9, 3], 64
 
@@ -36,6 +37,7 @@ def train(
     steps: int,
     pause: float,
     nan_step: int | None = None,
+    hold_at: int | None = None,
 ) -> None:
     """Trains and leaves the weights of the chief in `weights.npz`.
 
@@ -45,6 +47,8 @@ def train(
         steps: to train in all.
         pause: seconds that the chief waits after each step.
         nan_step: the step, counted from 1, whose features are not finite.
+        hold_at: the step, counted from 1, after which the chief waits for the file `GO_ON` to
+            appear in `run_dir`, before it writes the checkpoint of the step.
     """
     keras.utils.set_random_seed(0)
     with strategy.scope():
@@ -63,6 +67,13 @@ def train(
         good = batches(first_step, share)
         return good.enumerate(first_step).map(poison)
 
+    def after_step(batch: int, logs: dict[str, float]) -> None:
+        time.sleep(pause)
+        while (
+            network.optimizer.iterations.value.numpy() == hold_at and not (run_dir / GO_ON).exists()
+        ):
+            time.sleep(0.02)
+
     training.fit(
         network,
         batches if nan_step is None else poisoned,
@@ -70,9 +81,7 @@ def train(
         steps_per_epoch=5,
         checkpoints=training.Checkpoints(run_dir / "checkpoints"),
         checkpoint_every=1 if nan_step is None else None,
-        callbacks=[
-            keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(pause))
-        ],
+        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=after_step)],
         verbose=0,
     )
     if training.is_chief(strategy):
@@ -87,4 +96,5 @@ if __name__ == "__main__":
         int(sys.argv[2]),
         float(sys.argv[3]),
         int(sys.argv[4]) or None,
+        int(sys.argv[5]) or None,
     )

@@ -1,0 +1,123 @@
+"""Python programs in processes of their own that have TensorFlow and the project imported already.
+
+Importing them takes most of the time of a short program. A server process imports them once, and
+each program runs in a fork of it, from its first line to its exit status, as if `python` had been
+started on it. A program whose imports are themselves tested needs `subprocess` instead.
+"""
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import pathlib
+import runpy
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# None of them defines flags or runs an operation of TensorFlow.
+_IMPORTED = ["tensorflow", "keras", "scipy.sparse", "absl.app", "pipelines.runs.compare"]
+_SECONDS = 600  # after which a program hangs
+
+
+class Program:
+    """A running program.
+
+    Args:
+        command: what would follow `python`: a file, `-m` and a module, or `-c` and code; then the
+            arguments. A relative file is one of the repository.
+        environment: variables that are set in addition to those of this process.
+
+    Attributes:
+        pid: the number of the process.
+    """
+
+    def __init__(self, command: Sequence[object], environment: Mapping[str, str] | None = None):
+        self._folder = tempfile.TemporaryDirectory(prefix="program-")
+        self._files = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
+        self._process = _context().Process(
+            target=_run,
+            args=(
+                [str(part) for part in command],
+                dict(os.environ) | (environment or {}),
+                self._files,
+            ),
+            daemon=True,
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; the negative signal that ended the program; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        """Waits for the end of the program and gives its exit status.
+
+        Raises:
+            TimeoutError: it hangs.
+        """
+        self._process.join(_SECONDS)
+        if self.returncode is None:
+            self.kill()
+            raise TimeoutError(f"the program has not ended in {_SECONDS} s:\n{self.stderr}")
+        return self.returncode
+
+    def kill(self) -> None:
+        """Ends the program at once, as the system does that is out of memory."""
+        self._process.kill()
+        self._process.join()
+
+    @property
+    def stdout(self) -> str:
+        """What the program has printed."""
+        return pathlib.Path(self._files[0]).read_text(encoding="utf-8")
+
+    @property
+    def stderr(self) -> str:
+        """The messages of the program."""
+        return pathlib.Path(self._files[1]).read_text(encoding="utf-8")
+
+
+def run(*command: object, environment: Mapping[str, str] | None = None) -> Program:
+    """A program that has ended."""
+    program = Program(command, environment)
+    program.wait()
+    return program
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    before = os.environ.get("PYTHONPATH")
+    # The server does not get `sys.path` of this process before Python 3.13.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
+def _run(command: list[str], environment: dict[str, str], files: list[str]) -> None:
+    for descriptor, name in enumerate(files, start=1):
+        target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, descriptor)
+        os.close(target)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    kind, *rest = command
+    if kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<program>", "exec"), {"__name__": "__main__"})
+    elif kind == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [str(ROOT / kind), *rest]
+        runpy.run_path(sys.argv[0], run_name="__main__")
