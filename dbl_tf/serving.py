@@ -25,6 +25,7 @@ WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 DETAILS_FILE = pathlib.PurePath("assets.extra", "dbl_tf.json")
 STATISTICS_FILE = pathlib.PurePath("assets.extra", "statistics.json")
 TOP_CLASSES = 5
+_NOT_FINITE = "the model's outputs for this input are not finite numbers"
 
 # (B,) encoded images → (B, S, S, 3) images in [0, 255], and (B,) errors, empty for good images.
 ReadBatch = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -49,9 +50,9 @@ def export(
 
     * `probabilities`, `class_names` and `thresholds`, (B, C);
     * `top_probabilities` and `top_classes`, (B, k), the k = min(5, C) most probable classes;
-    * `error`, string (B,): empty, or the reason why this image could not be read. Its
-      `probabilities` and `top_probabilities` are then zeros and its `top_classes` are empty. It
-      does not change the rows of the other images.
+    * `error`, string (B,): empty, or the reason why this image has no result: it could not be
+      read, or its logits are not finite numbers. Its `probabilities` and `top_probabilities` are
+      then zeros and its `top_classes` are empty. It does not change the rows of the other images.
 
     An existing version is never changed, because a server that has loaded it would not notice. The
     new one is written under a name that is not a number, which a server therefore ignores, and
@@ -117,7 +118,8 @@ def export_features(
     """Writes a SavedModel of a head on features, as `export` does for images.
 
     Its one signature `serving_default` takes `features`, float32 (B, F), and returns what that of
-    images returns. A row with a feature that is not a finite number has an `error`.
+    images returns. A row with a feature that is not a finite number has an `error`, and does not
+    change the other rows.
 
     Args:
         model: the network from features (B, F) to logits (B, C).
@@ -250,8 +252,10 @@ def _answer(
     cuts = tf.constant(thresholds, tf.float32)
 
     def answer(inputs: tf.Tensor, error: tf.Tensor) -> dict[str, tf.Tensor]:
-        good = (error == "")[:, None]
         logits = tf.cast(model(inputs, training=False), tf.float32)
+        is_finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
+        error = tf.where((error == "") & ~is_finite, _NOT_FINITE, error)
+        good = (error == "")[:, None]
         probabilities = tf.sigmoid(calibration.slope * logits + offsets)
         probabilities = tf.where(good, probabilities, 0.0)
         top = tf.math.top_k(probabilities, min(TOP_CLASSES, len(class_names)))

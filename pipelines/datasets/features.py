@@ -1,8 +1,10 @@
 """Your own features: embeddings of images, text or sound, on which a head is trained."""
 
+import collections
 import dataclasses
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,9 +20,19 @@ from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.findings import Findings
 
 ARRAYS = ("features", "labels", "split", "class_names")
+_OPTIONAL = "names"
 _SUFFIX = ".npz"
-# Enough rows at once for NumPy, and few enough to leave a memory map on the disk.
-_ROWS_AT_ONCE = 8192
+# Enough numbers at once for NumPy, and few enough to leave a memory map on the disk.
+_NUMBERS_AT_ONCE = 1 << 22
+# What `numpy.load` raises for files that are damaged, encrypted or of another kind.
+_UNREADABLE = (
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class FeaturesError(ValueError):
@@ -76,7 +88,11 @@ def load(
     An `.npz` archive holds `features` (N, F), numbers; `labels` (N, C), 0 or 1; `split` (N,),
     train, val or test; `class_names` (C,); and, if the examples have names, `names` (N,). Otherwise
     `examples` is a table as `pipelines.datasets.table` reads it, whose column `image` holds the
-    names, and `features` is an array of its rows. Pickled objects are never read.
+    names, and `features` is an array of its rows. Names are all different, because a repeated one
+    would be one example in two rows, perhaps in two splits. Pickled objects are never read.
+
+    One message at the end logs sizes, arrays and columns that are not used, examples without
+    labels, and classes without examples in a split.
 
     Args:
         options: the options of features.
@@ -88,11 +104,12 @@ def load(
             message gives the file, the first rows and what would be right.
         table.TableError: the table cannot be used.
     """
+    findings = Findings(options.examples, "row")
     if options.is_archive:
         path = table.existing_file(options.examples, "the archive of examples")
-        rows = _read_archive(path)
+        rows = _read_archive(path, findings)
     else:
-        rows = _read_table(options)
+        rows = _read_table(options, findings)
     needed = splits or ("train", "test")
     counts = {name: int(np.count_nonzero(rows.split == name)) for name in table.SPLITS}
     if absent := [name for name in needed if not counts[name]]:
@@ -111,14 +128,7 @@ def load(
             labels=rows.labels[positions],
             features=features.take(positions),
         )
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.items())
-    logging.info(
-        "%s: %s examples of %d features; %d classes",
-        options.examples,
-        sizes,
-        features.num_features,
-        len(rows.class_names),
-    )
+    _log(options.examples, rows, data, findings)
     return LabelledData(class_names=rows.class_names, splits=data, flip_probability=0.0)
 
 
@@ -133,30 +143,61 @@ class _Rows:
     names: Sequence[str]
 
 
-def _read_archive(path: str) -> _Rows:
+def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findings) -> None:
+    level = logging.WARNING if findings else logging.INFO
+    unlabeled = np.flatnonzero(np.diff(rows.labels.indptr) == 0)
+    findings.add_all(
+        "examples without labels",
+        unlabeled,
+        lambda i: f"{rows.names[unlabeled[i]]} ({rows.split[unlabeled[i]]})",
+    )
+    for name, examples in splits.items():
+        absent = np.flatnonzero(examples.labels.sum(axis=0) == 0)
+        findings.add_names(
+            f"classes without {name} examples", [rows.class_names[c] for c in absent]
+        )
+    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
+    title = (
+        f"{path}: {sizes} examples of {rows.features.shape[1]} features; "
+        f"{len(rows.class_names)} classes"
+    )
+    logging.log(level, "%s", findings.text(title))
+
+
+def _read_archive(path: str, findings: Findings) -> _Rows:
+    if not zipfile.is_zipfile(path):
+        raise FeaturesError(
+            f"{path} is not an archive of arrays, as np.savez writes it: {_kind_of_file(path)}"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: _array(file, name, path) for name in file.files}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        if isinstance(error, FeaturesError):
-            raise
+            if missing := [name for name in ARRAYS if name not in file.files]:
+                raise FeaturesError(
+                    f"{path} has no array {' and no '.join(missing)}; it must hold "
+                    f"{', '.join(ARRAYS)}, and holds {', '.join(file.files) or 'none'}"
+                )
+            known = [name for name in (*ARRAYS, _OPTIONAL) if name in file.files]
+            arrays = {name: _array(file, name, path) for name in known}
+            findings.add_names(
+                "arrays not used", [name for name in file.files if name not in known]
+            )
+    except FeaturesError:
+        raise
+    except MemoryError as error:
+        raise FeaturesError(
+            f"the arrays of {path} do not fit into the memory: {error}; write the features with "
+            "np.save to a file of their own, which --features memory-maps"
+        ) from error
+    except _UNREADABLE as error:
         raise FeaturesError(
             f"{path} is not an archive of arrays, as np.savez writes it: {error}"
         ) from error
-    if missing := [name for name in ARRAYS if name not in arrays]:
-        raise FeaturesError(
-            f"{path} has no array {' and no '.join(missing)}; it must hold {', '.join(ARRAYS)}, "
-            f"and holds {', '.join(arrays) or 'none'}"
-        )
-    features, labels = arrays["features"], arrays["labels"]
     class_names = _texts(arrays["class_names"], "class_names", path)
     split = np.array(_texts(arrays["split"], "split", path), dtype=str)
+    given_names = _texts(arrays[_OPTIONAL], _OPTIONAL, path) if _OPTIONAL in arrays else None
     _check_shapes(path, arrays)
-    names = (
-        _texts(arrays["names"], "names", path)
-        if "names" in arrays
-        else tuple(f"row {i}" for i in range(len(features)))
-    )
+    features, labels = arrays["features"], arrays["labels"]
+    names = given_names or tuple(f"row {i}" for i in range(len(features)))
     _check_class_names(path, class_names)
     problems = Findings(path, "row")
     unknown = np.flatnonzero(~np.isin(split, table.SPLITS))
@@ -165,25 +206,22 @@ def _read_archive(path: str) -> _Rows:
         unknown,
         lambda i: repr(str(split[unknown[i]])),
     )
+    _check_names(names, problems)
     _check_labels(labels, class_names, problems)
     _check_features(features, problems)
     problems.raise_if_any(FeaturesError)
+    if not labels.any():
+        raise FeaturesError(f"{path} has no label in any of its {len(labels)} rows")
+    if features.dtype.kind == "f" and features.dtype.itemsize > 4:
+        features = features.astype(np.float32)
     return _Rows(class_names, features, scipy.sparse.csr_array(labels != 0), split, names)
 
 
-def _read_table(options: Options) -> _Rows:
+def _read_table(options: Options, findings: Findings) -> _Rows:
     assert options.features is not None
     path = table.existing_file(options.features, "the file of features")
-    rows = table.read_rows(options)
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        raise FeaturesError(
-            f"{path} is not an array of numbers, as np.save writes it: {error}"
-        ) from error
-    if not isinstance(features, np.ndarray):
-        features.close()
-        raise FeaturesError(f"{path} holds several arrays; it must be an .npy file of one")
+    rows = table.read_rows(options, findings)
+    features = _memory_map(path)
     _check_shapes(path, {"features": features})
     if len(features) != len(rows.names):
         raise FeaturesError(
@@ -196,23 +234,61 @@ def _read_table(options: Options) -> _Rows:
     return _Rows(rows.class_names, features, rows.labels, rows.splits, rows.names)
 
 
+def _memory_map(path: str) -> np.ndarray:
+    with open(path, "rb") as file:
+        is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+    if not is_array:
+        raise FeaturesError(
+            f"{path} is not an array of numbers, as np.save writes it: {_kind_of_file(path)}"
+        )
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except _UNREADABLE as error:
+        if "Python objects" in str(error):
+            raise _objects_error(f"the array of {path}") from None
+        raise FeaturesError(
+            f"{path} is not an array of numbers, as np.save writes it: {error}"
+        ) from error
+
+
+def _kind_of_file(path: str) -> str:
+    with open(path, "rb") as file:
+        start = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if not start:
+        return "it is empty"
+    if start == np.lib.format.MAGIC_PREFIX:
+        return "it holds one array, as np.save writes it"
+    if zipfile.is_zipfile(path):
+        return "it is an archive of arrays, as np.savez writes it"
+    if start.startswith(b"PK"):
+        return "it is an archive of which the end is missing"
+    return f"it is a file of another kind, which starts with {start!r}"
+
+
 def _array(file: Mapping[str, np.ndarray], name: str, path: str) -> np.ndarray:
     try:
-        return file[name]
+        array = file[name]
     except ValueError as error:
         if "pickle" not in str(error):
             raise
-        raise FeaturesError(
-            f"array {name} of {path} holds Python objects, which are not read because they could "
-            "run a program; save it as numbers or text, such as array.astype(str)"
-        ) from None
+        raise _objects_error(f"array {name} of {path}") from None
+    if not isinstance(array, np.ndarray):  # NumPy returns the bytes of other files in an archive
+        raise FeaturesError(f"{name} in {path} is not an array, as np.savez writes it")
+    return array
+
+
+def _objects_error(what: str) -> FeaturesError:
+    return FeaturesError(
+        f"{what} holds Python objects, which are not read because they could run a program; save "
+        "it as numbers or text, such as array.astype(str)"
+    )
 
 
 def _texts(array: np.ndarray, name: str, path: str) -> tuple[str, ...]:
     if array.ndim != 1 or array.dtype.kind not in "US":
         raise FeaturesError(
-            f"array {name} of {path} must be one line of text values; it is {array.dtype} "
-            f"{array.shape}"
+            f"array {name} of {path} must be a list of texts, such as array.astype(str) of one "
+            f"dimension; it is {array.dtype} {array.shape}"
         )
     if array.dtype.kind == "S":
         try:
@@ -233,7 +309,7 @@ def _check_shapes(path: str, arrays: Mapping[str, np.ndarray]) -> None:
             )
     if not features.size:
         raise FeaturesError(f"array features of {path} is empty: {features.shape}")
-    of_rows = ("features", "labels", "split", "names")
+    of_rows = ("features", "labels", "split", _OPTIONAL)
     known = {name: len(arrays[name]) for name in of_rows if name in arrays}
     if len(set(known.values())) > 1:
         sizes = ", ".join(f"{name} {n}" for name, n in known.items())
@@ -248,11 +324,23 @@ def _check_shapes(path: str, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_class_names(path: str, class_names: Sequence[str]) -> None:
-    repeated = sorted({name for name in class_names if class_names.count(name) > 1})
+    if not class_names:
+        raise FeaturesError(f"class_names of {path} is empty; there must be at least one class")
+    repeated = [name for name, count in collections.Counter(class_names).items() if count > 1]
     if repeated:
         raise FeaturesError(f"class_names of {path} repeats {first_few(repeated)}")
     if blank := [i for i, name in enumerate(class_names) if not name.strip()]:
         raise FeaturesError(f"class_names of {path} is blank at {first_few(blank)}")
+
+
+def _check_names(names: Sequence[str], problems: Findings) -> None:
+    first_row: dict[str, int] = {}
+    again = [i for i, name in enumerate(names) if first_row.setdefault(name, i) != i]
+    problems.add_all(
+        "rows whose name another row has",
+        again,
+        lambda i: f"{names[again[i]]}, as row {first_row[names[again[i]]]}",
+    )
 
 
 def _check_labels(labels: np.ndarray, class_names: Sequence[str], problems: Findings) -> None:
@@ -268,12 +356,15 @@ def _check_features(features: np.ndarray, problems: Findings) -> None:
     if features.dtype.kind != "f":
         return
     found: list[tuple[int, int]] = []
-    for start in range(0, len(features), _ROWS_AT_ONCE):
-        rows, columns = np.nonzero(~np.isfinite(features[start : start + _ROWS_AT_ONCE]))
+    rows_at_once = max(1, _NUMBERS_AT_ONCE // features.shape[1])
+    for start in range(0, len(features), rows_at_once):
+        magnitudes = np.abs(features[start : start + rows_at_once])
+        # This is false for NaN too.
+        rows, columns = np.nonzero(~(magnitudes <= np.finfo(np.float32).max))
         _, first = np.unique(rows, return_index=True)
         found += zip((start + rows[first]).tolist(), columns[first].tolist(), strict=True)
     problems.add_all(
-        "rows with features that are not finite numbers",
+        "rows with features that are not finite numbers in float32",
         [row for row, _ in found],
         lambda i: f"{features[found[i]]} in column {found[i][1]}",
     )

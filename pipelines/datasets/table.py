@@ -43,7 +43,7 @@ class Options(SourceOptions):
         "CSV or JSON lines with the columns image, split and labels; for features also an .npz "
         "file with the arrays features, labels, split and class_names.",
         is_path=True,
-        required_as="a CSV or JSON-lines file",
+        required_as="a CSV or JSON-lines file, or an .npz file of features",
     )
     images_dir: str | None = setting(
         None,
@@ -186,8 +186,12 @@ class TableRows:
     labels: scipy.sparse.csr_array
 
 
-def read_rows(options: Options) -> TableRows:
+def read_rows(options: Options, findings: Findings) -> TableRows:
     """Reads a table whose column `image` holds names of any kind, row by row.
+
+    Args:
+        options: the options of the table, of which `images_dir` is not used.
+        findings: receives the columns that are not used.
 
     Raises:
         TableError: the table cannot be used, or a name is repeated.
@@ -207,6 +211,7 @@ def read_rows(options: Options) -> TableRows:
         ),
     )
     problems.raise_if_any(TableError)
+    findings.add_names("columns not used", rows.unused_columns)
     return TableRows(classes, rows.images, np.array(SPLITS)[rows.splits], labels)
 
 

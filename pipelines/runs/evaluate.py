@@ -138,6 +138,13 @@ class SavedModel:
     Args:
         path: the version directory, such as `runs/…/saved_model/1`.
 
+    Attributes:
+        class_names: the C classes.
+        thresholds: the thresholds of the decisions.
+        statistics: the statistics of the training labels.
+        num_features: the number of features that the model takes, which its signature tells; None
+            for images.
+
     Raises:
         ValueError: there is no such model.
     """
@@ -180,15 +187,18 @@ class SavedModel:
 
         Raises:
             UnreadableImageError: an image cannot be read; the message names it.
-            ValueError: see `check_inputs`.
+            ValueError: the model has no result for an example, or see `check_inputs`.
         """
         features = examples.features
         self.check_inputs(None if features is None else features.num_features)
         if features is not None:
-            return self._predict(inputs.evaluation_features(features, BATCH_SIZE), len(examples))[0]
-        batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
-        probabilities, errors = self.predict_encoded(batches, len(examples))
+            batches = inputs.evaluation_features(features, BATCH_SIZE)
+        else:
+            batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+        probabilities, errors = self._predict(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
+            if error and features is not None:
+                raise ValueError(f"the model has no result for the features of {name}: {error}")
             if error:
                 raise inputs.UnreadableImageError(f"image {name} cannot be read: {error}")
         return probabilities

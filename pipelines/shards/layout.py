@@ -127,7 +127,10 @@ def make_plan(
         if not len(examples):
             raise ShardsError(f"the split {split} has no examples, so there is nothing to write")
         if examples.features is not None:
-            raise ValueError("shards hold images, and the examples of these data are features")
+            raise ShardsError(
+                f"the split {split} holds features, and shards hold the bytes of images; features "
+                "need no shards, because --features memory-maps its file"
+            )
         if examples.is_stream:
             raise ShardsError(
                 f"the split {split} is a stream, and shards are written by position: write them "

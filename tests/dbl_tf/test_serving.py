@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dbl_tf import LabelStatistics, atomic, models, serving
+from dbl_tf.calibration import Calibration
 from pipelines import images
 
 NAMES = ("cat", "dog", "emu", "fox", "gnu", "yak")
@@ -142,6 +143,144 @@ def test_loads_with_plain_tensorflow_by_both_loaders(exported, tmp_path):
     expected = probabilities_of(network, [encode(9)])
     for probabilities in np.load(tmp_path / "out.npy"):
         np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+
+
+NUM_FEATURES = 7
+CALIBRATION = Calibration(0.5, np.linspace(-1, 1, len(NAMES)), "val")
+
+
+def export_features(directory):
+    """A head on seven features, and the version directory of its SavedModel."""
+    keras.utils.set_random_seed(5)
+    head = models.build_head(NUM_FEATURES, len(NAMES))
+    random = np.random.default_rng(1)
+    # Statistics as after a training, so that an export in the mode of training would differ.
+    head.get_layer("neck_norm").set_weights(list(random.uniform(0.5, 2, (4, 256))))
+    version = serving.export_features(
+        head,
+        LabelStatistics.from_labels(np.eye(6, dtype=int), NAMES),
+        directory,
+        thresholds=np.linspace(0.1, 0.6, 6),
+        thresholds_from="val",
+        example=np.arange(NUM_FEATURES),
+        calibration=CALIBRATION,
+    )
+    return head, version
+
+
+@pytest.fixture(scope="module")
+def exported_features(tmp_path_factory):
+    """A head and the folder of its SavedModel."""
+    return export_features(tmp_path_factory.mktemp("of_features"))
+
+
+def rows_of_features(count):
+    random = np.random.default_rng(count)
+    return (3 * random.standard_normal((count, NUM_FEATURES))).astype(np.float32)
+
+
+def head_probabilities(head, features):
+    """The head in float64: FC 256, BatchNorm, FC C, and the sigmoid of the calibrated logits."""
+    kernel, bias = head.get_layer("neck").get_weights()
+    hidden = np.float64(features) @ np.float64(kernel) + bias
+    gamma, beta, mean, variance = map(np.float64, head.get_layer("neck_norm").get_weights())
+    hidden = (hidden - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+    kernel, bias = head.get_layer("classifier").get_weights()
+    logits = hidden @ np.float64(kernel) + bias
+    return 1 / (1 + np.exp(-(CALIBRATION.slope * logits + CALIBRATION.offsets)))
+
+
+def test_features_give_named_probabilities(exported_features):
+    head, path = exported_features
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    (spec,) = serve.structured_input_signature[1].values()
+    assert (spec.name, spec.dtype, spec.shape.as_list()) == (
+        "features",
+        tf.float32,
+        [None, NUM_FEATURES],
+    )
+    features = rows_of_features(9)
+    answer = {key: value.numpy() for key, value in serve(features=features).items()}
+    expected = head_probabilities(head, features)
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-6)
+    assert answer["class_names"].tolist() == [[name.encode() for name in NAMES]] * 9
+    np.testing.assert_allclose(answer["thresholds"], [np.linspace(0.1, 0.6, 6)] * 9, rtol=1e-6)
+    order = np.argsort(-answer["probabilities"], axis=1)[:, :5]
+    assert answer["top_classes"].tolist() == [[NAMES[i].encode() for i in row] for row in order]
+    assert answer["error"].tolist() == [b""] * 9
+    assert serve(features=features[:0])["probabilities"].shape == (0, len(NAMES))
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+        serve(features=tf.zeros((2, NUM_FEATURES + 1)))
+
+
+def test_a_row_without_a_finite_result_has_its_error_and_harms_no_other(exported_features):
+    _, path = exported_features
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    good = rows_of_features(5)
+    expected = serve(features=good)["probabilities"].numpy()
+    bad = rows_of_features(4)
+    bad[0, 2], bad[1, 0], bad[2, 6] = np.nan, np.inf, -np.inf
+    bad[3] = np.finfo(np.float32).max  # finite, but no sum of such numbers is
+    places = np.array([0, 2, 2, 5])
+    is_good = np.insert(np.ones(5, bool), places, False)
+    answer = serve(features=np.insert(good, places, bad, axis=0))
+    answer = {key: value.numpy() for key, value in answer.items()}
+    np.testing.assert_allclose(answer["probabilities"][is_good], expected, atol=1e-6)
+    assert answer["error"][is_good].tolist() == [b""] * 5
+    assert answer["error"][~is_good].tolist() == [
+        *[b"some of the features are not finite numbers"] * 3,
+        b"the model's outputs for this input are not finite numbers",
+    ]
+    assert not answer["probabilities"][~is_good].any()
+    assert not answer["top_probabilities"][~is_good].any()
+    assert set(answer["top_classes"][~is_good].ravel()) == {b""}
+
+
+FEATURES_PROGRAM = """
+import sys
+import numpy as np, tensorflow as tf
+
+path, features = sys.argv[1], np.load(sys.argv[2])
+answer = tf.saved_model.load(path).signatures["serving_default"](features=tf.constant(features))
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    meta = tf.compat.v1.saved_model.load(session, ["serve"], path)
+    signature = meta.signature_def["serving_default"]
+    fetch = {key: signature.outputs[key].name for key in ("probabilities", "error")}
+    first = session.run(fetch, {signature.inputs["features"].name: features})
+assert not any(first["error"]), first
+np.save(sys.argv[3], [answer["probabilities"].numpy(), first["probabilities"]])
+assert not {"dbl_tf", "pipelines"} & set(sys.modules)
+"""
+
+
+def test_a_head_loads_with_plain_tensorflow_by_both_loaders(exported_features, tmp_path):
+    head, path = exported_features
+    features = rows_of_features(3)
+    np.save(tmp_path / "features.npy", features)
+    subprocess.run(
+        [sys.executable, "-I", "-c", FEATURES_PROGRAM, path, "features.npy", "out.npy"],
+        cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        check=True,
+    )
+    expected = head_probabilities(head, features)
+    for probabilities in np.load(tmp_path / "out.npy"):
+        np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+
+
+def test_the_folder_of_a_head_holds_what_serving_and_evaluation_need(exported_features):
+    _, path = exported_features
+    details = json.loads((path / serving.DETAILS_FILE).read_text())
+    assert details["class_names"] == list(NAMES) and details["thresholds_from"] == "val"
+    assert details["calibration"] == CALIBRATION.as_json()
+    assert LabelStatistics.load(path / serving.STATISTICS_FILE).class_names == NAMES
+    (record,) = tf.data.TFRecordDataset(str(path / serving.WARMUP_FILE))
+    request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+    assert request.model_spec.signature_name == "serving_default"
+    (given,) = [tf.make_ndarray(value) for value in request.inputs.values()]
+    assert given.dtype == np.float32 and given.tolist() == [list(range(NUM_FEATURES))]
+    _, second = export_features(path.parent)
+    assert (path.name, second.name) == ("1", "2") and set(files_of(path)) == set(files_of(second))
 
 
 def files_of(directory):

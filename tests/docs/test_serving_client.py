@@ -1,9 +1,11 @@
 """The client's messages against the exported model, in place of the server that passes them on."""
 
 import base64
+import contextlib
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -118,14 +120,17 @@ def test_grpc_client_over_a_channel(signature):
         server.stop(None).wait()
 
 
+def column_of_json(rows: list) -> tf.Tensor:
+    if isinstance(rows[0], dict):
+        return tf.constant([base64.b64decode(row["b64"], validate=True) for row in rows])
+    return tf.constant(rows, tf.float32)
+
+
 def serve_json(serve, body: bytes) -> bytes:
     """What TensorFlow Serving documents of its REST interface, for requests in columns."""
     request = json.loads(body)
     assert set(request) <= {"signature_name", "inputs"}
-    inputs = {
-        name: tf.constant([base64.b64decode(value["b64"], validate=True) for value in column])
-        for name, column in request["inputs"].items()
-    }
+    inputs = {name: column_of_json(column) for name, column in request["inputs"].items()}
     outputs = {}
     for name, tensor in serve(**inputs).items():
         assert not name.endswith("_bytes")  # such outputs would be sent as base64
@@ -143,8 +148,8 @@ def test_rest_messages(signature):
     assert answer["class_names"] == [list(NAMES)] * 3 and answer["thresholds"] == [[0.5] * 4] * 3
 
 
-@pytest.fixture
-def rest_server(signature):
+@contextlib.contextmanager
+def serving_over_http(serve):
     """An HTTP server with the REST interface of one model, and the paths that it was asked for."""
     paths = []
 
@@ -153,7 +158,7 @@ def rest_server(signature):
             paths.append(self.path)
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if "/models/dbl_tf" in self.path:
-                status, answer = 200, serve_json(signature[0], body)
+                status, answer = 200, serve_json(serve, body)
             else:
                 status, answer = 404, b'{ "error": "Servable not found for request: Latest(x)" }'
             self.send_response(status)
@@ -166,10 +171,18 @@ def rest_server(signature):
     server = HTTPServer(("localhost", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"localhost:{server.server_port}", paths
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"localhost:{server.server_port}", paths
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def rest_server(signature):
+    with serving_over_http(signature[0]) as server_and_paths:
+        yield server_and_paths
 
 
 def run(*arguments):
@@ -202,3 +215,42 @@ def test_unreachable_server_is_said():
     for ask in (client.ask_rest, client.ask_grpc):
         with pytest.raises(client.ServerError, match="localhost:9 "):
             ask([b"x"], "localhost:9", "dbl_tf", None, 5.0)
+
+
+def test_the_code_for_features_gives_the_answers_of_the_model(tmp_path, monkeypatch, capsys):
+    keras.utils.set_random_seed(4)
+    version = serving.export_features(
+        models.build_head(3, len(NAMES)),
+        LabelStatistics.from_labels(np.eye(4, dtype=int), NAMES),
+        tmp_path / "runs" / "mine" / "saved_model",
+        thresholds=np.full(4, 0.5),
+        thresholds_from="train",
+        example=np.zeros(3),
+    )
+    loaded = tf.saved_model.load(str(version))
+    serve = loaded.signatures["serving_default"]
+    features = np.random.default_rng(0).standard_normal((5, 3))
+    np.save(tmp_path / "clips.npy", features)
+    expected = serve(features=tf.constant(features[:2], tf.float32))["top_classes"].numpy()
+    assert len({tuple(row) for row in expected.tolist()}) == 2
+    monkeypatch.chdir(tmp_path)
+
+    section = (
+        (DOCS / "serving.md").read_text(encoding="utf-8").partition("## Models of features")[2]
+    )
+    over_rest, in_process = re.findall(
+        r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE
+    )[:2]
+    with serving_over_http(serve) as (server, paths):
+        assert "localhost:8501" in over_rest
+        exec(over_rest.replace("localhost:8501", server), {})
+        assert paths == ["/v1/models/dbl_tf:predict"]
+        assert capsys.readouterr().out == f"{[[n.decode() for n in row] for row in expected]}\n"
+        # What `curl --data` sends.
+        (body,) = re.findall(r"curl --data '(.*?)'", section)
+        answer = json.loads(serve_json(serve, body.encode()))["outputs"]
+    assert np.shape(answer["probabilities"]) == (2, 4) and answer["error"] == ["", ""]
+    names: dict = {}
+    exec(in_process, names)
+    shown = names["serve"](features=names["features"])["top_classes"].numpy()
+    np.testing.assert_array_equal(shown, expected)

@@ -1,5 +1,6 @@
 """The command as a person starts it."""
 
+import numpy as np
 import programs
 
 
@@ -23,3 +24,22 @@ def test_shards_are_written_and_damage_is_found(tmp_path):
     message = run(f"--output_dir={folder}", "--verify", status=1)
     assert "1 files are damaged" in message and shard.name in message
     assert "Traceback" not in message
+
+
+def test_features_are_refused_with_the_reason(tmp_path):
+    np.savez(
+        tmp_path / "examples.npz",
+        features=np.eye(4, dtype=np.float32),
+        labels=np.array([[1, 0], [0, 1], [1, 0], [0, 1]]),
+        split=np.array(["train", "train", "test", "test"]),
+        class_names=np.array(["cat", "dog"]),
+    )
+    folder = tmp_path / "shards"
+    message = run(
+        f"--output_dir={folder}",
+        "--dataset=features",
+        f"--examples={tmp_path / 'examples.npz'}",
+        status=1,
+    )
+    assert "the split train holds features, and shards hold the bytes of images" in message
+    assert "Traceback" not in message and not folder.exists()

@@ -1,6 +1,9 @@
 import csv
+import json
 import pathlib
+import pickle
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -37,7 +40,15 @@ def load(path, splits=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels"), [("float32", "uint8"), ("float64", "bool"), ("uint8", "float32")]
+    ("kind", "labels"),
+    [
+        ("float32", "uint8"),
+        ("float64", "bool"),
+        ("uint8", "float32"),
+        ("bool", "int64"),
+        (">f4", "float16"),
+        ("longdouble", ">i2"),
+    ],
 )
 def test_an_archive_holds_features_labels_splits_and_classes(tmp_path, kind, labels):
     content = arrays()
@@ -54,12 +65,43 @@ def test_an_archive_holds_features_labels_splits_and_classes(tmp_path, kind, lab
         np.testing.assert_array_equal(examples.labels.toarray(), content["labels"][rows] != 0)
         read = examples.features.reader()(np.array([1, 0]))
         np.testing.assert_array_equal(read, given[[1, 0]])
+    assert data.flip_probability == 0
 
 
 def test_examples_may_have_names(tmp_path):
     names = np.array([f"song {i}" for i in range(8)])
     data = load(save(tmp_path, names=names, split=np.array([b"train", b"test"] * 4)))
     assert data.splits["test"].names == ["song 1", "song 3", "song 5", "song 7"]
+    names[[4, 5]] = "song 0", "song 2"
+    with pytest.raises(features.FeaturesError) as error:
+        load(save(tmp_path, names=names))
+    assert "rows whose name another row has: 2" in str(error.value)
+    assert "row 4: song 0, as row 0" in str(error.value)
+
+
+def test_what_is_unusual_is_logged(tmp_path, caplog):
+    labels = arrays()["labels"]
+    labels[:, 2] = 0
+    labels[0, 2] = 1  # in train alone
+    labels[1], labels[5] = (1, 1, 0), 0
+    # What is not used is not read, and may be anything.
+    load(save(tmp_path, labels=labels, authors=np.array([{}], object)))
+    (record,) = [each for each in caplog.records if "examples.npz" in each.getMessage()]
+    assert record.levelname == "WARNING"
+    lines = [line.strip() for line in record.getMessage().splitlines()]
+    assert lines[0].endswith(
+        "examples.npz: 4 train, 2 val, 2 test examples of 5 features; 3 classes"
+    )
+    assert lines[1:3] == ["arrays not used: 1", "'authors'"]
+    assert "row 5: row 5 (test)" in lines
+    for split in ("val", "test"):
+        assert lines[lines.index(f"classes without {split} examples: 1") + 1] == "'old dog'"
+    assert "classes without train examples: 1" not in lines
+
+    caplog.clear()
+    examples, path = write_table(tmp_path, extra="speaker")
+    load(examples, features=str(path))
+    assert "columns not used: 1\n    'speaker'" in caplog.text
 
 
 def test_only_the_splits_that_are_needed(tmp_path):
@@ -69,14 +111,15 @@ def test_only_the_splits_that_are_needed(tmp_path):
         load(save(tmp_path, split=split))
 
 
-def write_table(folder, names=None):
+def write_table(folder, names=None, extra=None):
     content = arrays()
     names = names or [f"clip {i}" for i in range(8)]
+    more = [] if extra is None else [extra]
     with open(folder / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "split", "labels"])
+        writer.writerow(["image", "split", "labels", *more])
         for name, split, row in zip(names, content["split"], content["labels"], strict=True):
-            writer.writerow([name, split, "|".join(np.array(CLASS_NAMES)[row != 0])])
+            writer.writerow([name, split, "|".join(np.array(CLASS_NAMES)[row != 0]), *more])
     np.save(folder / "features.npy", content["features"])
     return folder / "table.csv", folder / "features.npy"
 
@@ -92,6 +135,20 @@ def test_a_table_with_a_file_of_features_equals_the_archive(tmp_path):
         np.testing.assert_array_equal(part.features.reader()(every), part.features[every])
         np.testing.assert_array_equal(part.labels.toarray(), same.splits[name].labels.toarray())
     assert data.splits["test"].names == ["clip 1", "clip 5"]
+
+
+def test_a_table_in_json_lines_and_features_in_columns(tmp_path):
+    content = arrays()
+    with open(tmp_path / "table.jsonl", "w") as file:
+        for i, (split, row) in enumerate(zip(content["split"], content["labels"], strict=True)):
+            names = [name for name, has in zip(CLASS_NAMES, row, strict=True) if has]
+            file.write(json.dumps({"image": f"{i}", "split": split, "labels": names}) + "\n")
+    np.save(tmp_path / "features.npy", np.asfortranarray(content["features"].astype(np.float64)))
+    data = load(tmp_path / "table.jsonl", features=str(tmp_path / "features.npy"))
+    test = data.splits["test"]
+    assert test.names == ["1", "5"]
+    np.testing.assert_array_equal(test.features[np.arange(2)], content["features"][[1, 5]])
+    np.testing.assert_array_equal(test.features.reader()(np.array([1])), content["features"][[5]])
 
 
 def test_each_row_of_a_table_is_an_example_of_its_own(tmp_path):
@@ -120,7 +177,21 @@ def test_each_row_of_a_table_is_an_example_of_its_own(tmp_path):
         ({"features": np.full((8, 2), "x")}, "features of .* must be a matrix of numbers"),
         ({"class_names": np.array(["a", "b", "a"])}, "class_names of .* repeats a"),
         ({"class_names": np.array(["a", " ", "c"])}, "class_names of .* is blank at 1"),
-        ({"class_names": np.arange(3)}, "class_names of .* must be one line of text values"),
+        ({"class_names": np.arange(3)}, "class_names of .* must be a list of texts"),
+        (
+            {"labels": np.zeros((8, 0), int), "class_names": np.array([], str)},
+            "class_names of .* is empty; there must be at least one class",
+        ),
+        ({"names": np.arange(8)}, r"names of .* must be a list of texts.*it is int64 \(8,\)"),
+        ({"names": np.array("a")}, r"names of .* must be a list of texts.*it is <U1 \(\)"),
+        ({"names": np.array(["a", "b"])}, "have features 8, labels 8, split 8, names 2"),
+        ({"split": np.array("train")}, r"split of .* must be a list of texts.*it is <U5 \(\)"),
+        ({"features": np.array(1.0)}, r"features of .* it is float64 \(\)"),
+        ({"features": np.ones((8, 2), complex)}, "features of .* it is complex128"),
+        ({"features": np.array([[{}]] * 8, object)}, "array features of .* holds Python objects"),
+        ({"features": np.zeros((0, 5))}, r"features of .* is empty: \(0, 5\)"),
+        ({"labels": np.zeros((8, 3), int)}, "has no label in any of its 8 rows"),
+        ({"labels": np.full((8, 3), -1)}, "row 0: -1 for cat"),
         (
             {"class_names": np.array(["a", "b", "c"], object)},
             r"class_names of .* holds Python objects.*array\.astype\(str\)",
@@ -139,33 +210,85 @@ def test_what_is_wrong_with_an_archive_is_named(tmp_path, changed, message):
 
 @pytest.mark.parametrize("in_archive", [True, False])
 def test_rows_with_features_that_are_not_finite_are_named(tmp_path, in_archive):
-    content = arrays()["features"]
-    content[3, 1], content[3, 2], content[6, 4] = np.nan, np.inf, -np.inf
+    content = arrays()["features"].astype(np.float64)
+    content[3, 1], content[3, 2], content[6, 4], content[7, 0] = np.nan, np.inf, -np.inf, 1e39
+    content[0, 0] = np.finfo(np.float32).max
     if in_archive:
         path, options = save(tmp_path, features=content), {}
     else:
         path, of_rows = write_table(tmp_path)
         np.save(of_rows, content)
         options = {"features": str(of_rows)}
-    with pytest.raises(features.FeaturesError, match="not finite numbers: 2") as error:
+    with pytest.raises(features.FeaturesError, match="numbers in float32: 3") as error:
         load(path, **options)
     assert "row 3: nan in column 1" in str(error.value)
     assert "row 6: -inf in column 4" in str(error.value)
+    assert "row 7: 1e+39 in column 0" in str(error.value)  # float32 ends at 3.4e38
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
-def test_files_of_another_kind_are_refused(tmp_path, content):
+def test_every_block_of_rows_is_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_NUMBERS_AT_ONCE", 11)  # two rows of five, so four blocks
+    content = arrays()["features"]
+    content[[1, 2, 7], [0, 4, 2]] = np.nan
+    with pytest.raises(features.FeaturesError) as error:
+        load(save(tmp_path, features=content))
+    assert re.findall(r"row (\d): nan in column (\d)", str(error.value)) == [
+        ("1", "0"),
+        ("2", "4"),
+        ("7", "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "it is empty"),
+        (b"no archive", "it is a file of another kind, which starts with b'no arc'"),
+        (b"PK\x03\x04 cut off", "it is an archive of which the end is missing"),
+        (pickle.dumps([1.0]), "it is a file of another kind"),
+    ],
+)
+def test_files_of_another_kind_are_refused(tmp_path, content, kind):
     path = tmp_path / "examples.npz"
+    path.write_bytes(content)
+    with pytest.raises(features.FeaturesError, match=rf"npz is not an archive of arrays, .*{kind}"):
+        load(path)
+    examples, of_rows = write_table(tmp_path)
+    of_rows.write_bytes(content)
+    with pytest.raises(features.FeaturesError, match=rf"npy is not an array of numbers.*{kind}"):
+        load(examples, features=str(of_rows))
+
+
+def test_archives_and_arrays_are_told_apart_by_their_content(tmp_path):
+    examples, of_rows = write_table(tmp_path)
+    path = save(tmp_path)
+    with pytest.raises(features.FeaturesError, match=r"npz is not .*: it is an archive of arrays"):
+        load(examples, features=str(path))
+    path.write_bytes(of_rows.read_bytes())
+    with pytest.raises(features.FeaturesError, match=r"npz is not .*: it holds one array"):
+        load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in features.ARRAYS:
+            archive.writestr(name, "1,2,3")
+    with pytest.raises(features.FeaturesError, match=r"features in .*npz is not an array"):
+        load(path)
+
+
+@pytest.mark.parametrize("save_arrays", [np.savez, np.savez_compressed])
+def test_damaged_files_are_refused(tmp_path, save_arrays):
+    path = tmp_path / "examples.npz"
+    save_arrays(path, **arrays(features=np.random.default_rng(0).standard_normal((8, 500))))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"features.npy") + 600
+    for position in range(start, start + 40):
+        content[position] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(features.FeaturesError, match="is not an archive of arrays"):
         load(path)
     examples, of_rows = write_table(tmp_path)
-    of_rows.write_bytes(content)
+    of_rows.write_bytes(of_rows.read_bytes()[:-8])
     with pytest.raises(features.FeaturesError, match=r"features\.npy is not an array of numbers"):
         load(examples, features=str(of_rows))
-    save(tmp_path)
-    with pytest.raises(features.FeaturesError, match=r"examples\.npz holds several arrays"):
-        load(examples, features=str(path))
 
 
 def test_a_pickle_is_never_opened(tmp_path):
@@ -175,7 +298,7 @@ def test_a_pickle_is_never_opened(tmp_path):
 
     examples, of_rows = write_table(tmp_path)
     np.save(of_rows, np.array([Trap()], object), allow_pickle=True)
-    with pytest.raises(features.FeaturesError, match="is not an array of numbers"):
+    with pytest.raises(features.FeaturesError, match=r"holds Python objects.*array\.astype\(str\)"):
         load(examples, features=str(of_rows))
     path = save(tmp_path, class_names=np.array([Trap(), Trap(), Trap()], object))
     with pytest.raises(features.FeaturesError, match="holds Python objects"):
