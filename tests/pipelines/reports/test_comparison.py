@@ -46,8 +46,8 @@ def test_comparison_shows_mean_and_deviation_over_seeds(compare, tmp_path):
         (config_of("db", 1, sampler="class_aware"), scores_of(0.6, aps=[0.7, 0.7, 0.4])),
     ]
     page = compare(runs)
-    # These scores are of a version that did not measure F1.
-    assert page.row("erm")[1:] == ["1", "50.00", "80.00", "50.00", "20.00", "–", "–"]
+    # These scores are of a version that measured neither F1 nor probabilities.
+    assert page.row("erm")[1:] == ["1", "50.00", "80.00", "50.00", "20.00", *["–"] * 14]
     deviation = 100 * np.std([0.4, 0.5], ddof=1)
     row = page.row("db")
     assert row[1] == "2" and row[2] == "60.00 ± 0.00"
@@ -105,7 +105,7 @@ def test_comparison_of_hostile_names_and_undefined_scores(compare, hostile):
     for _, scores in runs:
         scores["per_class"]["<td>"]["ap"] = None
     page = compare(runs)
-    assert page.row("<td>")[2:] == ["60.00", "60.00", "–", "–", "–", "–"]
+    assert page.row("<td>")[2:] == ["60.00", "60.00", *["–"] * 16]
     assert "nan" not in page.text.lower()
 
 
@@ -155,18 +155,27 @@ def test_every_metric_of_the_list_is_compared(compare, monkeypatch):
     )
     monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, added))
     runs = [
-        (config_of(method), scores_of(0.5) | {"miss": miss, "F1": {"micro_at_threshold": 0.25}})
+        (
+            config_of(method),
+            scores_of(0.5)
+            | {"miss": miss, "F1": {"micro_at_threshold": 0.25}}
+            | {"log_loss": {"total": miss, "tail": 2 * miss}},
+        )
         for method, miss in (("erm", 0.125), ("db", 0.0625))
     ]
     assert [row["miss"] for row in comparison.run_rows(runs)] == [0.125, 0.0625]
     rows = comparison.variant_rows(runs)
     assert [(row["miss"], row["micro F1"]) for row in rows] == [(12.5, 25.0), (6.25, 25.0)]
     lines = [line.split() for line in comparison.format_table(runs).splitlines()]
-    assert lines[3:] == [
+    assert lines[3:9] == [
         ["runs", "micro", "F1", "%", "macro", "F1", "%", "miss", "%"],
         ["erm", "1", "25.00", "–", "12.50"],
         ["db", "1", "25.00", "–", "6.25"],
+        ["log", "loss", "runs", "total", "head", "medium", "tail"],
+        ["erm", "1", "0.1250", "–", "–", "0.2500"],
+        ["db", "1", "0.0625", "–", "–", "0.1250"],
     ]
+    assert rows[1]["log loss tail"] == 0.125
     page = compare(runs)
     assert page.row("db")[-1] == "6.25" and "miss: share of wrong decisions" in page.text
     # The smaller value is the best of its column.
