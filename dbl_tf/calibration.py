@@ -3,13 +3,23 @@
 σ(z) of a re-balanced loss is a score and not a probability: the loss is made such that rare labels
 score high. A logistic curve of the logit (Platt, 1999) makes it one again. The slope is shared and
 positive, so that the ranking of the examples by any class, and its average precision, stay as they
-are.
+are. The module needs NumPy and SciPy only.
+
+References:
+    Platt, Probabilistic Outputs for Support Vector Machines, 1999: logistic curves of scores.
+    Woolf, On Estimating the Relation between Blood Group and Disease, 1955: weights of log odds by
+    their inverse variance.
+    Greenland and Mansournia, Penalization, Bias Reduction, and Default Priors in Logistic and
+    Related Categorical and Survival Regressions, 2015: the log-F prior of a slope.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,18 +27,26 @@ import scipy.optimize
 import scipy.special
 
 from dbl_tf import atomic
+from dbl_tf.cores import usable_cores
 
-# A class that has few positives is taken to have as many more as this at its prevalence.
-PSEUDO_POSITIVES = 2.0
+# The prevalence counts as much as this many positives. The best weight is 1/τ² where the log odds
+# of the class among the fitted examples differ from the given ones by a standard deviation of τ:
+# here 1/2, a factor of 1.6 either way.
+PSEUDO_POSITIVES = 4.0
+# Bounds of the slope on logits of unit spread. Where logits are no better than chance, or worse,
+# the most likely slope is not positive: below the lower bound they would be turned upside down, or
+# be equal in float32. The upper one ends the search where the logits separate the classes and
+# nothing is shrunk.
+_SLOPES = (0.05, 1e3)
 # The slope is one number, which so many logits determine to far more digits than matter.
 _MOST_LOGITS_FOR_SLOPE = 2_000_000
-# Bounds of the slope on logits of unit spread. Below the lower one, logits that are no better than
-# chance, or worse, would be turned upside down, or be equal in float32.
-_SLOPES = (0.05, 1e3)
-_MOST_NEWTON_STEPS = 60
-_TOLERANCE = 1e-10
-# Elements at once, so that float64 copies stay small.
-_CHUNK = 1 << 21
+# Logits that vary less than this, relative to the largest, are constant but for rounding.
+_CONSTANT = 1e-14
+# Each of Newton's steps squares the error, so that after one of this size it is about 1e-14.
+_LAST_STEP = 1e-7
+_MOST_STEPS = 100
+# Logits of which float64 copies exist at once, for each thread; they fit into its cache.
+_CHUNK = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,15 +57,55 @@ class Calibration:
         slope: the slope, greater than 0.
         offsets: the offset of each class, float64 (C,).
         fitted_on: the name of the split on which it was fitted, or "none".
+
+    Raises:
+        ValueError: the slope is not a positive number, or the offsets are not C finite numbers.
+
+    Example:
+
+    >>> calibration = Calibration(2.0, [0.0, -3.0], "val")
+    >>> calibration([[0.5, 1.5], [0.0, 0.0]]).round(3).tolist()
+    [[0.731, 0.5], [0.5, 0.047]]
     """
 
     slope: float
     offsets: np.ndarray
     fitted_on: str
 
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of logits (N, C), float64."""
-        return scipy.special.expit(self.slope * np.asarray(logits, np.float64) + self.offsets)
+    def __post_init__(self) -> None:
+        slope, offsets = float(self.slope), np.asarray(self.offsets, np.float64)
+        if not 0 < slope < np.inf:
+            raise ValueError(f"the slope of a calibration must be positive, got {self.slope}")
+        if offsets.ndim != 1:
+            raise ValueError(f"offsets must be of shape (C,), got shape {offsets.shape}")
+        if not np.isfinite(offsets).all():
+            index = int(np.argmin(np.isfinite(offsets)))
+            raise ValueError(f"offsets must be finite, got {offsets[index]} for class {index}")
+        object.__setattr__(self, "slope", slope)
+        object.__setattr__(self, "offsets", offsets)
+
+    def __call__(self, logits: Any) -> np.ndarray:
+        """Computes the probabilities of logits.
+
+        Args:
+            logits: logits (..., C).
+
+        Returns:
+            The probabilities, float64 (..., C). They rank examples as their logits do, but for
+            logits so high that 1 is the nearest float64 (from about 37 after slope and offset).
+
+        Raises:
+            ValueError: the last dimension is not C.
+        """
+        logits = np.asarray(logits)
+        if logits.shape[-1:] != self.offsets.shape:
+            raise ValueError(
+                f"a calibration of {len(self.offsets)} classes needs logits of shape "
+                f"(..., {len(self.offsets)}), got {logits.shape}"
+            )
+        scaled = np.multiply(logits, self.slope, dtype=np.float64)
+        scaled += self.offsets
+        return scipy.special.expit(scaled, out=scaled)
 
     @classmethod
     def identity(cls, num_classes: int) -> "Calibration":
@@ -68,12 +126,12 @@ class Calibration:
         """Reads a map that `save` wrote.
 
         Raises:
+            OSError: the file cannot be read.
             ValueError: the file holds no such map; the message names it.
         """
         try:
             content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-            offsets = np.array(content["offsets"], np.float64)
-            return cls(float(content["slope"]), offsets, str(content["fitted_on"]))
+            return cls(content["slope"], content["offsets"], str(content["fitted_on"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no calibration: {error!r}") from error
 
@@ -90,14 +148,22 @@ def fit_calibration(
 
     The offset of a class is the one at which its mean probability is
 
-    `(k + s) / (N + s/π)`
+    `w k/N + (1 − w) π`, `w = I / (I + s)`, `I = k (N − k) / N`
 
-    for k positives among N examples, prevalence π and s pseudo-positives: π where there are few
-    positives to go by, and k/N where there are many. Without shrinkage (s = 0), slope and offsets
-    are those of the largest likelihood. The slope minimizes the log loss of all N·C decisions.
+    for k positives among N examples, prevalence π and s pseudo-positives. 1/I is the variance of
+    the log odds of k/N, so that w weighs it by its precision: the mean is π for a class without
+    positives, or without negatives, and close to k/N with hundreds of both. It is also the offset
+    of largest likelihood if sN/I examples are added that have the class with probability π, and the
+    same logits.
+
+    The slope minimizes the log loss of all N·C decisions, at these offsets, plus
+    `s (log(1 + exp(a)) − a/2)`, where a is the change of the log odds over a standard deviation of
+    the logits of a class. This is the log-F prior: it keeps the slope finite where few examples are
+    separated by chance, and does not matter where there are many. With s = 0, slope and offsets are
+    those of the largest likelihood.
 
     Args:
-        logits: logits (N, C).
+        logits: logits (N, C), of any scale.
         labels: multi-hot labels (N, C).
         prevalence: the share of each class among the training examples, (C,), in (0, 1).
         fitted_on: the name of the split of the examples.
@@ -108,30 +174,31 @@ def fit_calibration(
             prevalence outside (0, 1).
     """
     logits, labels, prevalence = _checked(logits, labels, prevalence)
-    if not pseudo_positives >= 0:
+    if not 0 <= pseudo_positives < np.inf:
         raise ValueError(f"pseudo_positives must be at least 0, got {pseudo_positives}")
-    num_examples = len(logits)
-    positives = labels.sum(axis=0, dtype=np.float64)
-    target = (positives + pseudo_positives) / (num_examples + pseudo_positives / prevalence)
-    if not pseudo_positives:
-        tiny = 0.5 / (num_examples + 1)  # the offset of a class without positives has no maximum
-        target = np.clip(target, tiny, 1 - tiny)
-    spread = float(logits.std()) or 1.0
-    rows = _rows_for_slope(num_examples, logits.shape[1])
-    some_logits, some_labels = logits[rows] / spread, labels[rows]
-    # The mean probability that the rows must have is that of all of them.
-    start = np.zeros(logits.shape[1])
+    target = _mean_probabilities(labels, prevalence, pseudo_positives)
+    standardized = _Standardized.of(logits)
+    rows = _rows_for_slope(*logits.shape)
+    some = dataclasses.replace(standardized, logits=logits[rows])
+    some_labels = labels[rows]
+    offsets = scipy.special.logit(target)
 
-    def loss(log_slope: float) -> float:
+    @functools.cache
+    def derivative(log_slope: float) -> float:
+        """The derivative by the slope of what the slope minimizes."""
         slope = float(np.exp(log_slope))
-        start[:] = _offsets(some_logits, slope, target, start)
-        return _log_loss(some_logits, some_labels, slope, start)
+        offsets[:] = _offsets(some, slope, target, offsets)
+        penalty = pseudo_positives * (scipy.special.expit(slope) - 0.5)
+        loss = _derivative_of_log_loss(some, some_labels, slope, offsets)
+        return loss * len(logits) / len(rows) + penalty
 
-    found = scipy.optimize.minimize_scalar(
-        loss, bounds=tuple(np.log(_SLOPES)), method="bounded", options={"xatol": 1e-6}
+    slope = float(np.exp(_root(derivative, *np.log(_SLOPES))))
+    offsets = _offsets(standardized, slope, target, offsets)
+    return Calibration(
+        slope / standardized.spread / standardized.scale,
+        offsets - slope / standardized.spread * standardized.center,
+        fitted_on,
     )
-    slope = float(np.exp(found.x)) / spread
-    return Calibration(slope, _offsets(logits, slope, target, start), fitted_on)
 
 
 def _checked(logits: Any, labels: Any, prevalence: Any) -> tuple[np.ndarray, ...]:
@@ -146,16 +213,39 @@ def _checked(logits: Any, labels: Any, prevalence: Any) -> tuple[np.ndarray, ...
             f"prevalence must have a value for each of {logits.shape[1]} classes, got shape "
             f"{prevalence.shape}"
         )
-    if not np.isfinite(logits).all():
-        row, column = np.argwhere(~np.isfinite(logits))[0]
-        raise ValueError(f"logits must be finite, got {logits[row, column]} at ({row}, {column})")
-    if not np.isin(labels, (0, 1)).all():
-        row, column = np.argwhere(~np.isin(labels, (0, 1)))[0]
-        raise ValueError(f"labels must be 0 or 1, got {labels[row, column]} at ({row}, {column})")
-    if not ((prevalence > 0) & (prevalence < 1)).all():
-        column = int(np.argmin((prevalence > 0) & (prevalence < 1)))
-        raise ValueError(f"prevalence must be in (0, 1), got {prevalence[column]} at {column}")
-    return logits, labels.astype(bool), prevalence
+    is_finite = np.isfinite(logits)
+    if not is_finite.all():
+        row, column = np.argwhere(~is_finite)[0]
+        raise ValueError(
+            f"logits must be finite, got {logits[row, column]} in row {row}, class {column}"
+        )
+    is_label = (labels == 0) | (labels == 1)
+    if not is_label.all():
+        row, column = np.argwhere(~is_label)[0]
+        raise ValueError(
+            f"labels must be 0 or 1, got {labels[row, column]} in row {row}, class {column}"
+        )
+    is_share = (prevalence > 0) & (prevalence < 1)
+    if not is_share.all():
+        column = int(np.argmin(is_share))
+        raise ValueError(
+            f"prevalence must be in (0, 1), got {prevalence[column]} for class {column}"
+        )
+    return logits, labels.astype(bool, copy=False), prevalence
+
+
+def _mean_probabilities(
+    labels: np.ndarray, prevalence: np.ndarray, pseudo_positives: float
+) -> np.ndarray:
+    """The mean probability (C,) that each class is given; see `fit_calibration`."""
+    num_examples, positives = len(labels), labels.sum(axis=0, dtype=np.float64)
+    share = positives / num_examples
+    if not pseudo_positives:
+        tiny = 0.5 / (num_examples + 1)  # the offset of a class without positives has no maximum
+        return np.clip(share, tiny, 1 - tiny)
+    information = positives * (1 - share)
+    weight = information / (information + pseudo_positives)
+    return weight * share + (1 - weight) * prevalence
 
 
 def _rows_for_slope(num_examples: int, num_classes: int) -> np.ndarray:
@@ -165,49 +255,132 @@ def _rows_for_slope(num_examples: int, num_classes: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(num_examples, most, replace=False))
 
 
-def _chunks(num_examples: int, num_classes: int) -> list[slice]:
-    size = max(_CHUNK // num_classes, 1)
-    return [slice(start, start + size) for start in range(0, num_examples, size)]
+def _root(derivative: Callable[[float], float], lowest: float, highest: float) -> float:
+    """The place of a minimum between `lowest` and `highest`, which may be one of them.
+
+    The search begins at 0: far away from the minimum, a derivative takes longer.
+    """
+    here, step = 0.0, 1.0
+    falls = derivative(here) < 0
+    while True:
+        there = float(np.clip(here + (step if falls else -step), lowest, highest))
+        if (derivative(there) < 0) != falls:
+            return scipy.optimize.brentq(derivative, here, there, xtol=1e-8)
+        if there in (lowest, highest):
+            return there
+        here, step = there, 2 * step
 
 
-def _offsets(logits: np.ndarray, slope: float, target: np.ndarray, start: np.ndarray) -> np.ndarray:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Standardized:
+    """Logits z as `x = (z / scale − center) / spread`: each class has mean 0, all have variance 1.
+
+    Only chunks of x exist, so that the memory is that of the logits. The two divisions keep numbers
+    near the largest float64 from overflowing.
+    """
+
+    logits: np.ndarray
+    scale: float
+    center: np.ndarray
+    spread: float
+    lowest: np.ndarray
+    highest: np.ndarray
+
+    @classmethod
+    def of(cls, logits: np.ndarray) -> "_Standardized":
+        lowest = logits.min(axis=0).astype(np.float64)
+        highest = logits.max(axis=0).astype(np.float64)
+        scale = float(max(-lowest.min(), highest.max())) or 1.0
+        zero = np.zeros(logits.shape[1])
+        scaled = cls(logits, scale, zero, 1.0, lowest / scale, highest / scale)
+        center = scaled.sums(lambda rows, x: x.sum(axis=0)) / len(logits)
+        variances = scaled.sums(lambda rows, x: ((x - center) ** 2).sum(axis=0)) / len(logits)
+        spread = float(np.sqrt(variances.mean()))
+        if spread < _CONSTANT:
+            spread = 1.0
+        lowest, highest = ((x - center) / spread for x in (scaled.lowest, scaled.highest))
+        return cls(logits, scale, center, spread, lowest, highest)
+
+    def sums(self, of_chunk: Callable[[slice, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Returns the sum of `of_chunk(rows, x)` over chunks x of these rows."""
+        num_examples, num_classes = self.logits.shape
+        size = max(_CHUNK // num_classes, 1)
+
+        def compute(start: int) -> np.ndarray:
+            rows = slice(start, start + size)
+            x = np.divide(self.logits[rows], self.scale, dtype=np.float64)
+            x -= self.center
+            x /= self.spread
+            return of_chunk(rows, x)
+
+        # NumPy and SciPy release the interpreter lock. The order of the sum is that of the rows, on
+        # any number of threads.
+        with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:
+            return functools.reduce(np.add, executor.map(compute, range(0, num_examples, size)))
+
+
+def _offsets(
+    standardized: _Standardized, slope: float, target: np.ndarray, start: np.ndarray
+) -> np.ndarray:
     """The offsets (C,) at which the mean probability of each class is its target.
 
     Newton's method on the logit of the mean, which is nearly linear in the offset, inside a bracket
-    that shrinks: mean probabilities rise with the offset.
+    that shrinks: mean probabilities rise with the offset, and lie between those of the lowest and
+    the highest logit.
     """
-    reach = slope * np.abs(logits).max(axis=0) + np.abs(scipy.special.logit(target)) + 1.0
-    low, high = -reach, reach.copy()
-    offsets = np.clip(start, low, high)
     wanted = scipy.special.logit(target)
-    for _ in range(_MOST_NEWTON_STEPS):
-        mean, derivative = _mean_and_derivative(logits, slope, offsets)
+    low = wanted - slope * standardized.highest
+    high = wanted - slope * standardized.lowest
+    offsets = np.clip(start, low, high)
+    for _ in range(_MOST_STEPS):
+        mean, variance = _mean_and_variance(standardized, slope, offsets)
         low, high = np.where(mean < target, offsets, low), np.where(mean > target, offsets, high)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            error = scipy.special.logit(mean) - wanted
-            step = error * mean * (1 - mean) / derivative
-        if np.abs(error).max() < _TOLERANCE:
-            break
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            step = (scipy.special.logit(mean) - wanted) * mean * (1 - mean) / variance
         moved = offsets - step
-        outside = ~((moved > low) & (moved < high))
-        offsets = np.where(outside, (low + high) / 2, moved)
+        is_last = np.abs(step) < _LAST_STEP
+        is_inside = (moved > low) & (moved < high)
+        offsets = np.where(is_last | is_inside, moved, (low + high) / 2)
+        if (is_last | (high - low < _LAST_STEP**2)).all():
+            break
     return offsets
 
 
-def _mean_and_derivative(
-    logits: np.ndarray, slope: float, offsets: np.ndarray
+def _mean_and_variance(
+    standardized: _Standardized, slope: float, offsets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    total, derivative = np.zeros(len(offsets)), np.zeros(len(offsets))
-    for part in _chunks(*logits.shape):
-        probabilities = scipy.special.expit(slope * logits[part].astype(np.float64) + offsets)
-        total += probabilities.sum(axis=0)
-        derivative += (probabilities * (1 - probabilities)).sum(axis=0)
-    return total / len(logits), derivative / len(logits)
+    """The means (C,) of p and p(1 − p) of each class."""
+
+    def of_chunk(rows: slice, x: np.ndarray) -> np.ndarray:
+        p = _probabilities(x, slope, offsets)
+        return np.stack([p.sum(axis=0), (p * (1 - p)).sum(axis=0)])
+
+    mean, variance = standardized.sums(of_chunk) / len(standardized.logits)
+    return mean, variance
 
 
-def _log_loss(logits: np.ndarray, labels: np.ndarray, slope: float, offsets: np.ndarray) -> float:
-    total = 0.0
-    for part in _chunks(*logits.shape):
-        scaled = slope * logits[part].astype(np.float64) + offsets
-        total += np.logaddexp(0.0, np.where(labels[part], -scaled, scaled)).sum()
-    return total / logits.size
+def _derivative_of_log_loss(
+    standardized: _Standardized, labels: np.ndarray, slope: float, offsets: np.ndarray
+) -> float:
+    """The derivative by the slope of the summed log loss, if the mean probabilities stay.
+
+    The offset b of a class then falls by `Σ p(1 − p) x / Σ p(1 − p)`, so that the derivative is
+    `Σ (p − y) (x + db/da)`.
+    """
+
+    def of_chunk(rows: slice, x: np.ndarray) -> np.ndarray:
+        p = _probabilities(x.copy(), slope, offsets)
+        error, variance = p - labels[rows], p * (1 - p)
+        terms = (error * x, error, variance * x, variance)
+        return np.stack([term.sum(axis=0) for term in terms])
+
+    by_slope, by_offset, variance_x, variance = standardized.sums(of_chunk)
+    falls = np.divide(variance_x, variance, out=np.zeros_like(variance), where=variance > 0)
+    return float((by_slope - by_offset * falls).sum())
+
+
+def _probabilities(x: np.ndarray, slope: float, offsets: np.ndarray) -> np.ndarray:
+    """Probabilities of standardized logits, in their place."""
+    x *= slope
+    x += offsets
+    return scipy.special.expit(x, out=x)

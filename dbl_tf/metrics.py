@@ -1,7 +1,8 @@
-"""Exact average precision, precision-recall curves and F1, and the list of all metrics.
+"""Exact average precision, F1, scores of probabilities, and the list of all metrics.
 
 The module needs NumPy only. Its values are those of scikit-learn's `average_precision_score`,
-`precision_recall_curve` and `precision_recall_fscore_support`, for all classes at once.
+`precision_recall_curve`, `precision_recall_fscore_support`, `log_loss` and `brier_score_loss`, for
+all classes at once.
 
 `METRICS` lists everything that an evaluation measures. The file `metrics.json`, the table in the
 terminal, the report of a run and the comparison of several runs all iterate over it: a new metric
@@ -25,6 +26,8 @@ TOTAL_AND_GROUPS = ("total", *GROUP_NAMES)
 
 # A thread copies this many columns at a time; one row of so many scores spans a few cache lines.
 _CLASSES_PER_BLOCK = 16
+# The usual number of bins of an expected calibration error.
+_CALIBRATION_BINS = 15
 
 
 def average_precision(labels: Any, scores: Any) -> np.ndarray:
@@ -49,21 +52,33 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
     [0.8333]
     """
     labels, scores = _checked(labels, scores)
-    num_classes = labels.shape[1]
-    result = np.empty(num_classes)
 
-    def fill(start: int) -> None:
-        # The copies hold a class per row: a column of a wide matrix is scattered in memory, and
-        # the scores are sorted in place.
+    def of_classes(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        by_class = zip(labels, scores, strict=True)
+        return np.array([_average_precision_of_class(*of_class) for of_class in by_class])
+
+    return _over_classes(of_classes, labels, scores)
+
+
+def _over_classes(
+    of_classes: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    values: np.ndarray,
+) -> np.ndarray:
+    """Computes `of_classes` on blocks of classes, in threads, and joins its results.
+
+    The blocks are copies (block, N), a class per row, since a column of a wide matrix is scattered
+    in memory. `of_classes` may write to them, and returns an array (block, …).
+    """
+
+    def compute(start: int) -> np.ndarray:
         columns = slice(start, start + _CLASSES_PER_BLOCK)
-        by_class = zip(labels[:, columns].T.copy(), scores[:, columns].T.copy(), strict=True)
-        result[columns] = [_average_precision_of_class(*of_class) for of_class in by_class]
+        return of_classes(labels[:, columns].T.copy(), values[:, columns].T.copy())
 
-    # NumPy releases the interpreter lock while it sorts.
+    # NumPy releases the interpreter lock while it sorts and calculates. No classes are a block too.
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:
-        for _ in executor.map(fill, range(0, num_classes, _CLASSES_PER_BLOCK)):
-            pass
-    return result
+        starts = range(0, max(labels.shape[1], 1), _CLASSES_PER_BLOCK)
+        return np.concatenate(list(executor.map(compute, starts)))
 
 
 def _average_precision_of_class(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -247,10 +262,18 @@ def log_loss(labels: Any, probabilities: Any) -> float:
     Raises:
         ValueError: see `average_precision`; or a probability is outside [0, 1].
     """
-    labels, probabilities = _checked_probabilities(labels, probabilities)
-    smallest = np.finfo(np.float64).eps
-    clipped = np.clip(probabilities, smallest, 1 - smallest)
-    return float(-np.log(np.where(labels, clipped, 1 - clipped)).mean())
+    return float(log_loss_by_class(labels, probabilities).mean())
+
+
+def log_loss_by_class(labels: Any, probabilities: Any) -> np.ndarray:
+    """Computes the `log_loss` of each class, over its N decisions, float64 (C,)."""
+
+    def of_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        of_truth = np.where(labels, probabilities, 1 - probabilities.astype(np.float64))
+        smallest = np.finfo(np.float64).eps
+        return -np.log(of_truth.clip(smallest, 1 - smallest)).mean(axis=1)
+
+    return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
 
 
 def brier_score(labels: Any, probabilities: Any) -> float:
@@ -263,16 +286,27 @@ def brier_score(labels: Any, probabilities: Any) -> float:
     Raises:
         ValueError: see `log_loss`.
     """
-    labels, probabilities = _checked_probabilities(labels, probabilities)
-    return float(np.mean((probabilities - labels) ** 2))
+    return float(brier_score_by_class(labels, probabilities).mean())
 
 
-def expected_calibration_error(labels: Any, probabilities: Any, num_bins: int = 15) -> float:
+def brier_score_by_class(labels: Any, probabilities: Any) -> np.ndarray:
+    """Computes the `brier_score` of each class, over its N decisions, float64 (C,)."""
+
+    def of_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        return ((probabilities.astype(np.float64) - labels) ** 2).mean(axis=1)
+
+    return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
+
+
+def expected_calibration_error(
+    labels: Any, probabilities: Any, num_bins: int = _CALIBRATION_BINS
+) -> float:
     """Computes how far probabilities are from the shares of labels that come true.
 
     All N·C decisions are put into bins of equal width by their probability (Naeini et al., AAAI
-    2015). The error is the mean over the decisions of |mean probability − share of positives| of
-    their bin.
+    2015); 15 of them are usual (Guo et al., ICML 2017). A bin holds its lower end, and the last one
+    holds 1 too. The error is the mean over the decisions of |mean probability − share of positives|
+    of their bin.
 
     Args:
         labels: see `log_loss`.
@@ -282,11 +316,38 @@ def expected_calibration_error(labels: Any, probabilities: Any, num_bins: int = 
     Raises:
         ValueError: see `log_loss`.
     """
+    return _pooled_calibration_error(_mean_excess_by_bin(labels, probabilities, num_bins))
+
+
+def expected_calibration_error_by_class(
+    labels: Any, probabilities: Any, num_bins: int = _CALIBRATION_BINS
+) -> np.ndarray:
+    """Computes the `expected_calibration_error` of each class, float64 (C,).
+
+    Each class has bins of its own. Errors of opposite signs, which cancel out in a bin of all
+    classes, do not cancel out here.
+    """
+    return np.abs(_mean_excess_by_bin(labels, probabilities, num_bins)).sum(axis=1)
+
+
+def _pooled_calibration_error(mean_excess: np.ndarray) -> float:
+    return float(np.abs(mean_excess.mean(axis=0)).sum())
+
+
+def _mean_excess_by_bin(labels: Any, probabilities: Any, num_bins: int) -> np.ndarray:
+    """The sum over each bin of `probability − label`, per example, float64 (C, num_bins)."""
     labels, probabilities = _checked_probabilities(labels, probabilities)
-    labels, probabilities = labels.ravel(), probabilities.ravel()
-    bins = np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
-    sums = np.bincount(bins, weights=probabilities - labels, minlength=num_bins)
-    return float(np.abs(sums).sum() / len(labels))
+
+    def of_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        probabilities = probabilities.astype(np.float64)
+        bins = np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
+        bins += num_bins * np.arange(len(labels))[:, None]
+        sums = np.bincount(
+            bins.ravel(), (probabilities - labels).ravel(), minlength=num_bins * len(labels)
+        )
+        return sums.reshape(len(labels), num_bins) / labels.shape[1]
+
+    return _over_classes(of_classes, labels, probabilities)
 
 
 def probability_scores(labels: Any, probabilities: Any) -> dict[str, float]:
@@ -308,12 +369,10 @@ def probability_scores(labels: Any, probabilities: Any) -> dict[str, float]:
 
 def _checked_probabilities(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = _checked(labels, probabilities)
-    probabilities = probabilities.astype(np.float64)
-    outside = (probabilities < 0) | (probabilities > 1)
-    if outside.any():
-        place = np.argwhere(outside)[0]
+    if probabilities.size and (probabilities.min() < 0 or probabilities.max() > 1):
+        index = tuple(np.argwhere((probabilities < 0) | (probabilities > 1))[0])
         raise ValueError(
-            f"probabilities must be in [0, 1], got {probabilities[tuple(place)]} at {_place(place)}"
+            f"probabilities must be in [0, 1], got {probabilities[index]} in {_place(index)}"
         )
     return labels, probabilities
 
@@ -322,7 +381,8 @@ def _checked_probabilities(labels: Any, probabilities: Any) -> tuple[np.ndarray,
 class Evaluation:
     """The labels and scores of a split, with results that several metrics share.
 
-    Shared results are properties that are computed when the first metric asks for them.
+    Shared results are properties that are computed when the first metric asks for them. Those of
+    probabilities refuse scores outside [0, 1], and so does `measure`.
 
     Attributes:
         labels: the labels, bool (N, C).
@@ -369,13 +429,32 @@ class Evaluation:
         return precision_recall_f1(self.labels, self.scores, self.thresholds)
 
     @functools.cached_property
-    def of_probabilities(self) -> dict[str, float]:
-        """The result of `probability_scores`."""
-        return probability_scores(self.labels, self.scores)
+    def log_loss(self) -> np.ndarray:
+        """The log loss of each class, float64 (C,)."""
+        return log_loss_by_class(self.labels, self.scores)
+
+    @functools.cached_property
+    def brier_score(self) -> np.ndarray:
+        """The Brier score of each class, float64 (C,)."""
+        return brier_score_by_class(self.labels, self.scores)
+
+    @functools.cached_property
+    def mean_excess_by_bin(self) -> np.ndarray:
+        """The sum over each of 15 bins of `score − label`, per example, float64 (C, 15)."""
+        return _mean_excess_by_bin(self.labels, self.scores, _CALIBRATION_BINS)
+
+    @property
+    def calibration_error(self) -> np.ndarray:
+        """The expected calibration error of each class, float64 (C,)."""
+        return np.abs(self.mean_excess_by_bin).sum(axis=1)
 
     def mean_by_group(self, per_class: np.ndarray) -> dict[str, float]:
         """Computes the means over all classes and over head, medium and tail."""
         return mean_by_group(per_class, self.statistics.groups)
+
+    def mean_by_group_of_present(self, per_class: np.ndarray) -> dict[str, float]:
+        """Computes the means over the classes with positives, as those of average precision."""
+        return self.mean_by_group(np.where(self.labels.any(axis=0), per_class, math.nan))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -492,8 +571,8 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "log_loss"),
         "split",
-        lambda e: e.of_probabilities["log_loss"],
-        "mean of −log of the probability of what is true",
+        lambda e: float(e.log_loss.mean()),
+        "mean of −log of the probability of what is true, over all decisions",
         percent=False,
         digits=4,
         higher_is_better=False,
@@ -501,8 +580,8 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "brier_score"),
         "split",
-        lambda e: e.of_probabilities["brier_score"],
-        "mean squared difference of probability and label",
+        lambda e: float(e.brier_score.mean()),
+        "mean squared difference of probability and label, over all decisions",
         percent=False,
         digits=4,
         higher_is_better=False,
@@ -510,8 +589,35 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "calibration_error"),
         "split",
-        lambda e: e.of_probabilities["calibration_error"],
-        "mean distance of probabilities from the share of labels that come true",
+        lambda e: _pooled_calibration_error(e.mean_excess_by_bin),
+        "expected calibration error of all decisions together",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("log_loss",),
+        "group",
+        lambda e: e.mean_by_group_of_present(e.log_loss),
+        "mean of the labels' log loss",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("brier_score",),
+        "group",
+        lambda e: e.mean_by_group_of_present(e.brier_score),
+        "mean of the labels' Brier score",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("calibration_error",),
+        "group",
+        lambda e: e.mean_by_group_of_present(e.calibration_error),
+        "mean of the labels' expected calibration error",
         percent=False,
         digits=4,
         higher_is_better=False,
@@ -556,6 +662,36 @@ METRICS: Sequence[Metric] = (
         "harmonic mean of precision and recall, at the label's threshold",
         heading="F1",
     ),
+    Metric(
+        ("log_loss",),
+        "class",
+        lambda e: e.log_loss,
+        "mean of −log of the probability of what is true",
+        heading="log loss",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("brier_score",),
+        "class",
+        lambda e: e.brier_score,
+        "mean squared difference of probability and label",
+        heading="Brier score",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("calibration_error",),
+        "class",
+        lambda e: e.calibration_error,
+        "expected calibration error, the distance of probabilities from the share that comes true",
+        heading="ECE",
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
 )
 
 
@@ -565,6 +701,9 @@ def measure(evaluation: Evaluation) -> dict[str, Any]:
     Returns:
         Nested dictionaries by `Metric.key`; values over "class" are under "per_class" and the name
         of the class. Values that are not defined are NaN.
+
+    Raises:
+        ValueError: a score is outside [0, 1].
     """
     content: dict[str, Any] = {}
     per_class: dict[str, dict] = {name: {} for name in evaluation.statistics.class_names}

@@ -1,5 +1,10 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.special
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -46,19 +51,75 @@ def test_slope_and_offsets_of_a_simulation_are_found():
     np.testing.assert_allclose(found.offsets, offsets, atol=0.25)
 
 
+def shrunken(k, num_examples, prevalence, s=4):
+    information = k * (num_examples - k) / num_examples
+    weight = information / (information + s)
+    return weight * k / num_examples + (1 - weight) * prevalence
+
+
 def test_the_mean_probability_is_between_prevalence_and_the_share_seen():
-    logits = np.random.default_rng(0).standard_normal((200, 4)).astype(np.float32)
-    labels = np.zeros((200, 4), int)
-    labels[:1, 1], labels[:80, 2], labels[:, 3] = 1, 1, 1
-    prevalence = np.array([0.004, 0.004, 0.1, 0.5])
+    logits = np.random.default_rng(0).standard_normal((1000, 5)).astype(np.float32)
+    labels = np.zeros((1000, 5), int)
+    k = np.array([0, 1, 300, 1000, 40])
+    for i, count in enumerate(k):
+        labels[:count, i] = 1
+    prevalence = np.array([0.004, 0.004, 0.1, 0.9, 0.04])
     found = fit_calibration(logits, labels, prevalence=prevalence, fitted_on="val")
-    k = labels.sum(axis=0)
-    expected = (k + 2) / (200 + 2 / prevalence)
-    np.testing.assert_allclose(found(logits).mean(axis=0), expected, rtol=1e-8)
-    # Without positives, and where 0.8 were to be expected, it is near the prevalence.
-    assert expected[0] == pytest.approx(0.004, rel=0.35) and expected[2] == pytest.approx(
-        0.4, rel=0.1
+    means = found(logits).mean(axis=0)
+    # A class in no example or in all has its prevalence; hundreds of positives decide.
+    np.testing.assert_allclose(means[[0, 3, 4]], [0.004, 0.9, 0.04], rtol=1e-9)
+    assert 0.295 < means[2] < 0.3
+    np.testing.assert_allclose(means, shrunken(k, 1000, prevalence), rtol=1e-9)
+
+
+def test_the_offset_is_that_of_logistic_regression_with_pseudo_observations():
+    logits, labels, _ = simulate(300, [0.06], seed=2)
+    found = fit_calibration(logits, labels, prevalence=[0.2], fitted_on="val")
+    # Every example is added with the label at a weight of π s/I, and without it at (1 − π) s/I.
+    k = labels.sum()
+    weight = 4 / (k * (300 - k) / 300)
+    repeated = np.tile(found.slope * logits[:, 0], 3)
+    theirs = scipy.optimize.minimize_scalar(
+        lambda offset: np.dot(
+            np.repeat([1.0, 0.2 * weight, 0.8 * weight], 300),
+            np.logaddexp(
+                0,
+                np.where(
+                    np.concatenate([labels[:, 0], np.ones(300, bool), np.zeros(300, bool)]),
+                    -repeated - offset,
+                    repeated + offset,
+                ),
+            ),
+        ),
+        bracket=(-5, 0),
+        tol=1e-10,
     )
+    assert found.offsets[0] == pytest.approx(theirs.x, abs=1e-6)
+
+
+def test_the_slope_has_the_smallest_penalized_loss():
+    """Compared with a general minimizer over slope and, by bisection, offsets."""
+    logits, labels, _ = simulate(60, [0.5, 0.15, 0.05], slope=0.7, seed=4)
+    prevalence = np.array([0.4, 0.2, 0.02])
+    found = fit_calibration(logits, labels, prevalence=prevalence, fitted_on="val")
+    target = shrunken(labels.sum(axis=0), 60, prevalence)
+    spread = np.sqrt(logits.var(axis=0).mean())
+
+    def offset(z, mean):
+        return scipy.optimize.brentq(
+            lambda b: scipy.special.expit(z + b).mean() - mean, -40, 40, xtol=1e-13
+        )
+
+    def loss(slope):
+        offsets = [offset(slope * z, mean) for z, mean in zip(logits.T, target, strict=True)]
+        scaled = slope * logits + offsets
+        log_f = 4 * (np.logaddexp(0, slope * spread) - slope * spread / 2)
+        return np.logaddexp(0, np.where(labels, -scaled, scaled)).sum() + log_f
+
+    best = scipy.optimize.minimize_scalar(
+        loss, bounds=(0.01, 10), method="bounded", options={"xatol": 1e-8}
+    )
+    assert found.slope == pytest.approx(best.x, rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -87,7 +148,7 @@ def test_the_ranking_within_a_class_and_its_average_precision_stay():
     )
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-200, 1e-4, 1e4, 1e200])
 def test_the_spread_of_the_logits_does_not_matter(scale):
     logits, labels, _ = simulate(600, [0.4, 0.1])
     found = fit_calibration(scale * logits, labels, prevalence=[0.4, 0.1], fitted_on="val")
@@ -95,21 +156,80 @@ def test_the_spread_of_the_logits_does_not_matter(scale):
     np.testing.assert_allclose(found(scale * logits), one(logits), atol=1e-5)
 
 
+@pytest.mark.parametrize("shift", [1e3, -1e6])
+def test_a_shift_of_the_logits_of_a_class_does_not_matter(shift):
+    logits, labels, _ = simulate(600, [0.4, 0.1])
+    moved = logits + np.array([0, shift])
+    found = fit_calibration(moved, labels, prevalence=[0.4, 0.1], fitted_on="val")
+    one = fit_calibration(logits, labels, prevalence=[0.4, 0.1], fitted_on="val")
+    np.testing.assert_allclose(found(moved), one(logits), atol=1e-7)
+
+
 def test_logits_that_are_worse_than_chance_are_not_turned_upside_down():
     logits, labels, _ = simulate(600, [0.4, 0.1])
     found = fit_calibration(-logits, labels, prevalence=[0.4, 0.1], fitted_on="val")
     assert 0 < found.slope < 0.05
-    k = labels.sum(axis=0)
-    np.testing.assert_allclose(
-        found(-logits).mean(axis=0), (k + 2) / (600 + 2 / np.array([0.4, 0.1])), rtol=1e-6
-    )
+    probabilities = found(-logits)
+    expected = shrunken(labels.sum(axis=0), 600, np.array([0.4, 0.1]))
+    np.testing.assert_allclose(probabilities.mean(axis=0), expected, rtol=1e-9)
+    np.testing.assert_array_equal(np.argsort(probabilities, 0), np.argsort(-logits, 0))
+
+
+def test_a_few_examples_that_are_separated_by_chance_are_no_certainty():
+    logits = np.array([[-2.0], [-1.0], [-0.5], [0.5], [1.0], [2.0]])
+    labels = logits > 0
+    probabilities = fit_calibration(logits, labels, prevalence=[0.5], fitted_on="val")(logits)
+    assert 0.02 < probabilities[0, 0] < 0.2 and 0.8 < probabilities[-1, 0] < 0.98
+    # Without shrinkage the most likely slope is infinite.
+    certain = fit_calibration(
+        logits, labels, prevalence=[0.5], fitted_on="val", pseudo_positives=0
+    )(logits)
+    np.testing.assert_allclose(certain, labels, atol=1e-9)
 
 
 def test_equal_logits_give_the_shrunken_share():
     labels = np.zeros((50, 1), int)
     labels[:10] = 1
     found = fit_calibration(np.full((50, 1), 3.0), labels, prevalence=[0.3], fitted_on="val")
-    np.testing.assert_allclose(found(np.full((1, 1), 3.0)), 12 / (50 + 2 / 0.3), rtol=1e-6)
+    np.testing.assert_allclose(found(np.full((1, 1), 3.0)), shrunken(10, 50, 0.3), rtol=1e-9)
+    zeros = fit_calibration(np.zeros((50, 1)), labels, prevalence=[0.3], fitted_on="val")
+    np.testing.assert_allclose(zeros(np.zeros((1, 1))), shrunken(10, 50, 0.3), rtol=1e-9)
+
+
+def test_more_logits_than_determine_the_slope():
+    """The slope is of a part of the examples, the means are of all of them."""
+    rng = np.random.default_rng(0)
+    prevalence = np.geomspace(0.3, 0.001, 100)
+    logits = rng.standard_normal((30_000, 100), dtype=np.float32)
+    labels = rng.random(logits.shape) < scipy.special.expit(
+        1.3 * logits + scipy.special.logit(prevalence)
+    )
+    found = fit_calibration(logits, labels, prevalence=prevalence, fitted_on="val")
+    assert found.slope == pytest.approx(1.3, abs=0.03)
+    expected = shrunken(labels.sum(axis=0), 30_000, prevalence)
+    np.testing.assert_allclose(found(logits).mean(axis=0), expected, rtol=1e-9)
+    again = fit_calibration(logits, labels, prevalence=prevalence, fitted_on="val")
+    assert again.slope == found.slope and (again.offsets == found.offsets).all()
+
+
+def test_calibration_needs_neither_keras_nor_tensorflow():
+    # Loaded without the package, whose own imports include Keras.
+    program = (
+        "import sys, types\n"
+        "package = types.ModuleType('dbl_tf')\n"
+        "package.__path__ = sys.argv[1:]\n"
+        "sys.modules['dbl_tf'] = package\n"
+        "import dbl_tf.calibration\n"
+        "print(dbl_tf.calibration.Calibration.identity(1)([[0.0]]).tolist())\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", program, os.path.dirname(metrics.__file__)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output == "[[0.5]]\n"
 
 
 def test_a_map_is_saved_and_loaded(tmp_path):
@@ -118,20 +238,41 @@ def test_a_map_is_saved_and_loaded(tmp_path):
     again = Calibration.load(tmp_path / "calibration.json")
     assert (again.slope, again.fitted_on) == (0.3, "val")
     np.testing.assert_array_equal(again.offsets, found.offsets)
-    (tmp_path / "calibration.json").write_text('{"slope": 1}')
-    with pytest.raises(ValueError, match=r"calibration\.json holds no calibration"):
-        Calibration.load(tmp_path / "calibration.json")
+    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+        Calibration.load(tmp_path / "absent.json")
     logits = np.array([[0.0, 800.0], [-800.0, 1.0]])
     np.testing.assert_allclose(Calibration.identity(2)(logits), scipy.special.expit(logits))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"slope": 1}', "'offsets'"),
+        ("[]", "indices"),
+        ("slope", "Expecting value"),
+        ('{"slope": 0, "offsets": [0], "fitted_on": "val"}', "must be positive, got 0"),
+        ('{"slope": 1, "offsets": [0, NaN], "fitted_on": "val"}', "got nan for class 1"),
+        ('{"slope": 1, "offsets": 2, "fitted_on": "val"}', r"shape \(C,\), got shape \(\)"),
+    ],
+)
+def test_a_file_without_a_map_is_named(tmp_path, text, reason):
+    (tmp_path / "calibration.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"calibration\.json holds no calibration.*{reason}"):
+        Calibration.load(tmp_path / "calibration.json")
+
+
+def test_logits_of_another_number_of_classes_are_refused():
+    with pytest.raises(ValueError, match=r"2 classes needs logits of shape .*, got \(5, 1\)"):
+        Calibration.identity(2)(np.zeros((5, 1)))
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"labels": np.zeros((4, 3))}, r"one shape \(N, C\), got \(4, 2\) and \(4, 3\)"),
-        ({"logits": np.array([[0, np.inf]] * 4)}, r"finite, got inf at \(0, 1\)"),
-        ({"labels": np.full((4, 2), 2)}, r"0 or 1, got 2 at \(0, 0\)"),
-        ({"prevalence": [0.5, 1.0]}, r"in \(0, 1\), got 1.0 at 1"),
+        ({"logits": np.array([[0, np.inf]] * 4)}, r"finite, got inf in row 0, class 1"),
+        ({"labels": np.full((4, 2), 2)}, r"0 or 1, got 2 in row 0, class 0"),
+        ({"prevalence": [0.5, 1.0]}, r"in \(0, 1\), got 1.0 for class 1"),
         ({"prevalence": [0.5]}, "a value for each of 2 classes"),
         ({"pseudo_positives": -1}, "at least 0, got -1"),
     ],

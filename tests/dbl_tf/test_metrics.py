@@ -62,8 +62,38 @@ def test_calibration_error_by_hand():
     assert metrics.expected_calibration_error(rng.random(right.shape) < right, right) < 0.02
 
 
+def _of_classes(function, labels, probabilities):
+    columns = zip(labels.T, probabilities.astype(np.float64).T, strict=True)
+    return [function(*column, labels=[False, True]) for column in columns]
+
+
+def test_scores_of_probabilities_by_class_equal_scikit_learn_s():
+    rng = np.random.default_rng(4)
+    probabilities = rng.random((300, 37)).astype(np.float32)  # more classes than a block holds
+    labels = rng.random(probabilities.shape) < probabilities**2
+    labels[:, 5] = False
+    found = metrics.log_loss_by_class(labels, probabilities)
+    np.testing.assert_allclose(found, _of_classes(log_loss, labels, probabilities), rtol=1e-12)
+    found = metrics.brier_score_by_class(labels, probabilities)
+    expected = _of_classes(brier_score_loss, labels, probabilities)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert metrics.log_loss_by_class(labels[:, :0], probabilities[:, :0]).shape == (0,)
+
+
+def test_calibration_error_by_class_by_hand():
+    # One class is told 0.25 too much and the other 0.25 too little; together they are right.
+    probabilities, labels = np.full((4, 2), 0.5), np.array([[1, 1], [0, 1], [0, 1], [0, 0]])
+    found = metrics.expected_calibration_error_by_class(labels, probabilities)
+    np.testing.assert_allclose(found, [0.25, 0.25])
+    assert metrics.expected_calibration_error(labels, probabilities) == 0
+    # The last of the 15 bins begins at 14/15 and ends at 1: both are in it, 0.9 is not.
+    probabilities, labels = np.array([[14 / 15 + 1e-9], [1.0], [0.9]]), np.array([[1], [0], [0]])
+    found = metrics.expected_calibration_error_by_class(labels, probabilities)
+    np.testing.assert_allclose(found, [(14 / 15 + 0.9) / 3], rtol=1e-8)
+
+
 def test_probabilities_outside_0_to_1_are_refused():
-    with pytest.raises(ValueError, match=r"probabilities must be in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\], got 1.5 in row 0, column 1"):
         metrics.brier_score([[1, 0]], [[0.5, 1.5]])
 
 
@@ -192,9 +222,36 @@ def test_the_list_measures_what_scikit_learn_does():
     assert list(measured["per_class"]) == list("abcdef")
 
 
+def test_the_list_measures_probabilities_as_scikit_learn_does():
+    evaluation = make_evaluation()
+    labels, scores = evaluation.labels, evaluation.scores
+    measured = metrics.measure(evaluation)
+    for key, function in (("log_loss", log_loss), ("brier_score", brier_score_loss)):
+        of_classes = _of_classes(function, labels, scores)
+        found = [entry[key] for entry in measured["per_class"].values()]
+        np.testing.assert_allclose(found, of_classes, rtol=1e-12)
+        assert measured["probabilities"][key] == pytest.approx(np.mean(of_classes))
+        # Class f has no positives and is left out of the means.
+        groups = {"total": slice(5), "head": slice(2), "medium": slice(2, 4), "tail": slice(4, 5)}
+        expected = {name: np.mean(of_classes[index]) for name, index in groups.items()}
+        assert measured[key] == pytest.approx(expected)
+    errors = metrics.expected_calibration_error_by_class(labels, scores)
+    found = [entry["calibration_error"] for entry in measured["per_class"].values()]
+    np.testing.assert_array_equal(found, errors)
+    assert measured["calibration_error"]["total"] == pytest.approx(errors[:5].mean())
+    pooled = metrics.expected_calibration_error(labels, scores)
+    assert measured["probabilities"]["calibration_error"] == pooled
+
+
 def test_shared_work_is_done_once(monkeypatch):
     calls = []
-    for name in ("average_precision", "precision_recall_f1"):
+    once = (
+        "average_precision",
+        "log_loss_by_class",
+        "brier_score_by_class",
+        "_mean_excess_by_bin",
+    )
+    for name in (*once, "precision_recall_f1"):
         function = getattr(metrics, name)
 
         def counted(*args, function=function, name=name):
@@ -203,7 +260,7 @@ def test_shared_work_is_done_once(monkeypatch):
 
         monkeypatch.setattr(metrics, name, counted)
     metrics.measure(make_evaluation())
-    assert sorted(calls) == ["average_precision", "precision_recall_f1", "precision_recall_f1"]
+    assert sorted(calls) == sorted([*once, "precision_recall_f1", "precision_recall_f1"])
 
 
 def test_a_metric_reads_back_what_was_measured():
@@ -221,8 +278,10 @@ def test_a_metric_reads_back_what_was_measured():
 def test_null_and_what_an_earlier_version_did_not_measure_read_as_nan():
     scores = {"mAP": {"total": 0.5, "head": None}, "per_class": {"a": {"ap": None}, "b": {}}}
     for metric in metrics.METRICS:
-        expected = {"class": [np.nan] * 2, "group": [0.5, *[np.nan] * 3], "split": [np.nan]}
-        np.testing.assert_array_equal(metric.read(scores), expected[metric.over])
+        expected = [np.nan] * {"class": 2, "group": 4, "split": 1}[metric.over]
+        if metric is metrics.MEAN_AVERAGE_PRECISION:
+            expected[0] = 0.5
+        np.testing.assert_array_equal(metric.read(scores), expected)
 
 
 def test_values_as_tables_show_them():

@@ -22,6 +22,21 @@ def at(precision, recall, f1, **others):
     return {name: pytest.approx(value) for name, value in values.items()}
 
 
+def of_probabilities(probabilities, labels):
+    """The three scores of a class whose probabilities are in bins of their own."""
+    of_truth = np.where(labels, probabilities, 1 - probabilities)
+    return {
+        "log_loss": pytest.approx(-np.log(of_truth).mean()),
+        "brier_score": pytest.approx(np.mean((1 - of_truth) ** 2)),
+        "calibration_error": pytest.approx(np.mean(1 - of_truth)),
+    }
+
+
+def by_group(person, sheep, yak):
+    means = {"total": (person + sheep + yak) / 3, "head": person, "medium": sheep, "tail": yak}
+    return {name: pytest.approx(value) for name, value in means.items()}
+
+
 def test_scores_by_hand():
     # Ranks: person right, wrong, right; sheep right first; yak right last of three.
     assert make_scores() == {
@@ -46,6 +61,10 @@ def test_scores_by_hand():
             # Bins of 0.1, 0.2, 0.3, 0.4, 0.6, 0.7 and 0.9, their sums against their positives.
             "calibration_error": pytest.approx((0.7 + 0.6 + 0.3 + 0.4 + 0.4 + 0.4 + 0.1) / 12),
         },
+        # Moa has no positive, and is left out of the means.
+        "log_loss": by_group(*(-np.log([0.9 * 0.6 * 0.3, 0.8 * 0.7 * 0.9, 0.1 * 0.6 * 0.8]) / 3)),
+        "brier_score": by_group(0.66 / 3, 0.14 / 3, 1.01 / 3),
+        "calibration_error": by_group(1.2 / 3, 0.6 / 3, 1.5 / 3),
         "num_test_examples": 3,
         "classes_without_test_positives": ["moa"],
         "per_class": {
@@ -56,6 +75,7 @@ def test_scores_by_hand():
                 "group": "head",
                 "at_0.5": at(2 / 3, 1, 0.8),
                 "at_threshold": at(0.5, 0.5, 0.5, threshold=0.65),
+                **of_probabilities(PROBABILITIES[:, 0], LABELS[:, 0]),
             },
             "sheep": {
                 "ap": 1,
@@ -64,6 +84,7 @@ def test_scores_by_hand():
                 "group": "medium",
                 "at_0.5": at(1, 1, 1),
                 "at_threshold": at(1, 1, 1, threshold=0.5),
+                **of_probabilities(PROBABILITIES[:, 1], LABELS[:, 1]),
             },
             "yak": {
                 "ap": pytest.approx(1 / 3),
@@ -72,6 +93,7 @@ def test_scores_by_hand():
                 "group": "tail",
                 "at_0.5": at(0, 0, 0),
                 "at_threshold": at(1 / 3, 1, 0.5, threshold=0.05),
+                **of_probabilities(PROBABILITIES[:, 2], LABELS[:, 2]),
             },
             "moa": {
                 "ap": None,
@@ -80,6 +102,7 @@ def test_scores_by_hand():
                 "group": "tail",
                 "at_0.5": at(0, 0, 0),
                 "at_threshold": at(0, 0, 0, threshold=0.5),
+                **of_probabilities(PROBABILITIES[:, 3], LABELS[:, 3]),
             },
         },
     }
