@@ -23,6 +23,7 @@ COMMANDS = {
     "python train.py": "train",
     "python evaluate.py": "evaluate",
     "python -m pipelines.compare": "pipelines.compare",
+    "python -m pipelines.write_features": "pipelines.write_features",
     "python -m pipelines.write_shards": "pipelines.write_shards",
     "python -m pipelines.write_longtail": "pipelines.write_longtail",
 }

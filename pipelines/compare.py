@@ -1,8 +1,11 @@
 """Compares methods over several seeds, or values of a setting, on any data set.
 
-    python -m pipelines.compare --output_dir=DIR --methods=erm,rs,db_focal --seeds=0,1,2
-    python -m pipelines.compare --output_dir=DIR --methods=db --seeds=0,1,2 --vary=beta=1,5,10,20
+    python -m pipelines.compare --output_dir=DIR --methods=erm,rs,db_focal
+    python -m pipelines.compare --output_dir=DIR --methods=db --vary=beta=1,5,10,20
+    python -m pipelines.compare --output_dir=DIR --on=test --seeds=0,1,2
 
+Methods and settings are chosen on --on=cv, which trains each on all but one of the --folds of the
+training split and judges it on that one, or on --on=val; test is what the choice is reported on.
 All other flags are those of train.py. The same command continues a comparison that was stopped.
 """
 
@@ -16,14 +19,27 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Directory for the runs and tables.", required=True
 )
 _METHODS = flags.DEFINE_list("methods", ["erm", "rs", "db_focal"], "Methods to compare.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs of each method.")
+_SEEDS = flags.DEFINE_list(
+    "seeds",
+    None,
+    "Seeds of the runs of each method. The default is 0 for cv, and 0,1,2 for val and test.",
+)
+_ON = flags.DEFINE_enum(
+    "on",
+    "cv",
+    compare.JUDGES,
+    "What the runs are judged on: each of the --folds of the training split in turn (cv), the val "
+    "split or the test split.",
+)
 _VARY = flags.DEFINE_string(
     "vary",
     None,
     "A flag and the values to compare: name=value,value,…. Values that are lists are separated by "
     "semicolons.",
 )
-run_flags.define(RunConfig, without=("method", "seed", "run_dir"), defaults={"export": False})
+run_flags.define(
+    RunConfig, without=("method", "seed", "run_dir", "held_out"), defaults={"export": False}
+)
 
 
 def main(argv: list[str]) -> None:
@@ -31,13 +47,15 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
-        if not all(seed.isdecimal() for seed in _SEEDS.value):
-            raise ValueError(f"--seeds takes whole numbers; got {','.join(_SEEDS.value)}")
+        seeds = _SEEDS.value or (["0"] if _ON.value == "cv" else ["0", "1", "2"])
+        if not all(seed.isdecimal() for seed in seeds):
+            raise ValueError(f"--seeds takes whole numbers; got {','.join(seeds)}")
         runs = compare.configurations(
             run_flags.read(RunConfig),
             _OUTPUT_DIR.value,
             methods=_METHODS.value,
-            seeds=[int(seed) for seed in _SEEDS.value],
+            seeds=[int(seed) for seed in seeds],
+            on=_ON.value,
             sweep=compare.parse_sweep(_VARY.value) if _VARY.value else None,
         )
         print(compare.compare(list(runs), _OUTPUT_DIR.value))

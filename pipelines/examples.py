@@ -96,6 +96,8 @@ class Examples:
             dicts of the encoded "image", string (), and its "labels", bool (C,). It reads little or
             nothing of the examples before the position.
         features: the features of the examples where these are given and not images; else None.
+        whole: the examples of which these are a part that `divide` has made, and the positions in
+            it; None if they are no such part. What is computed for the whole serves all its parts.
     """
 
     names: Sequence[str]
@@ -105,6 +107,7 @@ class Examples:
     reads_blocks: bool = False
     stream: Stream = _not_a_stream
     features: FeatureRows | None = None
+    whole: "tuple[Examples, np.ndarray] | None" = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -144,6 +147,7 @@ class Examples:
             labels=self.labels[positions],
             files=[self.files[i] for i in positions] if self.files else (),
             features=None if self.features is None else self.features.take(positions),
+            whole=None,
         )
         if self.features is not None:
             return part
@@ -155,6 +159,19 @@ class Examples:
         if np.any(np.diff(positions) <= 0):
             raise ValueError("examples of a stream can only be taken in their own order, each once")
         return dataclasses.replace(part, stream=lambda start: self._pick(positions[start:]))
+
+    def divide(self, is_second: np.ndarray) -> "tuple[Examples, Examples]":
+        """Divides the examples in two parts, each in their order.
+
+        Args:
+            is_second: whether an example is in the second part, bool (N,).
+        """
+        whole, positions = self.whole or (self, np.arange(len(self)))
+
+        def part(own: np.ndarray) -> Examples:
+            return dataclasses.replace(self.take(own), whole=(whole, positions[own]))
+
+        return part(np.flatnonzero(~is_second)), part(np.flatnonzero(is_second))
 
     def _pick(self, positions: np.ndarray) -> tf.data.Dataset:
         if not len(positions):
@@ -282,9 +299,5 @@ def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> Labelled
         )
     logging.info("set aside %d of %d train images as val", num_val, len(train))
     others = {name: split for name, split in data.splits.items() if name != "train"}
-    splits = {
-        "train": train.take(np.flatnonzero(~in_val)),
-        "val": train.take(np.flatnonzero(in_val)),
-        **others,
-    }
-    return dataclasses.replace(data, splits=splits)
+    rest, val = train.divide(in_val)
+    return dataclasses.replace(data, splits={"train": rest, "val": val, **others})

@@ -7,6 +7,8 @@ import scipy.sparse
 
 from pipelines.examples import LabelledData
 
+# The split "val", as what is held out.
+VAL = "val"
 _MOST_PASSES = 20
 
 
@@ -119,11 +121,53 @@ def held_out(data: LabelledData, folds: np.ndarray, fold: int) -> LabelledData:
         folds: the fold of each training example, (N,).
         fold: the fold that is held out.
     """
-    train = data.splits["train"]
-    return dataclasses.replace(
-        data,
-        splits={
-            "train": train.take(np.flatnonzero(folds != fold)),
-            "test": train.take(np.flatnonzero(folds == fold)),
-        },
+    train, test = data.splits["train"].divide(folds == fold)
+    return dataclasses.replace(data, splits={"train": train, "test": test})
+
+
+def name_of(fold: int, num_folds: int) -> str:
+    """Returns the name of a fold, such as "2/5" for the second (1) of five."""
+    return f"{fold + 1}/{num_folds}"
+
+
+def check_held_out(name: str) -> None:
+    """Refuses what is neither "val" nor the name of a fold.
+
+    Raises:
+        ValueError: the message says what would be right.
+    """
+    if name != VAL:
+        _parse(name)
+
+
+def without_test(data: LabelledData, name: str, *, seed: int) -> LabelledData:
+    """Returns data in which the val split or a fold of the training split takes the place of test.
+
+    Args:
+        data: the data. A val split stays where a fold is held out.
+        name: "val" or the name of a fold.
+        seed: the seed of the folds.
+
+    Raises:
+        ValueError: there is no val split, or the training split cannot be divided in this way.
+    """
+    if name != VAL:
+        fold, num_folds = _parse(name)
+        fold_of = stratified_folds(data.splits["train"].labels, num_folds, seed=seed)
+        parts = held_out(data, fold_of, fold).splits
+        val = {VAL: data.splits[VAL]} if VAL in data.splits else {}
+        return dataclasses.replace(data, splits={**parts, **val})
+    if VAL not in data.splits:
+        raise ValueError("the data have no val split to hold out; pass --val_fraction=0.2")
+    splits = {"train": data.splits["train"], "test": data.splits[VAL]}
+    return dataclasses.replace(data, splits=splits)
+
+
+def _parse(name: str) -> tuple[int, int]:
+    fold, slash, num_folds = name.partition("/")
+    if slash and fold.isdecimal() and num_folds.isdecimal() and 1 <= int(fold) <= int(num_folds):
+        return int(fold) - 1, int(num_folds)
+    raise ValueError(
+        f"held_out must be val, or a fold of the training split such as 2/5, the second of five; "
+        f"got {name!r}"
     )

@@ -7,7 +7,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ("train.py", "evaluate.py")
-COMMANDS = ("pipelines.compare", "pipelines.write_longtail", "pipelines.write_shards")
+COMMANDS = (
+    "pipelines.compare",
+    "pipelines.write_features",
+    "pipelines.write_longtail",
+    "pipelines.write_shards",
+)
 
 
 def _name(path: pathlib.Path) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dbl_tf.settings import settings_of
+from pipelines import folds
 from pipelines.datasets import coco_mlt, digits_mlt, features, shards, table, tfds_source, voc_mlt
 from pipelines.datasets.source import Defaults, LoadOptions, Source, SourceOptions
 from pipelines.examples import LabelledData, set_aside_val
@@ -53,6 +54,8 @@ def load(
     data = SOURCES[name].load(options, load_options, splits)
     if load_options.val_fraction:
         data = set_aside_val(data, load_options.val_fraction, seed=load_options.data_seed)
+    if load_options.held_out is not None:
+        data = folds.without_test(data, load_options.held_out, seed=load_options.data_seed)
     return data
 
 

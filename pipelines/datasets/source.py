@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dbl_tf.settings import FRACTION_BELOW_ONE, SEED, check, setting
+from pipelines import folds
 from pipelines.datasets import image_checks
 from pipelines.examples import LabelledData
 
@@ -45,6 +46,12 @@ class LoadOptions:
         range=FRACTION_BELOW_ONE,
         for_training=True,
     )
+    held_out: str | None = setting(
+        None,
+        "What takes the place of the test split, which is then not used: val, or a fold of the "
+        "training split, such as 2/5 for the second of five.",
+        for_training=True,
+    )
     data_seed: int = setting(0, "Seed for composing, drawing or splitting the data.", range=SEED)
     cache_dir: str | None = setting(
         None,
@@ -55,6 +62,8 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.held_out is not None:
+            folds.check_held_out(self.held_out)
 
     @property
     def cache_path(self) -> pathlib.Path:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,18 @@ from dbl_tf import methods, metrics
 from dbl_tf.messages import first_few
 from dbl_tf.metrics import TOTAL_AND_GROUPS
 from dbl_tf.statistics import GROUP_NAMES
+from pipelines.differences import SIGNIFICANCE, PairedDifference
+from pipelines.folds import VAL
 from pipelines.reports import charts, pages, published
 from pipelines.reports.svg import Picture, escape, percent
 
 # Settings that do not change what a run learns, or that only number its repetitions.
 _NOT_SETTINGS = {
-    "seed", "run_dir", "cache_dir", "export", "checkpoint_every", "strategy", "check_images",
-    "rebalance",
+    "seed", "held_out", "run_dir", "cache_dir", "export", "checkpoint_every", "strategy",
+    "check_images", "rebalance",
 }  # fmt: skip
+# Settings that follow from the method, where it was chosen.
+_OF_METHOD = ("sampler", "epochs")
 # The settings of a run by name, and the content of its `metrics.json`.
 Run = tuple[Mapping[str, Any], Mapping[str, Any]]
 
@@ -35,8 +39,9 @@ def write_comparison(
 ) -> None:
     """Writes the comparison of several runs on one data set, and its figures as SVG files.
 
-    Runs that differ only in their seed form one variant, which is shown by mean and standard
-    deviation. If variants differ in one number, such as β, mAP is plotted against it.
+    Runs that differ only in their seed, and in the fold or split on which they are judged, form one
+    variant, which is shown by mean and standard deviation. If variants differ in one number, such
+    as β, mAP is plotted against it.
 
     Args:
         path: the path of the HTML file.
@@ -47,7 +52,7 @@ def write_comparison(
 
     Raises:
         ValueError: there are fewer than two runs, runs have different classes or test images, or
-            two runs have the same settings and seed.
+            two runs have the same settings and seed, and are judged on the same.
     """
     _check_comparable(runs)
     variants, differing = _variants(runs)
@@ -60,6 +65,7 @@ def write_comparison(
         {c.group: [c.deviation(v) for v in variants] for c in _MAP_COLUMNS},
     )
     page.add_panels([overview], extra=f'<div class="wide">{_comparison_table(variants)}</div>')
+    page.add(_difference_table(variants))
     page.add(_published_rows(str(runs[0][0].get("dataset")), variants))
     page.add(_method_list(variants))
 
@@ -94,12 +100,13 @@ def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Returns a row for each run with its method, seed, directory and metrics.
 
     Returns:
-        Rows with "method", "seed", "run_dir", the mAP as "total", "head", "medium" and "tail", and
-        the other metrics by heading and group. Values are fractions of 1; None if not defined.
+        Rows with "method", "seed", "held_out" (what took the place of the test split), "run_dir",
+        the mAP as "total", "head", "medium" and "tail", and the other metrics by heading and group.
+        Values are fractions of 1; None if not defined.
     """
     rows = []
     for config, scores in runs:
-        row = {name: config[name] for name in ("method", "seed", "run_dir")}
+        row = {name: config.get(name) for name in ("method", "seed", "held_out", "run_dir")}
         for column in _columns():
             row[column.name] = _none_for_nan(column.read(scores))
         rows.append(row)
@@ -112,12 +119,12 @@ def variant_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     Returns:
         Rows with "variant", "runs", the mAP as "total", "head", "medium" and "tail", and the other
         metrics by heading and group. These columns hold means; their names with " sd" appended hold
-        the sample standard deviations over seeds and, for mAP, with " published" appended the
+        the sample standard deviations over runs and, for mAP, with " published" appended the
         published values. Fractions of 1 are in percent; None if there is no value.
     """
     rows = []
     for variant in _variants(runs)[0]:
-        known = published.mean_average_precision(variant.config)
+        known = variant.published()
         row: dict[str, Any] = {"variant": variant.label, "runs": len(variant.scores)}
         for column in _columns():
             factor = 100 if column.metric.percent else 1
@@ -148,11 +155,40 @@ def format_table(runs: Sequence[Run]) -> str:
         for variant in variants:
             cells = "".join(f"{column.text(variant):>16}" for column in members)
             lines.append(f"{variant.label:{width}}{len(variant.scores):6}{cells}")
-            known = published.mean_average_precision(variant.config)
+            known = variant.published()
             if known and members[0] in _MAP_COLUMNS:
                 cells = "".join(f"{cell:>16}" for cell in pages.published_cells(known))
                 lines.append(f"{'  published':{width}}{'':6}{cells}")
+    if len(variants) > 1:
+        lines += ["", f"{'mAP, points behind the best':{width}}"]
+        lines += [f"  {sentence}" for sentence in _sentences(variants)]
     return "\n".join(lines)
+
+
+def difference_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Returns a row for each variant, but the one of the highest mAP, with its distance from it.
+
+    Returns:
+        Rows with "variant", "best", "pairs" (the seeds or folds that both have), and for "total",
+        "head", "medium" and "tail" the mean paired difference of mAP to the best in percent, with
+        " se" appended its standard error, and with " significant" appended whether a paired t test
+        at 5 % tells it from 0. None if not defined.
+    """
+    variants = _variants(runs)[0]
+    best = _best(variants)
+    rows = []
+    for variant in variants:
+        if variant is best:
+            continue
+        row: dict[str, Any] = {"variant": variant.label, "best": best.label}
+        row["pairs"] = _MAP_COLUMNS[0].difference(variant, best).num_pairs
+        for column in _MAP_COLUMNS:
+            difference = column.difference(variant, best)
+            row[column.group] = _none_for_nan(100 * difference.mean)
+            row[f"{column.group} se"] = _none_for_nan(100 * difference.standard_error)
+            row[f"{column.group} significant"] = difference.is_significant
+        rows.append(row)
+    return rows
 
 
 def _none_for_nan(value: float) -> float | None:
@@ -161,21 +197,33 @@ def _none_for_nan(value: float) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Variant:
-    """Runs that differ only in their seed.
+    """Runs that differ only in their seed and in the part of the data on which they are judged.
 
     Attributes:
         label: the settings that distinguish the variant from the others.
         config: the settings of its first run.
         scores: the scores of each run.
+        repetitions: the seed of each run, and what took the place of the test split (None if it is
+            judged on that).
     """
 
     label: str
     config: Mapping[str, Any]
     scores: list[Mapping[str, Any]]
+    repetitions: list[tuple[int | None, str | None]]
 
     def average_precision(self) -> np.ndarray:
-        """Returns the mean over seeds by class, (C,)."""
-        return np.mean([metrics.AVERAGE_PRECISION.read(s) for s in self.scores], axis=0)
+        """Returns the mean by class, (C,), over the runs in which the class is tested."""
+        values = np.array([metrics.AVERAGE_PRECISION.read(s) for s in self.scores])
+        known = ~np.isnan(values)
+        with np.errstate(invalid="ignore"):
+            return np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+
+    def published(self) -> tuple[float, float, float, float] | None:
+        """Returns the published mAP on the test split, if the runs are judged on it."""
+        if self.config.get("held_out") is not None:
+            return None
+        return published.mean_average_precision(self.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,11 +254,23 @@ class _Column:
         return float(self.metric.read(scores)[self.position])
 
     def mean(self, variant: _Variant) -> float:
-        """Returns the mean over seeds."""
+        """Returns the mean over runs."""
         return float(np.mean([self.read(scores) for scores in variant.scores]))
 
+    def difference(self, variant: _Variant, other: _Variant) -> PairedDifference:
+        """Compares two variants by fold, or by seed where they are judged on one part alone."""
+
+        def by_pair(of: _Variant) -> dict[Hashable, float]:
+            values: dict[Hashable, list[float]] = {}
+            for (seed, part), scores in zip(of.repetitions, of.scores, strict=True):
+                values.setdefault(part if has_folds else seed, []).append(self.read(scores))
+            return {key: float(np.mean(values)) for key, values in values.items()}
+
+        has_folds = len({part for _, part in other.repetitions}) > 1
+        return PairedDifference.of(by_pair(variant), by_pair(other))
+
     def deviation(self, variant: _Variant) -> float:
-        """Returns the sample standard deviation over seeds; NaN for a single seed."""
+        """Returns the sample standard deviation over runs; NaN for a single run."""
         values = [self.read(scores) for scores in variant.scores]
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
@@ -245,31 +305,45 @@ def _check_comparable(runs: Sequence[Run]) -> None:
             for name, entry in scores["per_class"].items()
         }
 
-    expected = data_of(runs[0][1])
+    first, first_scores = runs[0]
+    expected = {first.get("held_out"): data_of(first_scores)}
     for config, scores in runs[1:]:
-        found = data_of(scores)
-        pair = f"the runs {runs[0][0].get('run_dir')} and {config.get('run_dir')}"
-        if list(found) != list(expected):
+        found, part = data_of(scores), config.get("held_out")
+        pair = f"the runs {first.get('run_dir')} and {config.get('run_dir')}"
+        if _number_of_parts(part) != _number_of_parts(first.get("held_out")):
+            raise ValueError(
+                f"{pair} cannot be compared: one is judged on {first.get('held_out') or 'test'}, "
+                f"the other on {part or 'test'}"
+            )
+        if list(found) != list(first_scores["per_class"]):
             raise ValueError(
                 f"{pair} cannot be compared: they have different labels, "
-                f"{first_few(list(expected))} in one, {first_few(list(found))} in the other"
+                f"{first_few(list(first_scores['per_class']))} in one, {first_few(list(found))} in "
+                "the other"
             )
-        for name in expected:
-            if found[name] != expected[name]:
+        for name, (group, count) in expected.setdefault(part, found).items():
+            if found[name] != (group, count):
                 raise ValueError(
-                    f"{pair} cannot be compared: the label {name!r} is {expected[name][0]} with "
-                    f"{expected[name][1]} test images in one, {found[name][0]} with "
-                    f"{found[name][1]} in the other"
+                    f"{pair} cannot be compared: the label {name!r} is {group} with {count} test "
+                    f"images in one, {found[name][0]} with {found[name][1]} in the other"
                 )
+
+
+def _number_of_parts(held_out: str | None) -> str:
+    """What distinguishes "test" (None), "val" and folds, of which all have one number."""
+    return str(held_out).rpartition("/")[2]
 
 
 def _variants(
     runs: Sequence[Run],
 ) -> tuple[list[_Variant], list[str]]:
     """Returns variants in the order of their first runs, and the settings in which they differ."""
-    fields = [f for f in dict.fromkeys(f for c, _ in runs for f in c) if f not in _NOT_SETTINGS]
-    values = {f: [repr(config.get(f)) for config, _ in runs] for f in fields}
+    configs = [_with_choices(config) for config, _ in runs]
+    fields = [f for f in dict.fromkeys(f for c in configs for f in c) if f not in _NOT_SETTINGS]
+    values = {f: [repr(config.get(f)) for config in configs] for f in fields}
     differing = [f for f in fields if len(set(values[f])) > 1]
+    parts = [config.get("held_out") for config in configs]
+    differing = [f for f in differing if not _follows_from_part(f, differing, values, parts)]
     naming = differing
     if "method" in differing:
         # A setting that follows from the method, such as its sampler, does not need to be named.
@@ -284,22 +358,53 @@ def _variants(
         grouped.setdefault(tuple(values[f][k] for f in differing), []).append(k)
     variants = []
     for members in grouped.values():
-        seeds = [runs[k][0].get("seed") for k in members]
-        repeated = [seed for seed in set(seeds) if seeds.count(seed) > 1]
+        repetitions = [(configs[k].get("seed"), parts[k]) for k in members]
+        repeated = [each for each in set(repetitions) if repetitions.count(each) > 1]
         if repeated:
-            directories = [str(runs[k][0].get("run_dir")) for k in members]
+            directories = [str(configs[k].get("run_dir")) for k in members]
             raise ValueError(
                 f"{', '.join(directories)}: runs of equal settings must have different seeds, but "
-                f"seed {repeated[0]} occurs more than once"
+                f"seed {repeated[0][0]} occurs more than once"
             )
-        config = runs[members[0]][0]
+        config = configs[members[0]]
         words = [
             str(config[f]) if f == "method" else f"{_SYMBOLS.get(f, f)} = {_text(config.get(f))}"
             for f in naming
         ]
         label = ", ".join(words) or str(config.get("method", "all runs"))
-        variants.append(_Variant(label, config, [runs[k][1] for k in members]))
+        variants.append(_Variant(label, config, [runs[k][1] for k in members], repetitions))
     return variants, differing
+
+
+def _with_choices(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns settings in which what cross-validation chose for the run is "auto"."""
+    chosen = list(config.get("chosen") or ())
+    if "method" in chosen:
+        chosen += [name for name in _OF_METHOD if config.get(name) is not None]
+    return {**config, **dict.fromkeys(chosen, "auto"), "chosen": None}
+
+
+def _follows_from_part(
+    field: str,
+    differing: Sequence[str],
+    values: Mapping[str, Sequence[str]],
+    parts: Sequence[str | None],
+) -> bool:
+    """Whether runs of equal settings differ in a field because they are judged on other folds.
+
+    The number of steps is such a field, where it follows from the number of training examples.
+    """
+    others = list(zip(*(values[f] for f in differing if f != field), strict=True)) or [()] * len(
+        parts
+    )
+    own = values[field]
+    varies = len(set(zip(others, own, strict=True))) > len(set(others))
+    by_part = set(zip(others, parts, strict=True))
+    return (
+        varies
+        and len(set(zip(others, parts, own, strict=True))) == len(by_part)
+        and (len(by_part) > len(set(others)))
+    )
 
 
 def _text(value: object) -> str:
@@ -311,14 +416,19 @@ def _comparison_summary(
     variants: Sequence[_Variant],
     runs: Sequence[Run],
 ) -> str:
-    scores = runs[0][1]
+    scores, tested_on = runs[0][1], {part for v in variants for _, part in v.repetitions}
+    judged = f"the same {scores['num_test_examples']:,} images"
+    if len(tested_on) > 1:
+        judged = f"each of the same {len(tested_on)} folds of the training split"
+    elif tested_on != {None}:
+        judged += f" of {'the val split' if tested_on == {VAL} else 'a fold of the training split'}"
     head, medium, tail = (f"{name} ({charts.GROUP_RANGES[name]})" for name in GROUP_NAMES)
     ranges = f"{head}, {medium} or {tail} by their number of training images"
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{len(runs)} runs of {len(variants)} "
-        f"{'variant' if len(variants) == 1 else 'variants'}, each tested on the same "
-        f"{scores['num_test_examples']:,} images with {len(scores['per_class']):,} labels. Mean "
+        f"{'variant' if len(variants) == 1 else 'variants'}, each tested on {judged}, with "
+        f"{len(scores['per_class']):,} labels. Mean "
         "average precision (mAP) says how well the images with a label are ranked before those "
         f"without it: 100 % is perfect. Labels are {ranges}.</p><ul>",
     ]
@@ -349,8 +459,8 @@ def _comparison_summary(
     parts.append("</ul>")
     if min(len(v.scores) for v in variants) == 1:
         parts.append(
-            "<p>A variant with one seed is a single run. Another seed would change its results, so "
-            "a difference of a few points does not rank two variants.</p>"
+            "<p>A variant with a single run would have other results with another seed, so a "
+            "difference of a few points does not rank two variants.</p>"
         )
     return "".join(parts)
 
@@ -379,10 +489,8 @@ def _comparison_table(variants: Sequence[_Variant]) -> str:
                 cell = pages.Cell(cell.replace("<td>", "<td><b>").replace("</td>", "</b></td>"))
             cells.append(cell)
         rows.append([pages.name_cell(variant.label), f"{len(variant.scores)}", *cells])
-    heads = ["variant", "seeds", *(_heading(column) for column in columns)]
-    for method, known in {
-        v.config.get("method"): published.mean_average_precision(v.config) for v in variants
-    }.items():
+    heads = ["variant", "runs", *(_heading(column) for column in columns)]
+    for method, known in {v.config.get("method"): v.published() for v in variants}.items():
         if known:
             of_map = dict(zip(_MAP_COLUMNS, pages.published_cells(known), strict=True))
             rows.append([f"{method}, published", "–", *(of_map.get(c, "") for c in columns)])
@@ -393,8 +501,66 @@ def _comparison_table(variants: Sequence[_Variant]) -> str:
         for metric in dict.fromkeys(column.metric for column in columns)
     )
     return (
-        f'<p class="muted">Mean ± standard deviation over seeds; {sizes["total"]} labels, {count}. '
+        f'<p class="muted">Mean ± standard deviation over runs; {sizes["total"]} labels, {count}. '
         f"{escape(meanings)}. The best value of each column is bold.</p>{pages.table(heads, rows)}"
+    )
+
+
+def _best(variants: Sequence[_Variant]) -> _Variant:
+    """Returns the variant of the highest mAP."""
+    return max(variants, key=lambda v: np.nan_to_num(_MAP_COLUMNS[0].mean(v), nan=-1.0))
+
+
+def _sentences(variants: Sequence[_Variant]) -> list[str]:
+    """Says of each variant how far it is behind the best, and whether that can be told from 0."""
+    best = _best(variants)
+    sentences = [f"{best.label}: the highest mean"]
+    for variant in variants:
+        if variant is not best:
+            difference = _MAP_COLUMNS[0].difference(variant, best)
+            sentences.append(f"{variant.label}: {_distance(difference)}; {_verdict(difference)}")
+    return sentences
+
+
+def _distance(difference: PairedDifference) -> str:
+    """Formats a difference to the best, in points, with its standard error."""
+    if math.isnan(difference.mean):
+        return "–"
+    error = difference.standard_error
+    return f"{-100 * difference.mean:.2f}" + ("" if math.isnan(error) else f" ± {100 * error:.2f}")
+
+
+def _verdict(difference: PairedDifference) -> str:
+    if difference.num_pairs < 2:
+        return "not distinguishable by one run of each"
+    return "worse" if difference.is_significant else "not distinguishable"
+
+
+def _difference_table(variants: Sequence[_Variant]) -> str:
+    """Returns a table of how far each variant is behind the best, with standard errors."""
+    if len(variants) < 2:
+        return ""
+    best = _best(variants)
+    pairs = "folds" if len({part for _, part in best.repetitions}) > 1 else "seeds"
+    rows = []
+    for variant in variants:
+        if variant is best:
+            continue
+        differences = [column.difference(variant, best) for column in _MAP_COLUMNS]
+        rows.append(
+            [
+                pages.name_cell(variant.label),
+                f"{differences[0].num_pairs}",
+                *map(_distance, differences),
+                pages.left_cell(_verdict(differences[0])),
+            ]
+        )
+    heads = ["variant", pairs, *TOTAL_AND_GROUPS, "mAP over all labels"]
+    return (
+        f"<h3>What can be told apart</h3><p>How many points of mAP each variant is behind "
+        f"{pages.named(best.label)}, which has the highest mean: means of the differences over the "
+        f"same {pairs}, ± their standard errors. The last column is the result of a paired t test "
+        f"at {SIGNIFICANCE:.0%}.</p>{pages.table(heads, rows, left=heads[-1:])}"
     )
 
 
@@ -421,7 +587,7 @@ def _gain(name: str, before: _Variant, after: _Variant) -> Picture:
         f"comparison_{name}",
         f"{after.label} against {before.label}",
         f"How much {after.label} adds to the average precision of each label, compared with "
-        f"{before.label}; means over seeds (the paper's Fig. 6).",
+        f"{before.label}; means over runs (the paper's Fig. 6).",
         before.scores[0],
         after.average_precision() - before.average_precision(),
     )
@@ -474,7 +640,7 @@ def _comparison_classes(variants: Sequence[_Variant]) -> str:
     ]
     heads = ["label", "group", "train images", *(v.label for v in variants)]
     table = pages.table(heads, rows)
-    return f'<p class="muted">In percent, means over seeds.</p>{note}{table}'
+    return f'<p class="muted">In percent, means over runs.</p>{note}{table}'
 
 
 def _method_list(variants: Sequence[_Variant]) -> str:

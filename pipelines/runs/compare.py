@@ -1,6 +1,7 @@
 """Trains and compares several methods and seeds, or several values of a setting."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -11,11 +12,16 @@ from typing import Any
 import keras
 
 from dbl_tf import atomic
+from pipelines import folds
 from pipelines.reports import comparison
 from pipelines.runs import directory, report
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.train import train_and_evaluate
+
+# What runs are compared on: folds of the training split ("cv"), the val split or the test split.
+JUDGES = ("cv", "val", "test")
+_FIXED = ("method", "seed", "run_dir", "export", "held_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +39,10 @@ def parse_sweep(text: str) -> Sweep:
         ConfigError: there is no such flag, or it does not take one of the values.
     """
     name, equals, values = text.partition("=")
-    if not equals or name in ("method", "seed", "run_dir", "export"):
+    if not equals or name in _FIXED:
         raise ConfigError(
-            "--vary takes the name of a flag and its values, such as beta=1,5,10, but not method, "
-            f"seed, run_dir or export; got {text!r}"
+            "--vary takes the name of a flag and its values, such as beta=1,5,10, but not "
+            f"{', '.join(_FIXED[:-1])} or {_FIXED[-1]}; got {text!r}"
         )
     return Sweep(*run_flags.parse_values(name, values))
 
@@ -48,10 +54,12 @@ def configurations(
     methods: Sequence[str],
     seeds: Sequence[int],
     sweep: Sweep | None = None,
+    on: str = "test",
 ) -> Iterator[RunConfig]:
     """Yields the configuration of each run.
 
-    All runs of one seed come before those of the next, so that every method soon has a result.
+    All runs of one seed and fold come before those of the next, so that every method soon has a
+    result.
 
     Args:
         config: the settings that all runs have in common.
@@ -59,8 +67,10 @@ def configurations(
         methods: the names of the methods.
         seeds: the seeds with which each method is trained.
         sweep: the setting to vary; None to leave all settings as they are in `config`.
+        on: what the runs are judged on. "cv" holds out each of the `config.folds` folds of the
+            training split in turn, and accepts classes whose examples are all in that fold.
     """
-    for seed in seeds:
+    for seed, held_out in itertools.product(seeds, _held_out(on, config.folds)):
         for method in methods:
             for value in sweep.values if sweep else (None,):
                 changed = {"method": method, "seed": seed}
@@ -68,8 +78,18 @@ def configurations(
                 if sweep:
                     changed[sweep.field] = value
                     name += f"-{sweep.field.rstrip('_')}={_in_name(value)}"
-                changed["run_dir"] = os.path.join(output_dir, f"{name}-seed={seed}")
+                name += f"-seed={seed}"
+                if held_out:
+                    name += f"-on={held_out.replace('/', '_of_')}"
+                    changed |= {"held_out": held_out, "clamp_counts": True}
+                changed["run_dir"] = os.path.join(output_dir, name)
                 yield config.with_settings(**changed)
+
+
+def _held_out(on: str, num_folds: int) -> list[str | None]:
+    if on == "cv":
+        return [folds.name_of(fold, num_folds) for fold in range(num_folds)]
+    return [folds.VAL if on == "val" else None]
 
 
 def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
@@ -80,10 +100,11 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
 
     Args:
         runs: at least two configurations on the same data set, each with its own run directory.
-        output_dir: the directory for `runs.csv`, `table.csv` and `report.html` with its `figures/`.
+        output_dir: the directory for `runs.csv`, `table.csv`, `differences.csv` and `report.html`
+            with its `figures/`.
 
     Returns:
-        The table of the scores as text, followed by the runs that were left out.
+        The tables of the scores and differences as text, followed by the runs that were left out.
 
     Raises:
         ValueError: a run cannot be started, which is found before any training where possible; or
@@ -113,6 +134,7 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
     rows = comparison.variant_rows(done)
     atomic.write_csv(rows, output / "table.csv")
     atomic.write_csv(comparison.run_rows(done), output / "runs.csv")
+    atomic.write_csv(comparison.difference_rows(done), output / "differences.csv")
     title = f"{runs[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
     return "\n".join([comparison.format_table(done), *failed, f"report: {output / 'report.html'}"])

@@ -1,16 +1,19 @@
 """Pooled features of a frozen backbone, which are computed once and cached for other runs."""
 
+import os
 from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import prediction
+from dbl_tf import atomic, prediction
+from dbl_tf.statistics import LabelStatistics
 from pipelines import cache
-from pipelines.examples import Examples, FeatureRows
+from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.images import EVALUATION_VERSION
-from pipelines.runs.config import ResolvedConfig
+from pipelines.runs import build
+from pipelines.runs.config import NO_WEIGHTS, ConfigError, ResolvedConfig
 from pipelines.runs.network_inputs import ImageInputs
 
 _FEATURES = cache.Kind("features", version=EVALUATION_VERSION, suffix=".npy")
@@ -33,7 +36,13 @@ class Features:
         self._parts: list[str | bytes] = [*self._describe(), *_weights(backbone)]
 
     def __call__(self, examples: Examples) -> FeatureRows:
-        """Returns the features of the examples in their order, float32 (N, F)."""
+        """Returns the features of the examples in their order, float32 (N, F).
+
+        Those of a part of examples are taken from the features of the whole.
+        """
+        if examples.whole is not None:
+            whole, positions = examples.whole
+            return self(whole).take(positions)
         path = _FEATURES.path(
             self.config.loading.cache_path, [*self._parts, *examples.names], examples.files
         )
@@ -54,6 +63,41 @@ class Features:
         yield repr((config.backbone, dict(config.backbone_options), config.image_size))
         # Nothing else identifies data that are not read from files.
         yield repr((config.dataset, config.loading.data_seed, config.source))
+
+
+def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -> tuple[int, int]:
+    """Writes the features, labels, splits and class names of data as `--dataset=features` reads.
+
+    Returns:
+        The shape (N, F) of the features, over all splits.
+
+    Raises:
+        ConfigError: the data are features already, or the network is not trained.
+    """
+    train = data.splits["train"]
+    if train.features is not None:
+        raise ConfigError("the data are features already")
+    if config.backbone_weights == NO_WEIGHTS and config.init_from is None:
+        raise ConfigError(
+            f"{config.backbone} starts from random weights; pass --init_from=RUN_DIR or "
+            "--backbone_weights=FILE"
+        )
+    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+    backbone, _ = build.build_networks(config, statistics)
+    assert backbone is not None
+    features_of = Features(config, backbone)
+    parts = data.splits.values()
+    features = np.concatenate([features_of(part)[:] for part in parts])
+    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            features=features,
+            labels=np.concatenate([part.labels.toarray() for part in parts]),
+            split=np.repeat(list(data.splits), [len(part) for part in parts]),
+            class_names=np.array(data.class_names),
+            names=np.array([name for part in parts for name in part.names]),
+        )
+    return features.shape
 
 
 def _weights(network: keras.Model) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ import numpy as np
 from dbl_tf import atomic, methods, metrics
 from dbl_tf.statistics import LabelStatistics
 from pipelines import folds
+from pipelines.differences import mean_and_error
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import build, heads, network_inputs, resolution
 from pipelines.runs.config import (
@@ -65,7 +66,7 @@ class Summary:
     @property
     def is_tied(self) -> bool:
         """Whether the candidate is within one standard error of the best."""
-        return self.behind <= self.behind_error
+        return not self.behind > self.behind_error  # the error is NaN where a single fold tells
 
 
 def choose(asked: RunConfig, data: LabelledData) -> RunConfig:
@@ -135,8 +136,8 @@ def summarize(candidates: Sequence[Candidate], table: "_Table", criterion: str) 
     found = []
     for each in candidates:
         differences = scores[best] - scores[each]
-        mean, error = _mean_and_error(scores[each])
-        behind, behind_error = _mean_and_error(differences)
+        mean, error = mean_and_error(scores[each])
+        behind, behind_error = mean_and_error(differences)
         found.append(Summary(each, mean, error, behind, behind_error))
     return sorted(found, key=lambda summary: -summary.mean)
 
@@ -154,14 +155,6 @@ def _complexity(name: str) -> tuple[int, int]:
     parts = ("sampler", "weighting", "loss", "classifier")
     changed = sum(getattr(method, part) != getattr(plain, part) for part in parts)
     return changed, len(method.parameters)
-
-
-def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    known = values[~np.isnan(values)]
-    if not len(known):
-        return float("nan"), float("nan")
-    error = known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else 0.0
-    return float(known.mean()), float(error)
 
 
 def _with_features(template: RunConfig, data: LabelledData) -> LabelledData:

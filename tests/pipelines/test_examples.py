@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import tensorflow as tf
+from run_data import make_data
 
 from pipelines.examples import Examples, LabelledData, set_aside_val
 
@@ -63,3 +64,16 @@ def test_labels_are_moved_to_the_columns_of_a_model():
     assert moved.splits["test"].labels.toarray().tolist() == [[0, 0, 1], [1, 0, 1]]
     with pytest.raises(ValueError, match=r"1 classes of the data are not among the 1 .*: dog"):
         data.with_classes(["cat"])
+
+
+def test_parts_of_parts_know_their_places_in_the_whole():
+    train = make_data(3, 12).splits["train"]
+    rest, taken = train.divide(np.arange(12) % 3 == 0)
+    assert taken.names == [train.names[i] for i in (0, 3, 6, 9)]
+    first, second = rest.divide(np.arange(8) >= 5)
+    for part in (rest, taken, first, second):
+        whole, positions = part.whole
+        assert whole is train
+        assert part.names == [train.names[i] for i in positions]
+    assert [len(part) for part in (rest, taken, first, second)] == [8, 4, 5, 3]
+    assert first.take(np.array([0])).whole is None

@@ -3,6 +3,7 @@ import pytest
 import scipy.sparse
 from run_data import make_data
 
+from pipelines import folds as data_folds
 from pipelines.folds import held_out, stratified_folds
 
 
@@ -70,3 +71,29 @@ def test_impossible_numbers_of_folds_are_refused(num_folds):
     labels = make_data(3, 12).splits["train"].labels
     with pytest.raises(ValueError, match=f"12 examples cannot be divided into {num_folds} folds"):
         stratified_folds(labels, num_folds)
+
+
+def test_a_fold_or_val_takes_the_place_of_test():
+    data = make_data(3, 12, splits=("train", "val", "test"), num_features=2)
+    names = [data_folds.name_of(k, 3) for k in range(3)]
+    assert names == ["1/3", "2/3", "3/3"]
+    parts = [data_folds.without_test(data, name, seed=0) for name in names]
+    tested = [name for part in parts for name in part.splits["test"].names]
+    assert sorted(tested) == sorted(data.splits["train"].names)
+    for part in parts:
+        train, test = part.splits["train"], part.splits["test"]
+        assert sorted([*train.names, *test.names]) == sorted(tested)
+        assert part.splits["val"] is data.splits["val"]  # still for epochs and thresholds
+    on_val = data_folds.without_test(data, "val", seed=0)
+    assert set(on_val.splits) == {"train", "test"}
+    assert on_val.splits["test"] is data.splits["val"]
+    with pytest.raises(ValueError, match=r"no val split to hold out; pass --val_fraction"):
+        data_folds.without_test(make_data(), "val", seed=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["test", "0/5", "6/5", "1", "1/", "/5", "a/b", "1/2/3", "-1/5", ""]
+)
+def test_what_is_no_fold_is_refused(name):
+    with pytest.raises(ValueError, match=r"must be val, or a fold .* such as 2/5"):
+        data_folds.check_held_out(name)

@@ -162,7 +162,7 @@ def test_every_metric_of_the_list_is_compared(compare, monkeypatch):
     rows = comparison.variant_rows(runs)
     assert [(row["miss"], row["micro F1"]) for row in rows] == [(12.5, 25.0), (6.25, 25.0)]
     lines = [line.split() for line in comparison.format_table(runs).splitlines()]
-    assert lines[3:] == [
+    assert lines[3:6] == [
         ["runs", "micro", "F1", "%", "macro", "F1", "%", "miss", "%"],
         ["erm", "1", "25.00", "–", "12.50"],
         ["db", "1", "25.00", "–", "6.25"],
@@ -185,3 +185,98 @@ def test_texts_describe_what_is_drawn(compare, tmp_path):
     page = compare(many)
     assert "Dots below 0 are losses" in page.text and "Bars" not in page.text
     assert "deviation over seeds to each side" not in page.text  # there is one seed
+
+
+def folds_of(method, totals, seeds=(0,), **more):
+    """Runs of a method on each of several folds, whose number of training examples differs."""
+    return [
+        (
+            config_of(
+                method, seed, held_out=f"{k + 1}/{len(totals)}", **{"steps": 100 + k, **more}
+            ),
+            scores_of(total + 0.01 * seed),
+        )
+        for seed in seeds
+        for k, total in enumerate(totals)
+    ]
+
+
+def test_folds_are_paired_and_say_what_can_be_told_apart(compare):
+    erm, db, rs = [0.5, 0.6, 0.4, 0.5], [0.55, 0.66, 0.44, 0.55], [0.56, 0.5, 0.58, 0.54]
+    runs = [*folds_of("erm", erm), *folds_of("db", db), *folds_of("rs", rs)]
+    rows = {row["variant"]: row for row in comparison.difference_rows(runs)}
+    assert set(rows) == {"erm", "rs"} and rows["erm"]["best"] == "db"
+    behind = 100 * (np.array(erm) - db)
+    assert rows["erm"]["pairs"] == 4
+    assert rows["erm"]["total"] == pytest.approx(behind.mean())
+    assert rows["erm"]["total se"] == pytest.approx(behind.std(ddof=1) / 2)
+    assert rows["erm"]["total significant"] and not rows["rs"]["total significant"]
+    text = comparison.format_table(runs)
+    assert "db: the highest mean" in text
+    assert f"erm: 5.00 ± {behind.std(ddof=1) / 2:.2f}; worse" in text
+    assert re.search(r"rs: 0\.50 ± .*; not distinguishable", text)
+    page = compare(runs)
+    assert "each tested on each of the same 4 folds of the training split" in page.text
+    assert ["rs", "4"] in [row[:2] for row in page.rows]
+    assert any(row[0] == "erm" and row[-1] == "worse" for row in page.rows)
+    # The number of steps follows from the fold, and is no setting that differs.
+    assert "steps" not in page.text
+
+
+def test_seeds_of_a_fold_count_as_one_pair():
+    runs = folds_of("erm", [0.5, 0.7], seeds=(0, 1)) + folds_of("db", [0.6, 0.9], seeds=(0, 1))
+    (row,) = comparison.difference_rows(runs)
+    assert (row["pairs"], row["total"]) == (2, pytest.approx(-15))
+    assert row["total se"] == pytest.approx(100 * np.std([0.1, 0.2], ddof=1) / np.sqrt(2))
+
+
+def test_single_runs_are_not_told_apart():
+    runs = [(config_of("erm"), scores_of(0.1)), (config_of("db"), scores_of(0.9))]
+    (row,) = comparison.difference_rows(runs)
+    assert row["total"] == pytest.approx(-80) and row["total se"] is None
+    assert not row["total significant"]
+    text = comparison.format_table(runs)
+    assert "erm: 80.00; not distinguishable by one run of each" in text
+
+
+def test_steps_that_were_asked_for_are_a_setting_on_folds_too():
+    runs = []
+    for steps in (10, 20):
+        of_steps = folds_of("db", [0.5, 0.6])
+        runs += [({**config, "steps": steps}, scores) for config, scores in of_steps]
+    assert [row["variant"] for row in comparison.variant_rows(runs)] == ["steps = 10", "steps = 20"]
+
+
+def test_what_was_chosen_is_one_variant():
+    chosen = {"chosen": ["method", "learning_rate"]}
+    runs = [
+        (config_of("erm", 0, sampler="uniform", learning_rate=0.1), scores_of(0.5)),
+        (config_of("erm", 1, sampler="uniform", learning_rate=0.1), scores_of(0.5)),
+        (config_of("erm", 0, sampler="uniform", learning_rate=0.3, **chosen), scores_of(0.6)),
+        (config_of("rs", 1, sampler="class_aware", learning_rate=0.1, **chosen), scores_of(0.7)),
+    ]
+    rows = {row["variant"]: row for row in comparison.variant_rows(runs)}
+    assert {name: row["runs"] for name, row in rows.items()} == {"erm": 2, "auto": 2}
+    assert rows["auto"]["total"] == pytest.approx(65)
+
+
+def test_a_class_is_averaged_over_the_folds_that_test_it(compare):
+    runs = folds_of("erm", [0.5, 0.7]) + folds_of("db", [0.6, 0.8])
+    for config, scores in runs:
+        if config["held_out"] == "1/2":
+            scores["per_class"]["kite"]["ap"] = None
+    page = compare(runs)
+    assert "kite +10.0 points" in page.text
+
+
+def test_runs_on_test_and_on_folds_are_refused_together(compare):
+    runs = [(config_of("erm"), scores_of(0.5)), *folds_of("db", [0.5, 0.6])]
+    with pytest.raises(ValueError, match="one is judged on test, the other on 1/2"):
+        compare(runs)
+    with pytest.raises(ValueError, match="one is judged on 1/2, the other on 1/3"):
+        compare([*folds_of("erm", [0.5, 0.6]), *folds_of("db", [0.5, 0.6, 0.5])])
+
+
+def test_published_values_are_of_the_test_split_alone():
+    runs = folds_of("erm", [0.5, 0.6], dataset="voc_mlt")
+    assert comparison.variant_rows(runs)[0]["total published"] is None

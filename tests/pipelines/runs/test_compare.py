@@ -17,7 +17,7 @@ from pipelines.runs.resolution import resolve
 SEEDS = (0, 1)
 
 
-def runs_of(table, directory, **arguments):
+def runs_of(table, directory, methods=("db",), seeds=SEEDS, on="test", **arguments):
     config = RunConfig.of(
         dataset="table",
         examples=str(table),
@@ -32,12 +32,14 @@ def runs_of(table, directory, **arguments):
         cache_dir=str(directory / "cache"),
         **arguments,
     )
-    return list(compare.configurations(config, directory / "runs", methods=["db"], seeds=SEEDS))
+    return list(
+        compare.configurations(config, directory / "runs", methods=methods, seeds=seeds, on=on)
+    )
 
 
 def compare_by_command(table, directory):
     """The same comparison, by the command in a process of its own."""
-    command = ["-m", "pipelines.compare", f"--output_dir={directory / 'runs'}"]
+    command = ["-m", "pipelines.compare", f"--output_dir={directory / 'runs'}", "--on=test"]
     command += ["--methods=db", f"--seeds={','.join(map(str, SEEDS))}", "--dataset=table"]
     command += [f"--examples={table}", "--freeze_backbone", "--backbone=small_resnet"]
     command += ["--backbone_options=width=4", "--backbone_weights=none", "--image_size=16"]
@@ -119,3 +121,33 @@ def test_a_sweep_takes_the_values_of_a_flag():
         (1.0, 3, "out/db-beta=1.0-seed=3"),
         (5.0, 3, "out/db-beta=5.0-seed=3"),
     ]
+
+
+def test_folds_are_judged_by_runs_that_have_not_seen_them(picture_table, tmp_path):
+    runs = runs_of(picture_table, tmp_path, methods=("erm", "db"), seeds=[0], on="cv", folds=3)
+    names = [f"{method}-seed=0-on={k}_of_3" for k in (1, 2, 3) for method in ("erm", "db")]
+    assert [pathlib.Path(run.run_dir).name for run in runs] == names
+    text = compare.compare(runs, tmp_path / "runs")
+    assert "the highest mean" in text and "mAP, points behind the best" in text
+    with open(tmp_path / "runs" / "differences.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["pairs"] == "3"
+    # The test split was not touched: each training image was predicted once by each method.
+    with open(picture_table, newline="") as file:
+        splits = {f"{row['image']}": row["split"] for row in csv.DictReader(file)}
+    predicted = []
+    for run in runs[::2]:
+        with open(pathlib.Path(run.run_dir) / "predictions.csv", newline="") as file:
+            predicted += [pathlib.Path(row["image"]).name for row in csv.DictReader(file)]
+    assert sorted(predicted) == sorted(name for name, split in splits.items() if split == "train")
+    # All folds share the features of the whole training split.
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+
+
+def test_val_takes_the_place_of_test(picture_table, tmp_path):
+    with pytest.raises(ValueError, match="no val split to hold out; pass --val_fraction"):
+        compare.compare(runs_of(picture_table, tmp_path, on="val"), tmp_path / "runs")
+    runs = runs_of(picture_table, tmp_path, on="val", val_fraction=0.25)
+    compare.compare(runs, tmp_path / "runs")
+    scores = json.loads((pathlib.Path(runs[0].run_dir) / "metrics.json").read_text())
+    assert scores["num_test_examples"] == 10
