@@ -20,7 +20,9 @@ def run(script, *flags, status=0):
 def test_training_prints_a_table_and_evaluation_the_same_one(tmp_path):
     run_dir = tmp_path / "run"
     flags = tmp_path / "small.flags"
-    flags.write_text("--steps=2\n--backbone_options=width=4\n--noexport\n--method=r_bce\n")
+    flags.write_text(
+        "--steps=2\n--backbone_options=width=4\n--image_size=16\n--noexport\n--method=r_bce\n"
+    )
     trained = run("train.py", f"--flagfile={flags}", f"--run_dir={run_dir}")
     table = trained[trained.rindex("   total") :]
     assert "mAP %" in table and (run_dir / "metrics.json").exists()

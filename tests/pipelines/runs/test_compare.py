@@ -28,6 +28,7 @@ def runs_of(table, directory, methods=("db",), seeds=SEEDS, on="test", **argumen
         image_size=16,
         batch_size=8,
         steps=3,
+        calibrate=False,
         export=False,
         cache_dir=str(directory / "cache"),
         **arguments,
@@ -43,7 +44,12 @@ def compare_by_command(table, directory):
     command += ["--methods=db", f"--seeds={','.join(map(str, SEEDS))}", "--dataset=table"]
     command += [f"--examples={table}", "--freeze_backbone", "--backbone=small_resnet"]
     command += ["--backbone_options=width=4", "--backbone_weights=none", "--image_size=16"]
-    command += ["--batch_size=8", "--steps=3", f"--cache_dir={directory / 'cache'}"]
+    command += [
+        "--batch_size=8",
+        "--steps=3",
+        "--nocalibrate",
+        f"--cache_dir={directory / 'cache'}",
+    ]
     # TensorFlow's warnings are shown.
     done = programs.run(*command, environment={"TF_CPP_MIN_LOG_LEVEL": "1"})
     assert done.returncode == 0, done.stderr

@@ -227,23 +227,24 @@ def test_the_choice_and_what_led_to_it_are_written(chosen, examples):
         train_and_evaluate(make_config(examples, chosen, **{**AUTO, "method": "focal"}))
 
 
-@pytest.mark.parametrize("num_rows", [1, 3, 5])
 def test_a_choice_that_was_killed_goes_on_and_ends_the_same(
-    chosen, examples, tmp_path, num_rows, monkeypatch
+    chosen, examples, tmp_path, monkeypatch
 ):
     config = make_config(examples, tmp_path / "run", **AUTO)
     add = select._Table.add
 
-    def add_or_die(table, *arguments):
-        if len(table._rows) == num_rows:
-            raise KilledError
-        add(table, *arguments)
-
-    monkeypatch.setattr(select._Table, "add", add_or_die)
     data = config.load_data()
-    with pytest.raises(KilledError):
-        select.choose(config, data)
-    assert len(read_rows(tmp_path / "run" / "selection.csv")) == num_rows
+    for num_rows in (1, 3, 5):
+
+        def add_or_die(table, *arguments, num_rows=num_rows):
+            if len(table._rows) == num_rows:
+                raise KilledError
+            add(table, *arguments)
+
+        monkeypatch.setattr(select._Table, "add", add_or_die)
+        with pytest.raises(KilledError):
+            select.choose(config, data)
+        assert len(read_rows(tmp_path / "run" / "selection.csv")) == num_rows
     monkeypatch.setattr(select._Table, "add", add)
     select.choose(config, data)
     for name in ("selection.csv", "selection_summary.csv"):

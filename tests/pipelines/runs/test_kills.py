@@ -107,13 +107,7 @@ def test_a_directory_in_use_is_refused_at_once_by_the_second_process(program, th
         (run_dir / name).touch()
     with Lock(run_dir) as lock:
         lock.acquire()
-        second = subprocess.run(
-            [sys.executable, program, f"--run_dir={run_dir}"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
+        second = programs.run(program, f"--run_dir={run_dir}")
     assert second.returncode == 1
     message = f"{program}: {run_dir} is in use by another run (process {os.getpid()} on "
     assert message in second.stderr

@@ -139,9 +139,8 @@ def files_of_at_most(size):
 
 def test_a_full_disk_loses_nothing(picture_table, tmp_path):
     run_dir = tmp_path / "run"
-    config = make_config(
-        picture_table, run_dir, checkpoint_every=1, export=False, freeze_backbone=True
-    )
+    options = {"checkpoint_every": 1, "freeze_backbone": True, "calibrate": False, "export": False}
+    config = make_config(picture_table, run_dir, **options)
     scores = train_and_evaluate(config)
     expected = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
     checkpoints = training.Checkpoints(run_dir / "checkpoints")
@@ -195,7 +194,8 @@ def test_a_step_is_the_same_wherever_r_is_computed(picture_table, tmp_path):
 
 def test_only_the_head_trains_on_features_that_are_kept(picture_table, tmp_path, capsys):
     # A cache of its own: other tests compute the same features.
-    frozen = {"freeze_backbone": True, "export": False, "cache_dir": str(tmp_path / "cache")}
+    frozen = {"freeze_backbone": True, "calibrate": False, "export": False}
+    frozen["cache_dir"] = str(tmp_path / "cache")
     config = make_config(picture_table, tmp_path / "first", **frozen)
     scores = train_and_evaluate(config)
     assert "computing features of 40 images" in capsys.readouterr().out
@@ -272,25 +272,26 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_in", ["head", "all layers"])
 def test_the_head_first_and_then_all_layers_goes_on_wherever_it_was_killed(
-    picture_table, tmp_path, monkeypatch, killed_in
+    picture_table, tmp_path, monkeypatch
 ):
     options = {"head_steps": 5, "checkpoint_every": 2, "export": False, "ema": 0.9}
     whole = train_and_evaluate(make_config(picture_table, tmp_path / "whole", **options))
     killed = make_config(picture_table, tmp_path / "killed", **options)
     save = training.Checkpoints.save
 
-    def save_or_die(checkpoints, model, step, loss_sum=0.0):
-        in_head = checkpoints.directory.parent.name == "head"
-        if in_head == (killed_in == "head") and step >= 4:
-            raise KilledError
-        save(checkpoints, model, step, loss_sum)
+    # Killed in the stage of the head, and then in that of all layers.
+    for stage in ("head", "killed"):
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Checkpoints, "save", save_or_die)
-        with pytest.raises(KilledError):
-            train_and_evaluate(killed)
+        def save_or_die(checkpoints, model, step, loss_sum=0.0, stage=stage):
+            if checkpoints.directory.parent.name == stage and step >= 4:
+                raise KilledError
+            save(checkpoints, model, step, loss_sum)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training.Checkpoints, "save", save_or_die)
+            with pytest.raises(KilledError):
+                train_and_evaluate(killed)
     assert train_and_evaluate(killed) == whole
     ours, theirs = (
         keras.models.load_model(tmp_path / name / "model.keras", compile=False)
