@@ -71,6 +71,29 @@ def mirrored() -> tf.distribute.MirroredStrategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+# The files that take longest, the longest first: one that a process starts last is waited for.
+LONG_FILES = (
+    "test_train.py",
+    "test_feature_runs.py",
+    "test_compare.py",
+    "test_serving.py",
+    "test_streams.py",
+    "test_programs.py",
+    "test_models.py",
+    "test_method_runs.py",
+    "test_fit_on_jax.py",
+    "test_backends.py",
+    "test_write_features.py",
+    "test_scripts.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the tests of long files to the front."""
+    rank = {name: position for position, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 def pytest_configure():
     """Two logical CPU devices, so that `MirroredStrategy` runs with two replicas anywhere."""
     cpu = tf.config.list_physical_devices("CPU")[0]

@@ -16,7 +16,13 @@ from dbl_tf.statistics import LabelStatistics
 from dbl_tf.training import Batches
 from pipelines import inputs, sampling
 from pipelines.examples import Examples, FeatureRows, LabelledData
-from pipelines.runs.config import IMAGENET, NO_WEIGHTS, ConfigError, ResolvedConfig
+from pipelines.runs.config import (
+    IMAGENET,
+    NO_WEIGHTS,
+    ConfigError,
+    ResolvedConfig,
+    SharedConfig,
+)
 
 MAX_WARMUP_STEPS = 500
 _LABELS_AT_ONCE = 1024
@@ -51,21 +57,28 @@ def make_plan(config: ResolvedConfig, statistics: LabelStatistics) -> Plan:
     )
 
 
-def check_classes(config: ResolvedConfig, statistics: LabelStatistics) -> None:
-    """Refuses classes that the method cannot learn from.
+def check_classes(config: SharedConfig, statistics: LabelStatistics) -> None:
+    """Refuses classes that no method can learn.
 
     Raises:
-        ValueError: no training example has a class, or every one has it and the loss has a margin;
-            the message names the class.
+        ValueError: no training example has a class; the message names it.
     """
-    counts, names = statistics.class_counts, np.array(statistics.class_names, object)
-    empty = names[counts == 0]
+    empty = np.array(statistics.class_names, object)[statistics.class_counts == 0]
     if len(empty) and not config.clamp_counts:
         raise ValueError(
             f"{len(empty)} classes have no training example: {first_few(empty, limit=20)}. Add "
             "some, leave the classes out, or pass --clamp_counts"
         )
-    full = names[counts == statistics.num_examples]
+
+
+def check_margin(config: ResolvedConfig, statistics: LabelStatistics) -> None:
+    """Refuses classes for which the margin of the loss is not finite.
+
+    Raises:
+        ValueError: every training example has a class; the message names it.
+    """
+    is_full = statistics.class_counts == statistics.num_examples
+    full = np.array(statistics.class_names, object)[is_full]
     if len(full) and "kappa" in methods.get(config.method).parameters and config.loss.kappa != 0:
         raise ValueError(
             f"{', '.join(full)} is in every training example, so that the margin (Eq. 9) of "

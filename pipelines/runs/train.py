@@ -62,6 +62,9 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         if training.is_chief(strategy) and asked.directory.exists():
             lock.acquire()  # a new directory is not created before the data have been checked
         data = asked.load_data()
+        train = data.splits["train"]
+        statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+        build.check_classes(asked, statistics)
         chosen: tuple[str, ...] = ()
         if saved is None and asked.left_to_choice():
             chosen = asked.left_to_choice()
@@ -74,7 +77,7 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
             lock.acquire()
             asked = select.choose(asked, data)
         config = resolution.resolve(asked, data, saved, chosen)
-        return _train_and_evaluate(config, data, strategy, lock)
+        return _train_and_evaluate(config, data, statistics, strategy, lock)
 
 
 def _check_strategy(asked: RunConfig, strategy: tf.distribute.Strategy) -> None:
@@ -100,12 +103,15 @@ def _check_strategy(asked: RunConfig, strategy: tf.distribute.Strategy) -> None:
 
 
 def _train_and_evaluate(
-    config: ResolvedConfig, data: LabelledData, strategy: tf.distribute.Strategy, lock: Lock
+    config: ResolvedConfig,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    strategy: tf.distribute.Strategy,
+    lock: Lock,
 ) -> dict[str, Any] | None:
     run_dir = pathlib.Path(config.run_dir)
     train = data.splits["train"]
-    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
-    build.check_classes(config, statistics)
+    build.check_margin(config, statistics)
     build.check_sampler(config, train)
 
     keras.utils.set_random_seed(config.seed)

@@ -260,6 +260,16 @@ def test_a_choice_reads_neither_val_nor_test(chosen, examples, tmp_path):
     assert ours == (chosen / "selection.csv").read_bytes()
 
 
+def test_a_class_without_training_examples_is_named_before_a_choice(examples, tmp_path):
+    with np.load(examples) as file:
+        content = dict(file)
+    content["labels"][content["split"] == "train", 3] = 0
+    np.savez(tmp_path / "gap.npz", **content)
+    with pytest.raises(ValueError, match="1 classes have no training example: boat"):
+        train_and_evaluate(make_config(tmp_path / "gap.npz", tmp_path / "run", **AUTO))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_choice_of_another_configuration_is_refused(chosen, examples):
     config = make_config(examples, chosen, **{**AUTO, "folds": 3})
     with pytest.raises(ConfigError, match="a choice that was started with other settings: folds"):
