@@ -22,6 +22,17 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return mean, error
 
 
+def jackknife_error(without: np.ndarray) -> float:
+    """Returns the standard error of a score of K parts together (Efron and Stein, 1981).
+
+    Args:
+        without: the score without each of the K parts, (K,).
+    """
+    num_parts = len(without)
+    deviations = without - without.mean()
+    return float(np.sqrt((num_parts - 1) / num_parts * np.square(deviations).sum()))
+
+
 @dataclasses.dataclass(frozen=True)
 class PairedDifference:
     """The mean difference of two things that were judged on the same parts, or with the same seeds.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pipelines.differences import PairedDifference, mean_and_error
+from pipelines.differences import PairedDifference, jackknife_error, mean_and_error
 
 
 def test_mean_and_error_are_those_of_scipy_without_nan():
@@ -30,3 +30,9 @@ def test_pairs_that_only_one_has_are_left_out():
     assert (found.mean, found.num_pairs) == (0.25, 1)
     # A single difference says nothing of its error.
     assert np.isnan(found.standard_error) and not found.is_significant
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(size=7)
+    without = np.array([np.delete(values, k).mean() for k in range(7)])
+    assert jackknife_error(without) == pytest.approx(scipy.stats.sem(values))

@@ -24,7 +24,7 @@ from pipelines.runs.train import train_and_evaluate
 ROOT = pathlib.Path(__file__).parents[3]
 STEPS = 12
 SECONDS = 600  # after which something hangs
-KILLS = 20
+SOMETIMES_WRITTEN = ("head/history.csv", "selection.csv", "selection_summary.csv")
 
 # Trains in a process of its own; a file that grows beyond the second argument ends it, if given.
 CHILD = """
@@ -139,14 +139,19 @@ def test_a_directory_that_cannot_be_written_is_named(read_only, tmp_path):
             train_and_evaluate(config)
 
 
-def start_train_py(run_dir):
+IMAGES = ("--backbone_options=width=4", "--image_size=16", "--batch_size=8", "--val_fraction=0.1")
+# What a run goes through, by the flags that make it, and how often it is killed there.
+TRAINED = {
+    "all layers": ((*IMAGES, "--steps=60"), 20),
+    "the head first": ((*IMAGES, "--steps=40", "--head_steps=60", "--ema=0.9"), 20),
+    "a choice": (("--dataset=features", "--method=auto", "--learning_rate=auto", "--folds=2"), 10),
+}
+
+
+def start_train_py(run_dir, flags):
     arguments = [
-        "--backbone_options=width=4",
-        "--image_size=16",
-        "--batch_size=8",
-        "--steps=60",
+        *flags,
         "--checkpoint_every=7",
-        "--val_fraction=0.1",
         f"--run_dir={run_dir}",
         f"--cache_dir={run_dir.parent / 'cache'}",
     ]
@@ -156,25 +161,44 @@ def start_train_py(run_dir):
         )
 
 
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Features from which the five classes can mostly be told."""
+    random = np.random.default_rng(0)
+    labels = random.random((300, 5)) < (0.5, 0.4, 0.2, 0.1, 0.06)
+    signal = labels @ random.standard_normal((5, 12)) + random.standard_normal((300, 12))
+    path = tmp_path_factory.mktemp("features") / "examples.npz"
+    split = np.repeat(["train", "test"], [220, 80])
+    names = np.array(list("abcde"))
+    np.savez(path, features=signal, labels=labels.astype(int), split=split, class_names=names)
+    return path
+
+
 @pytest.mark.slow
-def test_train_py_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("trained", TRAINED)
+def test_train_py_killed_at_random_moments_ends_as_if_it_had_not_been(trained, features, tmp_path):
+    flags, kills = TRAINED[trained]
+    if trained == "a choice":
+        flags = (*flags, f"--examples={features}", "--steps=300")
     begin = time.monotonic()
     whole = tmp_path / "whole"
-    assert start_train_py(whole).wait() == 0, whole.with_suffix(".log").read_text()
+    assert start_train_py(whole, flags).wait() == 0, whole.with_suffix(".log").read_text()
     duration = time.monotonic() - begin
     random_moments = random.Random(0)
-    moments = [random_moments.uniform(0.1, 1.0) * duration for _ in range(KILLS)]
+    moments = [random_moments.uniform(0.1, 1.0) * duration for _ in range(kills)]
     ended = 0
     while moments:  # a run after the other, each killed and started again until it has ended
         run_dir = tmp_path / f"killed-{ended}"
-        while (status := status_of(start_train_py(run_dir), moments)) is None:
+        while (status := status_of(start_train_py(run_dir, flags), moments)) is None:
             pass
         assert status == 0, run_dir.with_suffix(".log").read_text()
         ended += 1
         assert not list(run_dir.rglob("*.incomplete*"))
         for a, b in zip(weights_of(whole), weights_of(run_dir), strict=True):
             np.testing.assert_array_equal(a, b)
-        for name in ("history.csv", "metrics.json", "predictions.csv"):
+        written = {"history.csv", "metrics.json", "predictions.csv"}
+        written |= {name for name in SOMETIMES_WRITTEN if (whole / name).exists()}
+        for name in written:
             assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
         assert epochs_in_the_log(run_dir) == epochs_in_history(whole)
         assert (run_dir / "saved_model" / "1" / "saved_model.pb").exists()

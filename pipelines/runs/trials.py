@@ -1,0 +1,247 @@
+"""The trials of a cross-validation: what each candidate says of each fold, kept in files."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dbl_tf import atomic, metrics
+from dbl_tf.statistics import LabelStatistics
+from pipelines.differences import jackknife_error
+from pipelines.examples import Examples
+from pipelines.runs.config import ConfigError, RunConfig
+
+ROWS, SUMMARY, ASKED, FOLDER = (
+    "selection.csv",
+    "selection_summary.csv",
+    "selection.json",
+    "selection",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A method with a learning rate."""
+
+    method: str
+    learning_rate: float
+
+    def __str__(self) -> str:
+        return f"{self.method} at {self.learning_rate:.3g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What heads say of examples that they have not seen.
+
+    Attributes:
+        logits: the logits (n, C).
+        decisions: whether an example is given a class, bool (n, C), at thresholds that were chosen
+            on the examples that the head was trained on.
+    """
+
+    logits: np.ndarray
+    decisions: np.ndarray
+
+    def score(self, labels: np.ndarray, statistics: LabelStatistics) -> dict[str, float]:
+        """Returns the mean AP of all classes and of the groups, and the macro F1 of decisions.
+
+        Args:
+            labels: the labels of the examples, bool (n, C). Classes without positives have no AP
+                and are left out of its means.
+            statistics: the statistics of all training labels, which define the groups.
+        """
+        precision = metrics.average_precision(labels, self.logits)
+        decided = metrics.precision_recall_f1(labels, self.decisions.astype(np.float32), 0.5)
+        scores = metrics.mean_by_group(precision, statistics.groups)
+        return scores | {"macro_f1": decided["macro_f1"]}
+
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """Returns the predictions of some examples."""
+        return Predictions(self.logits[rows], self.decisions[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The score of a candidate on the folds together.
+
+    Attributes:
+        candidate: the candidate.
+        mean: its score on all training examples, each predicted by a head that has not seen it.
+        standard_error: the standard error of this score, by leaving out one fold after the other.
+        behind: how far it is behind the best candidate, at least 0.
+        behind_error: the standard error of this difference, by leaving out the same folds of both.
+    """
+
+    candidate: Candidate
+    mean: float
+    standard_error: float
+    behind: float
+    behind_error: float
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the candidate is within one standard error of the best."""
+        return not self.behind > self.behind_error
+
+
+class Trials:
+    """The trials of a run directory, which outlive a killed process.
+
+    `selection.csv` has a row for each candidate and fold. The folder `selection` has the
+    predictions, until the choice is made and written to `selection.json`.
+
+    Args:
+        run_dir: the run directory, which is created.
+        asked: the configuration that leaves something to the choice.
+        train: the training split.
+        fold_of: the fold of each training example, (N,).
+
+    Raises:
+        ConfigError: the directory holds the choice of another configuration or of other labels.
+    """
+
+    def __init__(
+        self, run_dir: pathlib.Path, asked: RunConfig, train: Examples, fold_of: np.ndarray
+    ):
+        self._run_dir, self._fold_of = run_dir, fold_of
+        self._labels = train.labels.toarray()
+        self._statistics = LabelStatistics.from_labels(train.labels)
+        settings = {name: value for name, value in asked.flat().items() if name != "run_dir"}
+        self._content: dict[str, Any] = {"asked": settings, "labels": train.label_checksum()}
+        run_dir.mkdir(parents=True, exist_ok=True)
+        path = run_dir / ASKED
+        if path.exists():
+            self._content = _read_same(path, self._content)
+        else:
+            self._write_content()
+        (run_dir / FOLDER).mkdir(exist_ok=True)
+        self._rows: list[dict[str, Any]] = []
+        if (run_dir / ROWS).exists():
+            with open(run_dir / ROWS, newline="", encoding="utf-8") as file:
+                self._rows = list(csv.DictReader(file))
+
+    @property
+    def num_folds(self) -> int:
+        """The number of folds."""
+        return int(self._fold_of.max()) + 1
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The candidate that was chosen; None if the choice is not made."""
+        content = self._content.get("chosen")
+        return Candidate(**content) if content else None
+
+    def has(self, candidate: Candidate, fold: int) -> bool:
+        """Whether a trial was made."""
+        return any(row["fold"] == str(fold) for row in self._rows_of(candidate))
+
+    def add(self, candidate: Candidate, fold: int, predictions: Predictions | None) -> None:
+        """Adds a trial.
+
+        Args:
+            candidate: the candidate.
+            fold: the fold that was held out.
+            predictions: what its head says of the fold; None if it could not be trained, which
+                counts as equal logits for all examples.
+        """
+        labels = self._labels[self._fold_of == fold]
+        if predictions is None:
+            nothing = np.zeros(labels.shape, np.float32)
+            predictions = Predictions(nothing, nothing > 0)
+        with (
+            atomic.replacing(self._path(candidate, fold)) as tmp_path,
+            open(tmp_path, "wb") as file,
+        ):
+            np.savez(file, logits=predictions.logits, decisions=predictions.decisions)
+        scores = predictions.score(labels, self._statistics)
+        row = dataclasses.asdict(candidate) | {"fold": fold} | scores
+        self._rows.append({name: str(value) for name, value in row.items()})
+        atomic.write_csv(self._rows, self._run_dir / ROWS)
+
+    def summarize(self, candidates: Sequence[Candidate], criterion: str) -> list[Summary]:
+        """Returns the scores of candidates on all folds together, the best one first."""
+        whole, without = {}, {}
+        for each in candidates:
+            predictions = self._predictions(each)
+            whole[each] = predictions.score(self._labels, self._statistics)[criterion]
+            rows = [self._fold_of != fold for fold in range(self.num_folds)]
+            without[each] = np.array(
+                [
+                    predictions.take(kept).score(self._labels[kept], self._statistics)[criterion]
+                    for kept in rows
+                ]
+            )
+        best = max(candidates, key=whole.__getitem__)
+        found = [
+            Summary(
+                each,
+                whole[each],
+                jackknife_error(without[each]),
+                whole[best] - whole[each],
+                jackknife_error(without[best] - without[each]),
+            )
+            for each in candidates
+        ]
+        return sorted(found, key=lambda summary: -summary.mean)
+
+    def end(self, summaries: Sequence[Summary], chosen: Candidate) -> None:
+        """Writes the choice and its reasons, and removes the predictions."""
+        rows = [
+            dataclasses.asdict(each.candidate)
+            | {
+                "mean": each.mean,
+                "standard_error": each.standard_error,
+                "behind_best": each.behind,
+                "behind_best_standard_error": each.behind_error,
+            }
+            for each in summaries
+        ]
+        atomic.write_csv(rows, self._run_dir / SUMMARY)
+        self._content = {**self._content, "chosen": dataclasses.asdict(chosen)}
+        self._write_content()
+        shutil.rmtree(self._run_dir / FOLDER)
+
+    def _predictions(self, candidate: Candidate) -> Predictions:
+        """Returns the predictions of all training examples, in their order."""
+        whole = Predictions(
+            np.empty(self._labels.shape, np.float32), np.empty(self._labels.shape, bool)
+        )
+        for fold in range(self.num_folds):
+            with np.load(self._path(candidate, fold)) as file:
+                whole.logits[self._fold_of == fold] = file["logits"]
+                whole.decisions[self._fold_of == fold] = file["decisions"]
+        return whole
+
+    def _path(self, candidate: Candidate, fold: int) -> pathlib.Path:
+        name = f"{candidate.method}-{candidate.learning_rate!r}-{fold}.npz"
+        return self._run_dir / FOLDER / name
+
+    def _rows_of(self, candidate: Candidate) -> Iterator[dict[str, Any]]:
+        for row in self._rows:
+            same_rate = float(row["learning_rate"]) == candidate.learning_rate
+            if row["method"] == candidate.method and same_rate:
+                yield row
+
+    def _write_content(self) -> None:
+        with atomic.replacing(self._run_dir / ASKED) as tmp_path:
+            tmp_path.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
+
+
+def _read_same(path: pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads what a choice was started with, and refuses another."""
+    before = json.loads(path.read_text(encoding="utf-8"))
+    asked = content["asked"]
+    different = [name for name in asked if before["asked"].get(name) != asked[name]]
+    if different or before["labels"] != content["labels"]:
+        what = f"settings: {', '.join(different)}" if different else "training labels"
+        raise ConfigError(
+            f"{path.parent} holds a choice that was started with other {what}; choose another "
+            "--run_dir"
+        )
+    return before
