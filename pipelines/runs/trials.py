@@ -12,6 +12,7 @@ import numpy as np
 
 from dbl_tf import atomic, metrics
 from dbl_tf.statistics import LabelStatistics
+from pipelines import folds
 from pipelines.differences import jackknife_error
 from pipelines.examples import Examples
 from pipelines.runs.config import ConfigError, RunConfig
@@ -22,6 +23,9 @@ ROWS, SUMMARY, ASKED, FOLDER = (
     "selection.json",
     "selection",
 )
+# Parts of the training examples, without which scores are computed for their standard errors. The
+# few folds would give errors that are themselves uncertain by a third.
+NUM_PARTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +77,10 @@ class Summary:
     Attributes:
         candidate: the candidate.
         mean: its score on all training examples, each predicted by a head that has not seen it.
-        standard_error: the standard error of this score, by leaving out one fold after the other.
+        standard_error: the standard error of this score, by leaving out one of 20 parts of the
+            examples after the other.
         behind: how far it is behind the best candidate, at least 0.
-        behind_error: the standard error of this difference, by leaving out the same folds of both.
+        behind_error: the standard error of this difference, by leaving out the same parts of both.
     """
 
     candidate: Candidate
@@ -111,6 +116,8 @@ class Trials:
     ):
         self._run_dir, self._fold_of = run_dir, fold_of
         self._labels = train.labels.toarray()
+        num_parts = min(NUM_PARTS, len(train))
+        self._part_of = folds.stratified_folds(train.labels, num_parts)
         self._statistics = LabelStatistics.from_labels(train.labels)
         settings = {name: value for name, value in asked.flat().items() if name != "run_dir"}
         self._content: dict[str, Any] = {"asked": settings, "labels": train.label_checksum()}
@@ -170,7 +177,7 @@ class Trials:
         for each in candidates:
             predictions = self._predictions(each)
             whole[each] = predictions.score(self._labels, self._statistics)[criterion]
-            rows = [self._fold_of != fold for fold in range(self.num_folds)]
+            rows = [self._part_of != part for part in range(int(self._part_of.max()) + 1)]
             without[each] = np.array(
                 [
                     predictions.take(kept).score(self._labels[kept], self._statistics)[criterion]
