@@ -8,7 +8,6 @@ folds of the training split; the test split is read once for each row of `method
 again, the program goes on behind the last row.
 """
 
-import csv
 import dataclasses
 import pathlib
 import time
@@ -18,52 +17,17 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from dbl_tf import atomic, methods, metrics
+from benchmarks.scoring import Scores, score
+from dbl_tf import methods, metrics
 from dbl_tf.statistics import LabelStatistics
 from pipelines import folds
 from pipelines.differences import PairedDifference, mean_and_error
 from pipelines.examples import LabelledData
 from pipelines.runs import flags as run_flags
-from pipelines.runs import heads, resolution, select
+from pipelines.runs import resolution, select
 from pipelines.runs.config import AUTO, ResolvedConfig, RunConfig
 
 _DEFAULT_RATE, _BEST_RATE = "default", "cross-validated"
-
-
-class Scores:
-    """The rows of a CSV file: what was trained, what it was judged on, and its mAP by group."""
-
-    def __init__(self, path: pathlib.Path):
-        self._path = path
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                self.rows = list(csv.DictReader(file))
-
-    def of(self, **keys: Any) -> list[dict[str, Any]]:
-        """Returns the rows with these values."""
-        return [
-            row
-            for row in self.rows
-            if all(str(row.get(name)) == str(value) for name, value in keys.items())
-        ]
-
-    def add(self, **row: Any) -> None:
-        """Adds a row and writes the file."""
-        self.rows.append(row)
-        atomic.write_csv(self.rows, self._path)
-        print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-
-
-def score(config: ResolvedConfig, data: LabelledData, groups: np.ndarray) -> dict[str, float]:
-    """Trains a head on "train" and returns the mAP on "test", by group, in percent."""
-    started = time.monotonic()
-    two = {name: data.splits[name] for name in ("train", "test")}
-    logits = heads.logits_of_splits(config, dataclasses.replace(data, splits=two))["test"]
-    precision = metrics.average_precision(two["test"].labels.toarray(), logits)
-    means = metrics.mean_by_group(precision, groups)
-    seconds = time.monotonic() - started
-    return {name: 100 * value for name, value in means.items()} | {"seconds": seconds}
 
 
 class Comparison:
