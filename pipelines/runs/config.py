@@ -275,7 +275,8 @@ class RunConfig(SharedConfig):
     method: str | None = setting(
         None,
         f"Training method, one of those above, or {AUTO}: the one that cross-validation on the "
-        f"training split finds best. The default is {DEFAULT_METHOD}.",
+        f"training split finds best. The default is {AUTO} where the head alone is trained on your "
+        f"own data, on one device, and {DEFAULT_METHOD} elsewhere.",
         choices=(*methods.METHODS, AUTO),
     )
     sampler: str | None = setting(
@@ -379,7 +380,10 @@ class RunConfig(SharedConfig):
         affects_result=False,
     )
     run_dir: str | None = setting(
-        None, "Directory of the run. The default is runs/DATASET-METHOD.", affects_result=False
+        None,
+        "Directory of the run. The default is runs/DATASET-METHOD, where METHOD is "
+        f"{AUTO} for your own data if it is not given.",
+        affects_result=False,
     )
 
     def __post_init__(self) -> None:
@@ -418,7 +422,8 @@ class RunConfig(SharedConfig):
     @property
     def directory(self) -> pathlib.Path:
         """The directory of the run."""
-        method = self.method or DEFAULT_METHOD
+        is_own = datasets.SOURCES[self.dataset].defaults.freeze_backbone
+        method = self.method or (AUTO if is_own else DEFAULT_METHOD)
         return pathlib.Path(self.run_dir or os.path.join("runs", f"{self.dataset}-{method}"))
 
     def open_differences(self, saved: ResolvedConfig) -> dict[str, str]:

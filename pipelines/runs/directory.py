@@ -17,6 +17,7 @@ _WRITTEN_FIRST = {
     "selection.csv",
     "selection_summary.csv",
     "selection.json",
+    "selection",
 }
 _LENGTH = {"epochs", "steps"}
 

@@ -35,7 +35,8 @@ def choose(asked: RunConfig, data: LabelledData) -> RunConfig:
     Heads are trained on the features that the data hold, or on those of the pre-trained network, on
     the training split alone: neither val nor test is read. All candidates have the same folds and
     the same seed. They are scored on the folds together, since a fold holds too few positives of
-    rare classes. Of candidates within one standard error of the best, the simplest is chosen.
+    rare classes; where there are many examples, not all folds are held out. Of candidates within
+    one standard error of the best, the simplest is chosen.
 
     The run directory receives `selection.csv`, a row for each candidate and fold, and
     `selection_summary.csv`. A choice that was interrupted goes on behind its last row.
@@ -60,10 +61,13 @@ def choose(asked: RunConfig, data: LabelledData) -> RunConfig:
     fold_of = folds.stratified_folds(train.labels, asked.folds, seed=asked.loading.data_seed)
     trials = Trials(asked.directory, asked, train, fold_of)
     if trials.chosen is None:
+        chosen_here = " and the ".join(asked.left_to_choice()).replace("_", " ")
+        print(f"cross-validation on the training split chooses the {chosen_here}", flush=True)
         _choose(asked, template, data, fold_of, trials)
     assert trials.chosen is not None
     chosen = dataclasses.asdict(trials.chosen)
-    return template.with_settings(**{name: chosen[name] for name in asked.left_to_choice()})
+    made = {name: chosen[name] for name in asked.left_to_choice()}
+    return template.with_settings(**made, run_dir=str(asked.directory))
 
 
 def _choose(

@@ -66,6 +66,8 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         statistics = LabelStatistics.from_labels(train.labels, data.class_names)
         build.check_classes(asked, statistics)
         chosen: tuple[str, ...] = ()
+        if saved is None and strategy.num_replicas_in_sync == 1:
+            asked = resolution.with_default_method(asked, data)
         if saved is None and asked.left_to_choice():
             chosen = asked.left_to_choice()
             if strategy.num_replicas_in_sync > 1:

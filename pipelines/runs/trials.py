@@ -23,7 +23,10 @@ ROWS, SUMMARY, ASKED, FOLDER = (
     "selection.json",
     "selection",
 )
-# Parts of the training examples, without which scores are computed for their standard errors. The
+# Folds are held out until they have so many examples together: with more, the choice would take
+# longer than the training, and their scores are sure enough.
+ENOUGH_EXAMPLES = 5000
+# Parts of these examples, without which scores are computed for their standard errors. The
 # few folds would give errors that are themselves uncertain by a third.
 NUM_PARTS = 20
 
@@ -76,7 +79,8 @@ class Summary:
 
     Attributes:
         candidate: the candidate.
-        mean: its score on all training examples, each predicted by a head that has not seen it.
+        mean: its score on the examples of all folds that were held out, each predicted by a head
+            that has not seen it.
         standard_error: the standard error of this score, by leaving out one of 20 parts of the
             examples after the other.
         behind: how far it is behind the best candidate, at least 0.
@@ -107,6 +111,10 @@ class Trials:
         train: the training split.
         fold_of: the fold of each training example, (N,).
 
+    Attributes:
+        num_folds: the number of folds that are held out, one after the other: all of them, or as
+            many as have `ENOUGH_EXAMPLES` examples together.
+
     Raises:
         ConfigError: the directory holds the choice of another configuration or of other labels.
     """
@@ -114,10 +122,11 @@ class Trials:
     def __init__(
         self, run_dir: pathlib.Path, asked: RunConfig, train: Examples, fold_of: np.ndarray
     ):
-        self._run_dir, self._fold_of = run_dir, fold_of
-        self._labels = train.labels.toarray()
-        num_parts = min(NUM_PARTS, len(train))
-        self._part_of = folds.stratified_folds(train.labels, num_parts)
+        self._run_dir = run_dir
+        sizes = np.bincount(fold_of)
+        self.num_folds = min(int((sizes.cumsum() < ENOUGH_EXAMPLES).sum()) + 1, len(sizes))
+        judged = np.flatnonzero(fold_of < self.num_folds)
+        self._fold_of = fold_of[judged]
         self._statistics = LabelStatistics.from_labels(train.labels)
         settings = {name: value for name, value in asked.flat().items() if name != "run_dir"}
         self._content: dict[str, Any] = {"asked": settings, "labels": train.label_checksum()}
@@ -128,15 +137,13 @@ class Trials:
         else:
             self._write_content()
         (run_dir / FOLDER).mkdir(exist_ok=True)
+        labels = train.labels[judged]
+        self._labels = labels.toarray()
+        self._part_of = folds.stratified_folds(labels, min(NUM_PARTS, len(judged)))
         self._rows: list[dict[str, Any]] = []
         if (run_dir / ROWS).exists():
             with open(run_dir / ROWS, newline="", encoding="utf-8") as file:
                 self._rows = list(csv.DictReader(file))
-
-    @property
-    def num_folds(self) -> int:
-        """The number of folds."""
-        return int(self._fold_of.max()) + 1
 
     @property
     def chosen(self) -> Candidate | None:
@@ -215,7 +222,7 @@ class Trials:
         shutil.rmtree(self._run_dir / FOLDER)
 
     def _predictions(self, candidate: Candidate) -> Predictions:
-        """Returns the predictions of all training examples, in their order."""
+        """Returns the predictions of all examples that were held out, in their order."""
         whole = Predictions(
             np.empty(self._labels.shape, np.float32), np.empty(self._labels.shape, bool)
         )

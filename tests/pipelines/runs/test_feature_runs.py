@@ -186,7 +186,8 @@ def few_candidates():
 @pytest.fixture(scope="module")
 def chosen(examples, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("auto") / "run"
-    train_and_evaluate(make_config(examples, run_dir, **AUTO))
+    # The method is left to the choice without being asked for.
+    train_and_evaluate(make_config(examples, run_dir, **{**AUTO, "method": None}))
     return run_dir
 
 
@@ -225,7 +226,6 @@ def test_a_choice_that_was_killed_goes_on_and_ends_the_same(
     config = make_config(examples, tmp_path / "run", **AUTO)
     add = trials.Trials.add
 
-    data = config.load_data()
     for num_rows in (1, 3, 5):
 
         def add_or_die(made, *arguments, num_rows=num_rows):
@@ -235,10 +235,10 @@ def test_a_choice_that_was_killed_goes_on_and_ends_the_same(
 
         monkeypatch.setattr(trials.Trials, "add", add_or_die)
         with pytest.raises(KilledError):
-            select.choose(config, data)
+            train_and_evaluate(config)
         assert len(read_rows(tmp_path / "run" / "selection.csv")) == num_rows
     monkeypatch.setattr(trials.Trials, "add", add)
-    select.choose(config, data)
+    train_and_evaluate(config)
     for name in ("selection.csv", "selection_summary.csv"):
         assert (tmp_path / "run" / name).read_bytes() == (chosen / name).read_bytes()
 

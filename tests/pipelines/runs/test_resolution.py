@@ -3,7 +3,7 @@ from run_data import make_data
 
 from dbl_tf import models
 from pipelines.runs.config import ConfigError, RunConfig
-from pipelines.runs.resolution import head_stage, resolve
+from pipelines.runs.resolution import head_stage, resolve, with_default_method
 
 OF_TABLE = {"dataset": "table", "examples": "x.csv"}
 ALL_LAYERS = {**OF_TABLE, "freeze_backbone": False}
@@ -20,6 +20,30 @@ def test_no_flag_at_all_is_the_embedded_data_set_without_a_download():
     assert (run.sampler, run.steps) == ("class_aware", 1500)
     assert (run.optimizer, run.schedule, run.learning_rate) == ("sgd", "step", 0.05)
     assert (run.keep, run.freeze_backbone, run.head_steps) == ("last", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        (OF_TABLE, "auto"),
+        ({"dataset": "features", "examples": "x.npz"}, "auto"),
+        ({"dataset": "shards", "shards_dir": "x", "learning_rate": "auto"}, "auto"),
+        ({**OF_TABLE, "method": "rs"}, "rs"),
+        # All layers are trained, or there is no trained network whose features could be kept.
+        (ALL_LAYERS, None),
+        ({**OF_TABLE, "head_steps": 10}, None),
+        ({**OF_TABLE, "backbone_weights": "none"}, None),
+        ({"freeze_backbone": True}, None),
+        # These are parts of the method that is the default elsewhere.
+        ({**OF_TABLE, "sampler": "uniform"}, None),
+        ({**OF_TABLE, "mu": 0.4}, None),
+        ({**OF_TABLE, "folds": 101}, None),
+    ],
+)
+def test_the_head_on_own_data_leaves_its_method_to_cross_validation(settings, method):
+    num_features = 3 if settings.get("dataset") == "features" else None
+    asked = with_default_method(RunConfig.of(**settings), make_data(num_features=num_features))
+    assert asked.method == method
 
 
 def test_imagenet_weights_bring_resnet50_and_its_frozen_stage():
@@ -133,7 +157,7 @@ def test_a_run_that_goes_on_keeps_what_was_left_open():
     saved = resolved(method="erm", learning_rate=0.3, steps=7, optimizer="adamw", **ALL_LAYERS)
     # Other data would give other defaults.
     data = make_data(371, 742, splits=("train", "val", "test"))
-    again = resolve(RunConfig.of(**OF_TABLE), data, saved)
+    again = resolve(RunConfig.of(**OF_TABLE, run_dir=saved.run_dir), data, saved)
     assert again == saved
     features = resolved(make_data(num_features=3), **OF_TABLE)
     assert resolve(RunConfig.of(**OF_TABLE), make_data(num_features=3), features) == features

@@ -81,6 +81,19 @@ def test_candidates_are_scored_on_all_folds_together(train, fold_of, tmp_path):
                 assert error == pytest.approx(expected)
 
 
+def test_of_many_examples_not_all_folds_are_held_out(train, fold_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "ENOUGH_EXAMPLES", NUM_EXAMPLES // NUM_FOLDS + 1)
+    made = Trials(tmp_path, asked(), train, fold_of)
+    assert made.num_folds == 2
+    candidate, predictions = Candidate("erm", 0.1), predictions_of(train, 1.0, 0)
+    for fold in range(2):
+        made.add(candidate, fold, predictions.take(fold_of == fold))
+    (summary,) = made.summarize([candidate], "total")
+    judged = fold_of < 2
+    expected = average_precision_score(train.labels.toarray()[judged], predictions.logits[judged])
+    assert summary.mean == pytest.approx(expected)
+
+
 def test_a_head_that_could_not_be_trained_counts_as_chance(train, fold_of, tmp_path):
     made = Trials(tmp_path, asked(), train, fold_of)
     candidate = Candidate("erm", 30.0)
