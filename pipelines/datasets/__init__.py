@@ -45,8 +45,8 @@ def load(
         name: a key of `SOURCES`.
         options: the options of that source.
         load_options: the options that all sources have.
-        splits: the splits to load and check. None loads all splits, which must include train and
-            test.
+        splits: the splits to load and check. None loads all splits, which must include train and,
+            unless `test_fraction` makes it, test.
 
     Raises:
         ValueError: the data cannot be used; the message names the file and the row.

@@ -58,7 +58,12 @@ def load(
             "into an empty folder, or copy these files from where the shards came from"
         )
     splits = {name: _open(directory, manifest, name) for name in needed}
-    return LabelledData(manifest.plan.class_names, splits, manifest.plan.flip_probability)
+    return LabelledData(
+        manifest.plan.class_names,
+        splits,
+        manifest.plan.flip_probability,
+        origin=f"{manifest.plan.record_format} shards",
+    )
 
 
 def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
