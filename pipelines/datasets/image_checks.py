@@ -18,7 +18,7 @@ import tensorflow as tf
 from dbl_tf.messages import SHOWN, first_few, quoted
 from pipelines import cache, images, locations
 from pipelines.datasets import spellings
-from pipelines.examples import Examples
+from pipelines.examples import Examples, LabelledData
 from pipelines.findings import Findings
 
 LEVELS = ("exists", "header", "all")  # each one includes those before it
@@ -54,11 +54,16 @@ class BadImage:
 
 
 class BadImagesError(ValueError):
-    """Images cannot be used; `bad` lists all of them."""
+    """Images cannot be used.
 
-    def __init__(self, message: str, bad: Sequence[BadImage]):
+    Attributes:
+        bad: all of them.
+        data: the data as they were read, with these images; None if they are not at hand.
+    """
+
+    def __init__(self, message: str, bad: Sequence[BadImage], data: LabelledData | None = None):
         super().__init__(message)
-        self.bad = tuple(bad)
+        self.bad, self.data = tuple(bad), data
 
 
 def check_images(
@@ -237,6 +242,7 @@ def bad_images_error(
     lines: Sequence[int] | np.ndarray | None = None,
     images_dir: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    data: LabelledData | None = None,
 ) -> BadImagesError:
     """Returns an error that names bad images and says what to do about them.
 
@@ -247,6 +253,7 @@ def bad_images_error(
         lines: see `describe`.
         images_dir: see `describe`.
         cache_dir: see `describe`.
+        data: the data as they were read, with these images.
     """
     source = "" if examples is None else f" of {os.fspath(examples)}"
     text = describe(bad, examples=examples, lines=lines, images_dir=images_dir, cache_dir=cache_dir)
@@ -254,6 +261,7 @@ def bad_images_error(
         f"{len(bad)} of {num_images} images{source} cannot be used:\n"
         f"{textwrap.indent(text, '  ')}\n{' '.join(_remedies(bad, images_dir))}",
         bad,
+        data,
     )
 
 

@@ -182,6 +182,7 @@ def load(
                 lines=images.lines,
                 images_dir=images_dir,
                 cache_dir=cache_dir,
+                data=_labeled_data(classes, images, labels),
             )
         kind = f"images of {len(images.paths)} that cannot be used and are left out"
         findings.add_text(
