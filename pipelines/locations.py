@@ -146,7 +146,7 @@ def status(location: str | os.PathLike) -> Status:
         OSError: it does not exist or cannot be reached.
         ValueError: the path holds a null byte.
     """
-    location = os.fspath(location)
+    location = _local(location)
     if not scheme_of(location):
         found = os.stat(location)
         return Status(
@@ -170,7 +170,7 @@ def status(location: str | os.PathLike) -> Status:
 
 def is_folder(location: str | os.PathLike) -> bool:
     """Whether there is a folder at a location."""
-    location = os.fspath(location)
+    location = _local(location)
     return tf.io.gfile.isdir(location) if scheme_of(location) else os.path.isdir(location)
 
 
@@ -180,7 +180,7 @@ def open_binary(location: str | os.PathLike) -> IO[bytes]:
     Raises:
         OSError: it cannot be read.
     """
-    location = os.fspath(location)
+    location = _local(location)
     if not scheme_of(location):
         return open(location, "rb")
     try:
@@ -203,6 +203,12 @@ def files_below(folder: str | os.PathLike) -> list[str]:
         )
     found = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
     return sorted(path for path in found if os.path.isfile(path))
+
+
+def _local(location: str | os.PathLike) -> str:
+    """Returns the path in a URL `file://…`, of which TensorFlow rounds the times to seconds."""
+    location = os.fspath(location)
+    return location.removeprefix("file://")
 
 
 def _digest_of(location: str) -> str:

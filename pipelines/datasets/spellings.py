@@ -1,7 +1,7 @@
 """Finds image files whose paths are written in another spelling than the disk has.
 
-A path means a file although no file has exactly this path, where one file and no other differs from
-it in nothing but
+A path means a file although no file has exactly this path, where one file differs from it in
+nothing but some of these, and no other file differs from it in as few of them:
 
 * upper and lower case, as in `a.JPG` for `a.jpg`;
 * the Unicode normalization of its letters, composed or decomposed;
@@ -16,6 +16,7 @@ another image suffix, and, for a path of another machine, a file at the end of t
 import collections
 import dataclasses
 import os
+import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -78,10 +79,13 @@ class Folders:
         """
         if locations.scheme_of(path) or "\0" in path or os.path.lexists(path):
             return None
-        candidates = self._candidates(path)
-        if len(candidates) != 1:
+        found = [(each, _differences(path, each)) for each in self._candidates(path)]
+        fewest = min((len(differences) for _, differences in found), default=0)
+        nearest = [each for each in found if len(each[1]) == fewest]
+        if len(nearest) != 1:
             return None
-        return Found(candidates[0], _differences(path, candidates[0]))
+        ((file, differences),) = nearest
+        return Found(file, ", ".join(differences))
 
     def suggest(self, path: str, folder: str) -> list[str]:
         """Returns files that a path of no file may mean, though it is not certain.
@@ -122,6 +126,8 @@ class Folders:
                 return []
         if any(_DRIVE.fullmatch(part) or not part for part in parts):
             return []  # a path that is absolute on Windows leads nowhere here
+        if ".." in parts:
+            return self._candidates(os.path.normpath(os.path.join(existing, *parts)))
         folders = [existing]
         for part in parts[:-1]:
             folders = [
@@ -202,7 +208,7 @@ def _trimmed(path: str) -> str:
 
 
 _STEPS = {
-    "backslashes": lambda path: path.replace("\\", "/"),
+    "backslashes": lambda path: posixpath.normpath(path.replace("\\", "/")),
     "blanks or invisible characters": _trimmed,
     "Unicode normalization": lambda path: unicodedata.normalize("NFD", path),
     "upper and lower case": str.casefold,
@@ -222,14 +228,13 @@ def _key(path: str, without: str | None = None) -> str:
     return path if without else unicodedata.normalize("NFD", path)
 
 
-def _differences(written: str, found: str) -> str:
-    """Says in what a path differs from that of the file that it means."""
+def _differences(written: str, found: str) -> list[str]:
+    """Returns in what a path differs from that of a file that it may mean."""
     differences = []
     if _key(written) != _key(found):
         found, suffix = os.path.splitext(found)
         differences.append(f"the suffix {suffix}")
-    differences += [name for name in _STEPS if _key(written, name) != _key(found, name)]
-    return ", ".join(differences)
+    return differences + [name for name in _STEPS if _key(written, name) != _key(found, name)]
 
 
 def folder_with(name: str, folder: str) -> str | None:
