@@ -118,8 +118,8 @@ def load(
     cache_dir = load_options.cache_path
     images_dir = os.path.dirname(path)
     if options.images_dir is not None:
+        locations.check_schemes([options.images_dir], "images_dir")
         images_dir = locations.absolute(options.images_dir)
-        locations.check_schemes([images_dir], "images_dir")
         if not locations.is_folder(images_dir):
             raise ValueError(f"images_dir must be a folder; found no folder at {images_dir}")
     classes = None if options.class_names is None else read_class_names(options.class_names)
@@ -403,8 +403,8 @@ def existing_file(path: str | os.PathLike, what: str) -> str:
     Raises:
         TableError: there is no such file; the message gives similar names.
     """
-    path = locations.absolute(path)
     locations.check_schemes([path], what)
+    path = locations.absolute(path)
     if locations.scheme_of(path):
         try:
             is_file = locations.status(path).is_file
