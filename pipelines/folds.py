@@ -46,12 +46,12 @@ def stratified_folds(
     return folds
 
 
-def test_share(labels: scipy.sparse.csr_array, fraction: float, *, seed: int) -> np.ndarray:
+def stratified_share(labels: scipy.sparse.csr_array, fraction: float, *, seed: int) -> np.ndarray:
     """Chooses the examples of a test split, in which every class has its share.
 
     They are dealt as those of `stratified_folds`. A class of two or more examples has some in
-    either part, as far as the classes that it shares examples with allow, and no class loses all of
-    its examples to the test split.
+    either part, as far as the classes that it shares examples with allow, so that more examples
+    than a small fraction may be chosen. No class loses all of its examples to the test split.
 
     Args:
         labels: the labels, bool (N, C).

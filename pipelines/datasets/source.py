@@ -107,7 +107,7 @@ class LoadOptions:
         It must see all train examples, before any of them are left out for another reason: which
         ones are chosen depends on the data and the seed alone.
         """
-        return folds.test_share(labels, self.test_fraction, seed=self.data_seed)
+        return folds.stratified_share(labels, self.test_fraction, seed=self.data_seed)
 
     @property
     def cache_path(self) -> pathlib.Path:

@@ -41,9 +41,10 @@ def load(
     directory = pathlib.Path(shards_dir)
     manifest = Manifest.load(directory)
     if absent := [name for name in only_splits or () if name not in manifest.splits]:
+        hint = "; --test_fraction=0.2 sets a fifth of train aside" if "test" in absent else ""
         raise ShardsError(
             f"{directory} has no split {' and no '.join(absent)}; there are "
-            f"{', '.join(manifest.splits)}"
+            f"{', '.join(manifest.splits)}{hint}"
         )
     needed = {name: manifest.splits[name] for name in only_splits or manifest.splits}
     problems = [layout.check_file(directory, manifest.statistics, content=True)]
