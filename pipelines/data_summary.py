@@ -54,7 +54,7 @@ def _classes(data: LabelledData, statistics: LabelStatistics) -> Iterator[str]:
     order = np.argsort(-statistics.class_counts, kind="stable")
     groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
     yield f"Classes, by their train examples ({groups}):"
-    yield "".join(f"{name:>8}" for name in splits)
+    yield "".join(f"{name:>8}" for name in splits) + "  class"
 
     def lines(classes: np.ndarray) -> Iterator[str]:
         for c in classes:
