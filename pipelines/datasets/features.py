@@ -14,6 +14,7 @@ from absl import logging
 from dbl_tf import models
 from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
+from pipelines import locations
 from pipelines.datasets import table
 from pipelines.datasets.source import Defaults, LoadOptions, Source
 from pipelines.examples import Examples, FeatureRows, LabelledData
@@ -182,12 +183,17 @@ def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findi
 
 
 def _read_archive(path: str, findings: Findings, *, needs_split: bool) -> _Rows:
-    if not zipfile.is_zipfile(path):
+    with locations.open_binary(path) as binary:
+        is_archive = zipfile.is_zipfile(binary)
+    if not is_archive:
         raise FeaturesError(
             f"{path} is not an archive of arrays, as np.savez writes it: {_kind_of_file(path)}"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with (
+            locations.open_binary(path) as binary,
+            np.load(binary, allow_pickle=False) as file,
+        ):
             missing = [name for name in ARRAYS if name not in file.files]
             if not needs_split and "split" in missing:
                 missing.remove("split")
@@ -277,13 +283,14 @@ def _memory_map(path: str) -> np.ndarray:
 
 
 def _kind_of_file(path: str) -> str:
-    with open(path, "rb") as file:
+    with locations.open_binary(path) as file:
         start = file.read(len(np.lib.format.MAGIC_PREFIX))
+        is_archive = zipfile.is_zipfile(file)
     if not start:
         return "it is empty"
     if start == np.lib.format.MAGIC_PREFIX:
         return "it holds one array, as np.save writes it"
-    if zipfile.is_zipfile(path):
+    if is_archive:
         return "it is an archive of arrays, as np.savez writes it"
     if start.startswith(b"PK"):
         return "it is an archive of which the end is missing"
