@@ -226,7 +226,7 @@ class LabelledData:
         if unknown:
             raise ValueError(
                 f"{len(unknown)} classes of the data are not among the {len(column)} of the model: "
-                f"{first_few(unknown, limit=20)}; it knows {first_few(class_names, limit=20)}"
+                f"{first_few(unknown)}; it knows {first_few(class_names)}"
             )
         known = [i for i, name in enumerate(self.class_names) if name in column]
         target = np.array([column[self.class_names[i]] for i in known], int)

@@ -92,26 +92,29 @@ def _deal(
     num_examples, num_parts = labels.shape[0], len(shares)
     random = np.random.default_rng(seed)
     counts = np.asarray(labels.sum(axis=0, dtype=np.int64))
-    classes_of = [
-        row[np.argsort(counts[row], kind="stable")]
-        for row in np.split(labels.indices, labels.indptr[1:-1])
-    ]
-    rarest = np.array([counts[row[0]] if len(row) else num_examples + 1 for row in classes_of])
+    num_labels = np.diff(labels.indptr)
+    rows = np.repeat(np.arange(num_examples), num_labels)
+    # The classes of each example, the rarest first.
+    classes = labels.indices[np.lexsort((counts[labels.indices], rows))]
+    rarest = np.full(num_examples, num_examples + 1)
+    rarest[num_labels > 0] = counts[classes[labels.indptr[:-1][num_labels > 0]]]
     order = np.lexsort((random.permutation(num_examples), rarest))
     parts = np.empty(num_examples, np.int64)
     # What a part still lacks of its share: of each class, and of all examples.
     lacking = counts[:, None] * shares
     room = num_examples * shares
-    for i in order:
+    starts = labels.indptr.tolist()
+    for i in order.tolist():
+        classes_of = classes[starts[i] : starts[i + 1]]
         candidates = random.permutation(num_parts)
-        for c in classes_of[i]:
+        for c in classes_of:
             wanted = lacking[c, candidates]
             candidates = candidates[wanted == wanted.max()]
             if len(candidates) == 1:
                 break
         part = candidates[np.argmax(room[candidates])]
         parts[i] = part
-        lacking[classes_of[i], part] -= 1
+        lacking[classes_of, part] -= 1
         room[part] -= 1
     of_class = np.stack([labels[parts == k].sum(axis=0, dtype=np.int64) for k in range(num_parts)])
     return parts, of_class.T.copy()

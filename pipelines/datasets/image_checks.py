@@ -269,12 +269,7 @@ def _remedies(bad: Sequence[BadImage], images_dir: str | None) -> Iterator[str]:
     """Yields what to do about bad images, as sentences."""
     missing = [image.path for image in bad if image.reason == NOT_FOUND]
     if missing and images_dir is not None:
-        hint = "--images_dir=FOLDER names another folder"
-        if not locations.scheme_of(images_dir):
-            name = os.path.relpath(missing[0], images_dir)
-            if not name.startswith("..") and (folder := spellings.folder_with(name, images_dir)):
-                hint = f"try --images_dir={shlex.quote(folder)}, where there is {quoted(name)}"
-        yield f"Relative paths start from {images_dir}; {hint}."
+        yield _remedy_for_missing(missing[0], images_dir)
     yield "Repair these images or remove them from the list."
     yield "--skip_bad_images continues without them."
     if len(missing) < len(bad):
@@ -282,6 +277,21 @@ def _remedies(bad: Sequence[BadImage], images_dir: str | None) -> Iterator[str]:
             "--check_images=exists only checks that the files exist; an image that cannot be "
             "decoded then stops the training."
         )
+
+
+def _remedy_for_missing(path: str, images_dir: str) -> str:
+    start = f"Relative paths start from {images_dir}"
+    if not locations.scheme_of(images_dir) and not locations.scheme_of(path):
+        name = os.path.relpath(path, images_dir)
+        if spellings.is_of_another_machine(name):
+            near = spellings.Folders().suggest(path, images_dir)
+            such = f", such as {quoted(os.path.relpath(near[0], images_dir))}" if near else ""
+            return f"{start}; write paths that do{such}, in place of paths of another machine."
+        if folder := spellings.folder_with(name, images_dir):
+            return (
+                f"{start}; try --images_dir={shlex.quote(folder)}, where there is {quoted(name)}."
+            )
+    return f"{start}; --images_dir=FOLDER names another folder."
 
 
 class _LateBar:

@@ -195,6 +195,12 @@ def find_all(paths: Iterable[str]) -> dict[str, Found]:
     return {path: file for path, file in found.items() if file is not None}
 
 
+def is_of_another_machine(name: str) -> bool:
+    """Whether a path, relative to where it should start, leads elsewhere or is one of Windows."""
+    parts = _parts(name)
+    return parts[:1] in ([".."], [""]) or any(_DRIVE.fullmatch(part) for part in parts)
+
+
 def _parts(name: str) -> list[str]:
     """Returns the names in a path, whether slashes or backslashes separate them."""
     parts = re.split(r"[/\\]", name)

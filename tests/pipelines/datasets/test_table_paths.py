@@ -121,6 +121,9 @@ def test_what_may_be_meant_is_named_and_not_taken(tmp_path, written, near):
         load(path, cache_dir=tmp_path / "cache")
     joined = written if written.startswith("/") else f"{tmp_path}/{written}"
     assert f"line 4: {joined!r}; there is '{tmp_path}/{near}'" in str(error.value)
+    if written[0] in "CD\\/":
+        hint = f"write paths that do, such as {near!r}, in place of paths of another machine"
+        assert hint in str(error.value)
     assert str(error.value).count("\n") <= 3
 
 
@@ -218,6 +221,15 @@ def test_urls_pass_through_table_checks_inputs_and_features(tmp_path, bucket, by
         file.write(changed)
     again = Features(config, backbone)(train)[:]
     assert np.abs(again - features - 1).max() > 0.5
+
+
+def test_urls_of_local_files_are_read(tmp_path):
+    path = make_table(
+        tmp_path, ["a.jpg", "b.jpg", "c.jpg"], [f"file://{tmp_path}/{n}.jpg" for n in "abc"]
+    )
+    data = load(path, cache_dir=tmp_path / "cache")
+    assert list(data.splits["train"].encoded().as_numpy_iterator()) == [jpeg(0), jpeg(20)]
+    assert load(path, cache_dir=tmp_path / "cache", images_dir=f"file://{tmp_path}")
 
 
 def test_a_table_behind_a_scheme_is_read_beside_its_images(tmp_path, bucket):

@@ -110,6 +110,8 @@ def test_a_folder_of_unlabeled_images_is_predicted(finished, picture_table, tmp_
     (tmp_path / "remote").mkdir()
     again = read_predictions(evaluate.predict_folder(model, remote, str(tmp_path / "remote")))
     assert again == rows
+    with pytest.raises(ValueError, match="the folder of images: 1 start with s3://"):
+        evaluate.predict_folder(model, "s3://bucket/new", str(tmp_path))
 
 
 def test_the_same_command_continues_and_another_is_refused(finished, picture_table):
