@@ -162,6 +162,7 @@ class _Rows:
 
 
 def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findings) -> None:
+    table.add_doubles(findings, rows.class_names)
     level = logging.WARNING if findings else logging.INFO
     unlabeled = np.flatnonzero(np.diff(rows.labels.indptr) == 0)
     findings.add_all(

@@ -189,6 +189,8 @@ def describe(
 
     def text_of(image: BadImage, title: str) -> str:
         text = quoted(image.path)
+        if images_dir is not None and spellings.is_of_windows(image.path):
+            text = quoted(os.path.relpath(image.path, images_dir))
         if image.reason != title:
             text += f": {image.reason}"
         if image.reason == NOT_FOUND:

@@ -197,8 +197,15 @@ def find_all(paths: Iterable[str]) -> dict[str, Found]:
 
 def is_of_another_machine(name: str) -> bool:
     """Whether a path, relative to where it should start, leads elsewhere or is one of Windows."""
-    parts = _parts(name)
-    return parts[:1] in ([".."], [""]) or any(_DRIVE.fullmatch(part) for part in parts)
+    return _parts(name)[:1] == [".."] or is_of_windows(name)
+
+
+def is_of_windows(path: str) -> bool:
+    """Whether a path ends in one that is absolute on Windows, from a drive or from backslashes."""
+    return any(
+        name.startswith("\\") or _DRIVE.fullmatch(name.partition("\\")[0])
+        for name in path.split("/")
+    )
 
 
 def _parts(name: str) -> list[str]:

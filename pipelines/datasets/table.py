@@ -16,7 +16,7 @@ from absl import logging
 
 from dbl_tf.messages import quoted
 from dbl_tf.settings import REQUIRED, setting
-from pipelines import locations
+from pipelines import doubles, locations
 from pipelines.datasets import assembly, image_checks, spellings
 from pipelines.datasets.image_checks import BadImage
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
@@ -137,6 +137,7 @@ def load(
         """Returns the images to load with their labels, and those of them that cannot be used."""
         findings = Findings(path)
         findings.add_names("columns not used", rows.unused_columns)
+        add_doubles(findings, classes)
         images, labels = _merge_repeated_images(path, rows, labels_of_rows, paths, findings)
         if load_options.test_fraction:
             train = np.flatnonzero(images.splits == _SPLIT_CODES["train"])
@@ -342,6 +343,13 @@ def copy_rows(
         else:
             csv.writer(file, lineterminator="\n").writerows([header, *kept])
     return written
+
+
+def add_doubles(findings: Findings, class_names: Sequence[str]) -> None:
+    """Adds the class names that look like doubles of each other."""
+    groups = doubles.similar_names(class_names)
+    texts = [" and ".join(map(quoted, group)) for group in groups]
+    findings.add_items("classes whose names look like doubles", texts, len(groups))
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:

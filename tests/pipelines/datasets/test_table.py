@@ -359,6 +359,14 @@ def test_table_without_a_remark_is_summed_up_in_one_line(folder, load, caplog):
     )
 
 
+def test_classes_whose_names_look_like_doubles_are_named_in_a_warning(folder, load, caplog):
+    rows = ["c.jpg,train,Cat", "d.jpg,train,cafe\u0301", "e.jpg,test,caf\u00e9", "f.jpg,val,dog"]
+    load(write(folder / "t.csv", simple(*rows)))
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    found = warning[warning.index("  classes whose names look like doubles: 2\n") :].splitlines()
+    assert found[1:3] == ["    'Cat' and 'cat'", "    'cafe\\u0301' and 'café'"]
+
+
 def test_one_summary_holds_all_that_was_found(folder, load, caplog):
     caplog.set_level(logging.INFO, logger="absl")
     classes = write(folder / "classes.txt", "cat\ndog\nox\nyak\nzebra")

@@ -119,7 +119,7 @@ def test_what_may_be_meant_is_named_and_not_taken(tmp_path, written, near):
     path = make_table(tmp_path, ["a.jpg", "x/b.jpg"], ["a.jpg", "x/b.jpg", written])
     with pytest.raises(image_checks.BadImagesError) as error:
         load(path, cache_dir=tmp_path / "cache")
-    joined = written if written.startswith("/") else f"{tmp_path}/{written}"
+    joined = written if written[0] in "CD/\\" else f"{tmp_path}/{written}"
     assert f"line 4: {joined!r}; there is '{tmp_path}/{near}'" in str(error.value)
     if written[0] in "CD\\/":
         hint = f"write paths that do, such as {near!r}, in place of paths of another machine"
