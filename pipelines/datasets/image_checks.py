@@ -270,7 +270,7 @@ def bad_images_error(
 def _remedies(bad: Sequence[BadImage], images_dir: str | None) -> Iterator[str]:
     """Yields what to do about bad images, as sentences."""
     missing = [image.path for image in bad if image.reason == NOT_FOUND]
-    if missing and images_dir is not None:
+    if missing and images_dir is not None and not _is_url_elsewhere(missing[0], images_dir):
         yield _remedy_for_missing(missing[0], images_dir)
     yield "Repair these images or remove them from the list."
     yield "--skip_bad_images continues without them."
@@ -279,6 +279,10 @@ def _remedies(bad: Sequence[BadImage], images_dir: str | None) -> Iterator[str]:
             "--check_images=exists only checks that the files exist; an image that cannot be "
             "decoded then stops the training."
         )
+
+
+def _is_url_elsewhere(path: str, images_dir: str) -> bool:
+    return locations.scheme_of(path) is not None and not path.startswith(images_dir)
 
 
 def _remedy_for_missing(path: str, images_dir: str) -> str:

@@ -5,12 +5,13 @@ nothing but some of these, and no other file differs from it in as few of them:
 
 * upper and lower case, as in `a.JPG` for `a.jpg`;
 * the Unicode normalization of its letters, composed or decomposed;
-* blanks or invisible characters at the ends of a name;
+* blanks, quotes or invisible characters at the ends of a name;
 * backslashes, which separate folders on Windows;
 * an image suffix that is left out, as in `0001` for `0001.jpg`.
 
 What is only likely to be meant is suggested and not taken: one of several such files, a file with
-another image suffix, and, for a path of another machine, a file at the end of this path.
+another image suffix, one whose path is percent-encoded, and, for a path of another machine, a file
+at the end of this path.
 """
 
 import collections
@@ -19,6 +20,7 @@ import os
 import posixpath
 import re
 import unicodedata
+import urllib.parse
 from collections.abc import Iterable
 
 from pipelines import locations
@@ -97,7 +99,7 @@ class Folders:
         """
         if locations.scheme_of(path) or "\0" in path:
             return []
-        candidates = self._candidates(path)
+        candidates = self._candidates(path) or self._candidates(urllib.parse.unquote(path))
         if candidates:
             return candidates
         parent, name = os.path.split(path)
@@ -215,14 +217,14 @@ def _parts(name: str) -> list[str]:
 
 
 def _trimmed(path: str) -> str:
-    """Returns a path without blanks at the ends of its names, and without invisible characters."""
+    """Returns a path with its names free of invisible characters, and blanks and quotes around."""
     visible = "".join(c for c in path if unicodedata.category(c) != "Cf")
-    return "/".join(name.strip() for name in visible.split("/"))
+    return "/".join(name.strip().strip("'\"").strip() for name in visible.split("/"))
 
 
 _STEPS = {
     "backslashes": lambda path: posixpath.normpath(path.replace("\\", "/")),
-    "blanks or invisible characters": _trimmed,
+    "blanks, quotes or invisible characters": _trimmed,
     "Unicode normalization": lambda path: unicodedata.normalize("NFD", path),
     "upper and lower case": str.casefold,
 }

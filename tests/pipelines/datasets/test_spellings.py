@@ -6,6 +6,7 @@ import pytest
 
 from pipelines.datasets import spellings
 
+BLANKS = "blanks, quotes or invisible characters"
 NFC, NFD = (unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD"))
 
 
@@ -28,13 +29,14 @@ def find(folder: pathlib.Path, name: str) -> tuple[str, str] | None:
         ("a.JPG", "a.jpg", "upper and lower case"),
         ("a.jpg", "A.Jpg", "upper and lower case"),
         ("Images/a.jpg", "images/a.jpg", "upper and lower case"),
-        ("a.jpg", "a.jpg ", "blanks or invisible characters"),
-        ("a.jpg", " a.jpg\t", "blanks or invisible characters"),
-        ("a.jpg", "a.jpg\u00a0", "blanks or invisible characters"),
-        ("a.jpg", "\ufeffa.jpg", "blanks or invisible characters"),
-        ("a.jpg", "a\u200b.jpg", "blanks or invisible characters"),
-        ("a.jpg ", "a.jpg", "blanks or invisible characters"),
-        ("x/a.jpg", "x /a.jpg", "blanks or invisible characters"),
+        ("a.jpg", "a.jpg ", BLANKS),
+        ("a.jpg", " a.jpg\t", BLANKS),
+        ("a.jpg", "a.jpg\u00a0", BLANKS),
+        ("a.jpg", "\ufeffa.jpg", BLANKS),
+        ("a.jpg", "a\u200b.jpg", BLANKS),
+        ("a.jpg ", "a.jpg", BLANKS),
+        ("x/a.jpg", "'x/a.jpg'", BLANKS),
+        ("x/a.jpg", "x /a.jpg", BLANKS),
         (NFC, NFD, "Unicode normalization"),
         (NFD, NFC, "Unicode normalization"),
         ("x/a.jpg", "x\\a.jpg", "backslashes"),
@@ -43,8 +45,7 @@ def find(folder: pathlib.Path, name: str) -> tuple[str, str] | None:
         ("0001.jpg", "0001", "the suffix .jpg"),
         ("x/0001.PNG", "x/0001", "the suffix .PNG"),
         ("photo.2024.webp", "photo.2024", "the suffix .webp"),
-        ("X/a b.JPG", "x\\A b ", "the suffix .JPG, backslashes, blanks or invisible characters, "
-         "upper and lower case"),
+        ("X/a b.JPG", "x\\A b ", f"the suffix .JPG, backslashes, {BLANKS}, upper and lower case"),
         (NFD.upper(), NFC, "Unicode normalization, upper and lower case"),
     ],
 )  # fmt: skip
@@ -58,7 +59,7 @@ def test_a_path_means_the_one_file_that_differs_in_spelling_alone(
 def test_of_several_files_the_one_that_differs_in_less_is_meant(tmp_path):
     make(tmp_path, "x/a.jpg", "x/A.jpg", "X/a.JPG")
     assert find(tmp_path, "x\\a.jpg") == ("x/a.jpg", "backslashes")
-    assert find(tmp_path, "x/A.jpg ") == ("x/A.jpg", "blanks or invisible characters")
+    assert find(tmp_path, "x/A.jpg ") == ("x/A.jpg", BLANKS)
     assert find(tmp_path, "x/a.Jpg") is None
 
 
@@ -112,6 +113,7 @@ def test_a_folder_that_is_not_there_or_may_not_be_read_has_no_files(tmp_path):
         ("\\\\server\\share\\a.jpg", ["a.jpg"]),
         ("/home/me/data/x/c.jpg", ["x/c.jpg"]),
         ("data/x/c.jpg", ["x/c.jpg"]),
+        ("x%2Fc.jpg", ["x/c.jpg"]),
         ("../data/a.jpg", ["a.jpg"]),
         ("unknown.jpg", []),
         ("/home/me/unknown.jpg", []),
