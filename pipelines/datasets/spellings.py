@@ -26,23 +26,9 @@ from collections.abc import Iterable
 from pipelines import locations
 
 # Those that TensorFlow reads, and others by which people call images.
-IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in [
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "gif",
-        "bmp",
-        "webp",
-        "tif",
-        "tiff",
-        "avif",
-        "heic",
-        "heif",
-    ]
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png"),
+    *(".tif", ".tiff", ".webp"),
 )
 _DRIVE = re.compile(r"[A-Za-z]:")
 # Ends of a path of another machine that are looked for, from the longest.
