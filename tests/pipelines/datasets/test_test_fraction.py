@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
+from pipelines import data_summary
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs.config import ConfigError, DataConfig, RunConfig
 from pipelines.runs.train import train_and_evaluate
@@ -213,6 +214,10 @@ def test_shards_without_a_test_split(tmp_path, record_format):
         assert list(examples.encoded().as_numpy_iterator()) == images
         rows = [int(name) for name in examples.names]
         np.testing.assert_array_equal(examples.labels.toarray(), labels[rows])
+    sizes = f"{len(divided.splits['train'])} train, 0 val, {len(divided.splits['test'])} test"
+    summary = data_summary.summarize(divided)
+    assert summary.startswith(f"{record_format} shards: {sizes} images; 5 classes\n")
+    assert "same bytes" not in summary
     alone = config.load_data(("test",))
     assert list(alone.splits) == ["test"] and names_of(alone, "test") == names_of(divided, "test")
     with pytest.raises(ValueError, match=r"no split test.*--test_fraction"):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from pipelines import images
+from pipelines import data_summary, images
 from pipelines.datasets import image_checks, tfds_source
 from pipelines.runs.config import DataConfig
 
@@ -200,6 +200,7 @@ def test_a_test_split_is_set_aside_where_there_is_none(array_records, cache_dir,
     assert abs(len(data.splits["test"]) - NUM_TRAIN / 4) <= 2
     found = _by_image(data, "train") | _by_image(data, "test")
     assert found == _expected(rows[:NUM_TRAIN]) and len(found) == NUM_TRAIN
+    assert data_summary.summarize(data).startswith("TFDS labeled_photographs/")
     alone = _load(array_records, cache_dir, ("test",), **options)
     assert set(alone.splits) == {"test"}
     assert alone.splits["test"].names == data.splits["test"].names
