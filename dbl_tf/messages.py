@@ -1,5 +1,6 @@
-"""Shortens lists in messages to the first few items and the number of the others."""
+"""Texts in messages: lists cut to the first few items, and names that can be told apart."""
 
+import unicodedata
 from collections.abc import Sequence
 
 SHOWN = 5
@@ -47,6 +48,26 @@ def first_lines(
     more = _num_more(items, limit, count)
     lines = [*map(str, items[:limit]), *([f"and {more} more"] if more else [])]
     return "\n".join(f"{indent}{line}" for line in lines)
+
+
+def quoted(text: str) -> str:
+    r"""Returns a text in quotes, such that one that looks the same but is another is told apart.
+
+    Blanks at its ends show, what is invisible is escaped, and so are the accents of letters that
+    are not composed.
+
+    Example:
+
+    >>> quoted("caf\u00e9 "), quoted("cafe\u0301")
+    ("'café '", "'cafe\\u0301'")
+    """
+    if unicodedata.is_normalized("NFC", text):
+        return repr(text)
+    parts = [
+        rf"\u{ord(c):04x}" if unicodedata.combining(c) else repr(c)[1:-1] if c != "'" else r"\'"
+        for c in text
+    ]
+    return f"'{''.join(parts)}'"
 
 
 def _num_more(items: Sequence[object], limit: int, count: int | None) -> int:

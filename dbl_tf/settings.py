@@ -6,7 +6,6 @@ values of a record with the ranges and choices of its fields, wherever the value
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -187,10 +186,15 @@ def check_value(
         raise error(f"{name} must be {details.range}; got {value}")
 
 
-def with_absolute_paths(record: Any) -> Any:
-    """Returns the record with absolute paths, in which `~` is expanded."""
+def with_absolute_paths(record: Any, absolute: Callable[[str], str]) -> Any:
+    """Returns the record with absolute paths.
+
+    Args:
+        record: a record of settings.
+        absolute: a function that makes a path absolute.
+    """
     paths = {
-        field.name: os.path.abspath(os.path.expanduser(getattr(record, field.name)))
+        field.name: absolute(getattr(record, field.name))
         for field, details in settings_of(record)
         if details.is_path and getattr(record, field.name) is not None
     }

@@ -20,6 +20,7 @@ from typing import TypeVar
 from absl import logging
 
 from dbl_tf import atomic
+from pipelines import locations
 
 _T = TypeVar("_T")
 # What NumPy and the project's own readers raise when a file is cut off or altered.
@@ -63,10 +64,10 @@ class Kind:
             files: the files that it reads; one that is listed again counts once.
 
         Raises:
-            FileNotFoundError: a file is not there.
+            OSError: a file is not there.
         """
         digest = hashlib.blake2b(digest_size=16, key=self._key)
-        states = (_file_state(path, os.stat(path)) for path in dict.fromkeys(files))
+        states = (_file_state(path, locations.status(path)) for path in dict.fromkeys(files))
         for mark, group in ((b"p", parts), (b"f", states)):
             for part in group:
                 content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
@@ -75,12 +76,12 @@ class Kind:
                 digest.update(content)
         return digest.hexdigest()
 
-    def file_digest(self, path: str | os.PathLike, status: os.stat_result) -> bytes:
+    def file_digest(self, path: str | os.PathLike, status: locations.Status) -> bytes:
         """Returns a digest of one file, 8 bytes, for results that consist of such digests.
 
         Args:
             path: the file.
-            status: what `os.stat` returned for it.
+            status: what `locations.status` returned for it.
         """
         return hashlib.blake2b(_file_state(path, status), digest_size=8, key=self._key).digest()
 
@@ -130,6 +131,7 @@ def writing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield tmp_path
 
 
-def _file_state(path: str | os.PathLike, status: os.stat_result) -> bytes:
-    """Returns path, size and modification time, which change when the content of a file does."""
-    return os.fsencode(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}")
+def _file_state(path: str | os.PathLike, status: locations.Status) -> bytes:
+    """Returns path, size and version, which change when the content of a file does."""
+    path = path if locations.scheme_of(path) else os.path.abspath(path)
+    return os.fsencode(f"{path}\0{status.size}\0{status.version}")

@@ -1,11 +1,12 @@
 """Collects findings in a file by kind, so that one message reports all of them."""
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dbl_tf.messages import SHOWN, first_lines
+from dbl_tf.messages import SHOWN, first_lines, quoted
 
 
 @dataclasses.dataclass
@@ -57,9 +58,19 @@ class Findings:
         shown = [f"{self._place} {line}: {describe(i)}" for i, line in enumerate(lines[:SHOWN])]
         self._set(kind, _Kind(len(lines), shown))
 
+    def add_items(self, kind: str, texts: Sequence[str], count: int) -> None:
+        """Adds findings that do not belong to a line.
+
+        Args:
+            kind: a phrase that describes such findings.
+            texts: the texts of the first of them.
+            count: the number of all.
+        """
+        self._set(kind, _Kind(count, list(texts[:SHOWN])))
+
     def add_names(self, kind: str, names: Sequence[str]) -> None:
         """Adds names that do not belong to a line."""
-        self._set(kind, _Kind(len(names), [repr(name) for name in names[:SHOWN]]))
+        self.add_items(kind, [quoted(name) for name in names[:SHOWN]], len(names))
 
     def add_count(self, kind: str, count: int) -> None:
         """Adds findings of which only the number matters."""
@@ -67,18 +78,22 @@ class Findings:
 
     def add_text(self, kind: str, count: int, text: str) -> None:
         """Adds a description of all findings of a kind, one or more lines, as it stands."""
-        lines = [line.strip() for line in text.splitlines()]
-        self._set(kind, _Kind(count, lines, says_rest=False))
+        self._set(kind, _Kind(count, textwrap.dedent(text).splitlines(), says_rest=False))
 
     def text(self, title: str) -> str:
         """Returns all findings as one block of lines below a title."""
-        lines = [title]
+        return "\n".join([title, *(f"  {line}" for line in self.lines())])
+
+    def lines(self) -> list[str]:
+        """Returns a line for each kind, with its number, and below it lines of those shown."""
+        lines = []
         for kind, entry in self._kinds.items():
-            lines.append(f"  {kind}: {entry.count}")
+            lines.append(f"{kind}: {entry.count}")
             if entry.shown:
                 count = entry.count if entry.says_rest else None
-                lines.append(first_lines(entry.shown, "    ", len(entry.shown), count=count))
-        return "\n".join(lines)
+                shown = first_lines(entry.shown, limit=len(entry.shown), count=count)
+                lines += shown.splitlines()
+        return lines
 
     def raise_if_any(self, error: type[Exception]) -> None:
         """Raises an error of this type with all findings, if there are any."""

@@ -1,4 +1,4 @@
-"""Stratified folds of the training split, for choices that must not see the test split."""
+"""Stratified parts of labeled examples: folds of the training split, and a test split."""
 
 import dataclasses
 
@@ -41,30 +41,83 @@ def stratified_folds(
             f"{num_examples} examples cannot be divided into {num_folds} folds; the number of "
             "folds must be at least 2 and at most that of the examples"
         )
+    folds, of_class = _deal(labels, np.full(num_folds, 1 / num_folds), seed)
+    _part_classes_in_one_fold(labels, folds, of_class, of_class.sum(axis=1))
+    return folds
+
+
+def stratified_share(labels: scipy.sparse.csr_array, fraction: float, *, seed: int) -> np.ndarray:
+    """Chooses the examples of a test split, in which every class has its share.
+
+    They are dealt as those of `stratified_folds`. A class of two or more examples has some in
+    either part, as far as the classes that it shares examples with allow, so that more examples
+    than a small fraction may be chosen. No class loses all of its examples to the test split.
+
+    Args:
+        labels: the labels, bool (N, C).
+        fraction: the fraction of the examples to choose, in (0, 1).
+        seed: the seed of the order of equal examples and of ties.
+
+    Returns:
+        Whether an example is chosen, bool (N,).
+
+    Raises:
+        ValueError: no example would be chosen.
+    """
+    parts, of_class = _deal(labels, np.array([1 - fraction, fraction]), seed)
+    _part_classes_in_one_fold(labels, parts, of_class, of_class.sum(axis=1))
+    columns = labels.tocsc()
+    for c in np.flatnonzero((of_class[:, 0] == 0) & (of_class[:, 1] > 0)):
+        if of_class[c, 0] == 0:  # an earlier class may have brought an example of it back
+            i = columns.indices[columns.indptr[c]]
+            parts[i] = 0
+            classes = labels.indices[labels.indptr[i] : labels.indptr[i + 1]]
+            of_class[classes] += (1, -1)
+    if not parts.any():
+        raise ValueError(
+            f"test_fraction = {fraction:g} sets nothing aside: there are {labels.shape[0]} train "
+            "images, and every class keeps one; give a larger fraction, or data with a test split"
+        )
+    return parts == 1
+
+
+def _deal(
+    labels: scipy.sparse.csr_array, shares: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deals examples to parts of given shares, those of rare classes first.
+
+    Returns:
+        The part of each example, int64 (N,), and the examples of each class in it, (C, K).
+    """
+    num_examples, num_parts = labels.shape[0], len(shares)
     random = np.random.default_rng(seed)
     counts = np.asarray(labels.sum(axis=0, dtype=np.int64))
-    classes_of = [
-        row[np.argsort(counts[row], kind="stable")]
-        for row in np.split(labels.indices, labels.indptr[1:-1])
-    ]
-    rarest = np.array([counts[row[0]] if len(row) else num_examples + 1 for row in classes_of])
+    num_labels = np.diff(labels.indptr)
+    rows = np.repeat(np.arange(num_examples), num_labels)
+    # The classes of each example, the rarest first.
+    classes = labels.indices[np.lexsort((counts[labels.indices], rows))]
+    rarest = np.full(num_examples, num_examples + 1)
+    rarest[num_labels > 0] = counts[classes[labels.indptr[:-1][num_labels > 0]]]
     order = np.lexsort((random.permutation(num_examples), rarest))
-    folds = np.empty(num_examples, np.int64)
-    of_class = np.zeros((labels.shape[1], num_folds), np.int64)
-    sizes = np.zeros(num_folds, np.int64)
-    for i in order:
-        candidates = random.permutation(num_folds)
-        for c in classes_of[i]:
-            held = of_class[c, candidates]
-            candidates = candidates[held == held.min()]
+    parts = np.empty(num_examples, np.int64)
+    # What a part still lacks of its share: of each class, and of all examples.
+    lacking = counts[:, None] * shares
+    room = num_examples * shares
+    starts = labels.indptr.tolist()
+    for i in order.tolist():
+        classes_of = classes[starts[i] : starts[i + 1]]
+        candidates = random.permutation(num_parts)
+        for c in classes_of:
+            wanted = lacking[c, candidates]
+            candidates = candidates[wanted == wanted.max()]
             if len(candidates) == 1:
                 break
-        fold = candidates[np.argmin(sizes[candidates])]
-        folds[i] = fold
-        of_class[classes_of[i], fold] += 1
-        sizes[fold] += 1
-    _part_classes_in_one_fold(labels, folds, of_class, counts)
-    return folds
+        part = candidates[np.argmax(room[candidates])]
+        parts[i] = part
+        lacking[classes_of, part] -= 1
+        room[part] -= 1
+    of_class = np.stack([labels[parts == k].sum(axis=0, dtype=np.int64) for k in range(num_parts)])
+    return parts, of_class.T.copy()
 
 
 def _part_classes_in_one_fold(

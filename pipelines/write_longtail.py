@@ -37,7 +37,7 @@ _PICTURE = flags.DEFINE_bool(
 )
 run_flags.define(
     (table.Options, LoadOptions),
-    without=("val_fraction", "data_seed"),
+    without=("val_fraction", "test_fraction", "data_seed"),
     defaults={"check_images": "exists"},
 )
 

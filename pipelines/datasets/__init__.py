@@ -7,6 +7,7 @@ from typing import Any
 from dbl_tf.settings import settings_of
 from pipelines import folds
 from pipelines.datasets import coco_mlt, digits_mlt, features, shards, table, tfds_source, voc_mlt
+from pipelines.datasets.image_checks import BadImagesError
 from pipelines.datasets.source import Defaults, LoadOptions, Source, SourceOptions
 from pipelines.examples import LabelledData, set_aside_val
 
@@ -45,13 +46,23 @@ def load(
         name: a key of `SOURCES`.
         options: the options of that source.
         load_options: the options that all sources have.
-        splits: the splits to load and check. None loads all splits, which must include train and
-            test.
+        splits: the splits to load and check. None loads all splits, which must include train and,
+            unless `test_fraction` makes it, test.
 
     Raises:
         ValueError: the data cannot be used; the message names the file and the row.
     """
-    data = SOURCES[name].load(options, load_options, splits)
+    try:
+        data = SOURCES[name].load(options, load_options, splits)
+    except BadImagesError as error:
+        if error.data is not None:
+            error.data = _divide(error.data, load_options)
+        raise
+    return _divide(data, load_options)
+
+
+def _divide(data: LabelledData, load_options: LoadOptions) -> LabelledData:
+    """Sets val aside, and puts what is held out in the place of test."""
     if load_options.val_fraction:
         data = set_aside_val(data, load_options.val_fraction, seed=load_options.data_seed)
     if load_options.held_out is not None:

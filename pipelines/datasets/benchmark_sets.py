@@ -15,7 +15,7 @@ from absl import logging
 
 from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
-from pipelines import longtail
+from pipelines import locations, longtail
 from pipelines.datasets import assembly, image_ids, tfds_source
 from pipelines.datasets.source import BENCHMARKS, LoadOptions, Source
 from pipelines.examples import Examples, LabelledData
@@ -88,16 +88,18 @@ def load(
     Raises:
         ValueError: the data were not found or cannot be used; the message names the files.
     """
+    load_options.check_no_test(benchmark.name)
     data_dir, cache_dir = options.data_dir, load_options.cache_path
     if data_dir is not None:
-        data_dir = os.path.abspath(os.path.expanduser(data_dir))
-        if not options.download and not os.path.isdir(data_dir):
+        locations.check_schemes([data_dir], "data_dir")
+        data_dir = locations.absolute(data_dir)
+        if not options.download and not locations.is_folder(data_dir):
             raise BenchmarkError(f"data_dir must be a folder; found no folder at {data_dir}")
     names = tuple(splits or ("train", "test"))
     wanted = None
     if options.image_ids is not None and "train" in names:
         wanted = image_ids.read(options.image_ids, benchmark.id_of)
-    loaded = {}
+    loaded, sources = {}, []
     for split in names:
         if split not in benchmark.pieces:
             raise BenchmarkError(
@@ -107,6 +109,7 @@ def load(
         examples, source, in_records = _read(
             benchmark, split, data_dir, options.download, cache_dir
         )
+        sources.append(source)
         if split == "train":
             if wanted is None or options.image_ids is None:
                 chosen = draw_train(benchmark, examples.labels, seed=load_options.data_seed)
@@ -130,7 +133,8 @@ def load(
             source,
             np.count_nonzero(np.diff(loaded[split].labels.indptr) == 0),
         )
-    return LabelledData(class_names=benchmark.class_names, splits=loaded)
+    origin = f"{benchmark.name} from {' and '.join(dict.fromkeys(sources))}"
+    return LabelledData(class_names=benchmark.class_names, splits=loaded, origin=origin)
 
 
 def source_of(benchmark: Benchmark) -> Source:

@@ -40,6 +40,7 @@ def load(
     options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Composes the scenes of all splits from `data_seed`; see `compose`."""
+    load_options.check_no_test("digits_mlt")
     return _composed(load_options.data_seed)
 
 
@@ -74,7 +75,9 @@ def compose(seed: int = 0) -> LabelledData:
         for name, (labels, pool) in parts.items()
     }
     class_names = tuple(str(digit) for digit in range(NUM_CLASSES))
-    return LabelledData(class_names=class_names, splits=splits, flip_probability=0.0)
+    return LabelledData(
+        class_names=class_names, splits=splits, flip_probability=0.0, origin="digits_mlt scenes"
+    )
 
 
 def _draw_labels(

@@ -14,6 +14,7 @@ from absl import logging
 from dbl_tf import models
 from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
+from pipelines import locations
 from pipelines.datasets import table
 from pipelines.datasets.source import Defaults, LoadOptions, Source
 from pipelines.examples import Examples, FeatureRows, LabelledData
@@ -107,17 +108,25 @@ def load(
     findings = Findings(options.examples, "row")
     if options.is_archive:
         path = table.existing_file(options.examples, "the archive of examples")
-        rows = _read_archive(path, findings)
+        rows = _read_archive(path, findings, needs_split=not load_options.test_fraction)
     else:
-        rows = _read_table(options, findings)
-    needed = splits or ("train", "test")
-    counts = {name: int(np.count_nonzero(rows.split == name)) for name in table.SPLITS}
+        rows = _read_table(options, findings, needs_split=not load_options.test_fraction)
+    needed = load_options.needed(splits)
+    counts = _count(rows.split)
     if absent := [name for name in needed if not counts[name]]:
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        hint = "; --test_fraction=0.2 sets a fifth of train aside" if "test" in absent else ""
         raise FeaturesError(
             f"{options.examples} has no {' and no '.join(absent)} examples; "
-            f"{' and '.join(needed)} are needed, and it has {found or 'none'}"
+            f"{' and '.join(needed)} are needed, and it has {found or 'none'}{hint}"
         )
+    if load_options.test_fraction:
+        load_options.check_no_test(options.examples, counts["test"])
+        train = np.flatnonzero(rows.split == "train")
+        split = rows.split.astype(f"<U{max(map(len, table.SPLITS))}")
+        split[train[load_options.test_share(rows.labels[train])]] = "test"
+        rows = dataclasses.replace(rows, split=split)
+        counts = _count(split)
     kept = [name for name in table.SPLITS if counts[name] and (splits is None or name in splits)]
     features = FeatureRows.of(rows.features)
     data = {}
@@ -129,7 +138,16 @@ def load(
             features=features.take(positions),
         )
     _log(options.examples, rows, data, findings)
-    return LabelledData(class_names=rows.class_names, splits=data, flip_probability=0.0)
+    return LabelledData(
+        class_names=rows.class_names,
+        splits=data,
+        flip_probability=0.0,
+        origin="archive of features" if options.is_archive else "features of a table",
+    )
+
+
+def _count(split: np.ndarray) -> dict[str, int]:
+    return {name: int(np.count_nonzero(split == name)) for name in table.SPLITS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +162,7 @@ class _Rows:
 
 
 def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findings) -> None:
+    table.add_doubles(findings, rows.class_names)
     level = logging.WARNING if findings else logging.INFO
     unlabeled = np.flatnonzero(np.diff(rows.labels.indptr) == 0)
     findings.add_all(
@@ -164,17 +183,26 @@ def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findi
     logging.log(level, "%s", findings.text(title))
 
 
-def _read_archive(path: str, findings: Findings) -> _Rows:
-    if not zipfile.is_zipfile(path):
+def _read_archive(path: str, findings: Findings, *, needs_split: bool) -> _Rows:
+    with locations.open_binary(path) as binary:
+        is_archive = zipfile.is_zipfile(binary)
+    if not is_archive:
         raise FeaturesError(
             f"{path} is not an archive of arrays, as np.savez writes it: {_kind_of_file(path)}"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in ARRAYS if name not in file.files]:
+        with (
+            locations.open_binary(path) as binary,
+            np.load(binary, allow_pickle=False) as file,
+        ):
+            missing = [name for name in ARRAYS if name not in file.files]
+            if not needs_split and "split" in missing:
+                missing.remove("split")
+            if missing:
+                hint = f" ({table.WITHOUT_SPLIT})" if "split" in missing else ""
                 raise FeaturesError(
                     f"{path} has no array {' and no '.join(missing)}; it must hold "
-                    f"{', '.join(ARRAYS)}, and holds {', '.join(file.files) or 'none'}"
+                    f"{', '.join(ARRAYS)}, and holds {', '.join(file.files) or 'none'}{hint}"
                 )
             known = [name for name in (*ARRAYS, _OPTIONAL) if name in file.files]
             arrays = {name: _array(file, name, path) for name in known}
@@ -193,10 +221,14 @@ def _read_archive(path: str, findings: Findings) -> _Rows:
             f"{path} is not an archive of arrays, as np.savez writes it: {error}"
         ) from error
     class_names = _texts(arrays["class_names"], "class_names", path)
-    split = np.array(_texts(arrays["split"], "split", path), dtype=str)
+    split = None
+    if "split" in arrays:
+        split = np.array(_texts(arrays["split"], "split", path), dtype=str)
     given_names = _texts(arrays[_OPTIONAL], _OPTIONAL, path) if _OPTIONAL in arrays else None
     _check_shapes(path, arrays)
     features, labels = arrays["features"], arrays["labels"]
+    if split is None:
+        split = np.full(len(features), table.SPLITS[0])
     names = given_names or tuple(f"row {i}" for i in range(len(features)))
     _check_class_names(path, class_names)
     problems = Findings(path, "row")
@@ -217,10 +249,10 @@ def _read_archive(path: str, findings: Findings) -> _Rows:
     return _Rows(class_names, features, scipy.sparse.csr_array(labels != 0), split, names)
 
 
-def _read_table(options: Options, findings: Findings) -> _Rows:
+def _read_table(options: Options, findings: Findings, *, needs_split: bool) -> _Rows:
     assert options.features is not None
     path = table.existing_file(options.features, "the file of features")
-    rows = table.read_rows(options, findings)
+    rows = table.read_rows(options, findings, needs_split=needs_split)
     features = _memory_map(path)
     _check_shapes(path, {"features": features})
     if len(features) != len(rows.names):
@@ -252,13 +284,14 @@ def _memory_map(path: str) -> np.ndarray:
 
 
 def _kind_of_file(path: str) -> str:
-    with open(path, "rb") as file:
+    with locations.open_binary(path) as file:
         start = file.read(len(np.lib.format.MAGIC_PREFIX))
+        is_archive = zipfile.is_zipfile(file)
     if not start:
         return "it is empty"
     if start == np.lib.format.MAGIC_PREFIX:
         return "it holds one array, as np.save writes it"
-    if zipfile.is_zipfile(path):
+    if is_archive:
         return "it is an archive of arrays, as np.savez writes it"
     if start.startswith(b"PK"):
         return "it is an archive of which the end is missing"

@@ -6,21 +6,24 @@ import dataclasses
 import io
 import os
 import re
-import stat
+import shlex
+import textwrap
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf.messages import SHOWN, first_lines
-from pipelines import cache, images
-from pipelines.examples import Examples
+from dbl_tf.messages import SHOWN, first_few, quoted
+from pipelines import cache, images, locations
+from pipelines.datasets import spellings
+from pipelines.examples import Examples, LabelledData
+from pipelines.findings import Findings
 
 LEVELS = ("exists", "header", "all")  # each one includes those before it
 CACHE_NAME = "checked_images.npy"
+NOT_FOUND = "no such file"
 
 _VERSION = 2  # to be raised when a check becomes stricter
 _FILES = cache.Kind("checked_images", _VERSION)
@@ -31,6 +34,8 @@ _READ_BLOCK = 64
 _FEW = 50  # so few images are read one by one before a pipeline has started
 _SECONDS_BEFORE_PROGRESS = 2
 _SECONDS_BETWEEN_SAVES = 60
+# Reasons that differ in numbers alone are of one kind.
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +54,16 @@ class BadImage:
 
 
 class BadImagesError(ValueError):
-    """Images cannot be used; `bad` lists all of them."""
+    """Images cannot be used.
 
-    def __init__(self, message: str, bad: Sequence[BadImage]):
+    Attributes:
+        bad: all of them.
+        data: the data as they were read, with these images; None if they are not at hand.
+    """
+
+    def __init__(self, message: str, bad: Sequence[BadImage], data: LabelledData | None = None):
         super().__init__(message)
-        self.bad = tuple(bad)
+        self.bad, self.data = tuple(bad), data
 
 
 def check_images(
@@ -156,29 +166,53 @@ def describe(
     *,
     examples: str | os.PathLike | None = None,
     lines: Sequence[int] | np.ndarray | None = None,
+    images_dir: str | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> str:
-    """Lists the first five bad images and, if there are more, the most frequent reasons.
+    """Lists the bad images by kind, from the most frequent, with the first five of each.
+
+    A file that was not found is shown with those that may be meant.
 
     Args:
         bad: the result of `check_images`.
         examples: the file that lists the images.
         lines: for each image that was checked, the line of that file that names it.
+        images_dir: the folder that relative paths start from; None if there is none.
         cache_dir: a folder for a CSV file of all bad images, where there are more than five and
             `examples` is given, after which the file is named.
     """
+    kinds: dict[str, list[BadImage]] = {}
+    for image in bad:
+        kinds.setdefault(_DIGITS.sub("…", image.reason), []).append(image)
+    ordered = sorted(kinds.items(), key=lambda item: -len(item[1]))
+    folders = spellings.Folders()
 
-    def line_of(image: BadImage) -> str:
-        line = "" if lines is None else f"line {lines[image.position]}: "
-        return f"{line}{image.path}: {image.reason}"
+    def text_of(image: BadImage, title: str) -> str:
+        text = quoted(image.path)
+        if images_dir is not None and spellings.is_of_windows(image.path):
+            text = quoted(os.path.relpath(image.path, images_dir))
+        if image.reason != title:
+            text += f": {image.reason}"
+        if image.reason == NOT_FOUND:
+            folder = images_dir or os.path.dirname(image.path)
+            if near := folders.suggest(image.path, folder):
+                text += f"; there is {first_few([quoted(path) for path in near], ' and ')}"
+        return text
 
-    text = first_lines([line_of(image) for image in bad[:SHOWN]], count=len(bad))
-    if len(bad) > SHOWN:
-        if cache_dir is not None and examples is not None:
-            text += f", listed in {_list(bad, examples, lines, cache_dir)}"
-        counts = Counter(image.reason for image in bad).most_common(SHOWN)
-        reasons = first_lines([f"{count} × {reason}" for reason, count in counts])
-        text += f". The most frequent reasons:\n{reasons}"
+    findings = Findings(os.fspath(examples or ""))
+    for kind, of_kind in ordered[:SHOWN]:
+        title = kind if len({image.reason for image in of_kind}) > 1 else of_kind[0].reason
+        texts = [text_of(image, title) for image in of_kind[:SHOWN]]
+        if lines is None:
+            findings.add_items(title, texts, count=len(of_kind))
+        else:
+            of_lines = [lines[image.position] for image in of_kind]
+            findings.add_all(title, of_lines, texts.__getitem__)
+    text = "\n".join(findings.lines())
+    if rest := ordered[SHOWN:]:
+        text += f"\nand {sum(len(of) for _, of in rest)} images of {len(rest)} other kinds"
+    if len(bad) > SHOWN and cache_dir is not None and examples is not None:
+        text += f"\nAll of them are listed in {_list(bad, examples, lines, cache_dir)}"
     return text
 
 
@@ -208,7 +242,9 @@ def bad_images_error(
     num_images: int,
     examples: str | os.PathLike | None = None,
     lines: Sequence[int] | np.ndarray | None = None,
+    images_dir: str | None = None,
     cache_dir: str | os.PathLike | None = None,
+    data: LabelledData | None = None,
 ) -> BadImagesError:
     """Returns an error that names bad images and says what to do about them.
 
@@ -217,17 +253,51 @@ def bad_images_error(
         num_images: the number of images that were checked.
         examples: see `describe`.
         lines: see `describe`.
+        images_dir: see `describe`.
         cache_dir: see `describe`.
+        data: the data as they were read, with these images.
     """
     source = "" if examples is None else f" of {os.fspath(examples)}"
+    text = describe(bad, examples=examples, lines=lines, images_dir=images_dir, cache_dir=cache_dir)
     return BadImagesError(
         f"{len(bad)} of {num_images} images{source} cannot be used:\n"
-        f"{describe(bad, examples=examples, lines=lines, cache_dir=cache_dir)}\n"
-        "Repair these images or remove them from the list. --skip_bad_images continues without "
-        "them. --check_images=exists only checks that the files exist; an image that cannot be "
-        "decoded then stops the training.",
+        f"{textwrap.indent(text, '  ')}\n{' '.join(_remedies(bad, images_dir))}",
         bad,
+        data,
     )
+
+
+def _remedies(bad: Sequence[BadImage], images_dir: str | None) -> Iterator[str]:
+    """Yields what to do about bad images, as sentences."""
+    missing = [image.path for image in bad if image.reason == NOT_FOUND]
+    if missing and images_dir is not None and not _is_url_elsewhere(missing[0], images_dir):
+        yield _remedy_for_missing(missing[0], images_dir)
+    yield "Repair these images or remove them from the list."
+    yield "--skip_bad_images continues without them."
+    if len(missing) < len(bad):
+        yield (
+            "--check_images=exists only checks that the files exist; an image that cannot be "
+            "decoded then stops the training."
+        )
+
+
+def _is_url_elsewhere(path: str, images_dir: str) -> bool:
+    return locations.scheme_of(path) is not None and not path.startswith(images_dir)
+
+
+def _remedy_for_missing(path: str, images_dir: str) -> str:
+    start = f"Relative paths start from {images_dir}"
+    if not locations.scheme_of(images_dir) and not locations.scheme_of(path):
+        name = os.path.relpath(path, images_dir)
+        if spellings.is_of_another_machine(name):
+            near = spellings.Folders().suggest(path, images_dir)
+            such = f", such as {quoted(os.path.relpath(near[0], images_dir))}" if near else ""
+            return f"{start}; write paths that do{such}, in place of paths of another machine."
+        if folder := spellings.folder_with(name, images_dir):
+            return (
+                f"{start}; try --images_dir={shlex.quote(folder)}, where there is {quoted(name)}."
+            )
+    return f"{start}; --images_dir=FOLDER names another folder."
 
 
 class _LateBar:
@@ -287,19 +357,19 @@ def _stat_block(paths: Sequence[str], with_digests: bool) -> tuple[list[bytes], 
     for i, path in enumerate(paths):
         digest = bytes(8)
         try:
-            status = os.stat(path)
+            status = locations.status(path)
         except FileNotFoundError:
-            reasons[i] = "no such file"
+            reasons[i] = NOT_FOUND
         except OSError as error:
             reasons[i] = error.strerror or str(error)
         except ValueError as error:  # a null byte
             reasons[i] = f"not a path: {error}"
         else:
-            if stat.S_ISDIR(status.st_mode):
+            if status.is_folder:
                 reasons[i] = "is a folder, not a file"
-            elif not stat.S_ISREG(status.st_mode):
+            elif not status.is_file:
                 reasons[i] = "is not a regular file"
-            elif not status.st_size:
+            elif not status.size:
                 reasons[i] = "is empty (0 bytes)"
             elif with_digests:
                 digest = _FILES.file_digest(path, status)

@@ -35,7 +35,15 @@ def load(
     Raises:
         ShardsError: the folder or a file in it cannot be used; the message names the file.
     """
-    return reading.load(options.shards_dir, only_splits=splits)
+    if not load_options.test_fraction:
+        return reading.load(options.shards_dir, only_splits=splits)
+    data = reading.load(options.shards_dir)
+    num_test = len(data.splits.get("test", ()))
+    load_options.check_no_test(options.shards_dir, num_test)
+    train, test = data.splits["train"].divide(load_options.test_share(data.splits["train"].labels))
+    parts = {**data.splits, "train": train, "test": test}
+    kept = splits or parts
+    return dataclasses.replace(data, splits={name: parts[name] for name in kept})
 
 
 SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

@@ -6,6 +6,9 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import scipy.sparse
+
 from dbl_tf.settings import FRACTION_BELOW_ONE, SEED, check, setting
 from pipelines import folds
 from pipelines.datasets import image_checks
@@ -40,6 +43,12 @@ class LoadOptions:
     skip_bad_images: bool = setting(
         False, "Leave out images that fail the check, and count them, instead of refusing them."
     )
+    test_fraction: float = setting(
+        0.0,
+        "Fraction of the training images to set aside as the test split, for data without one. The "
+        "choice depends on the data and --data_seed alone.",
+        range=FRACTION_BELOW_ONE,
+    )
     val_fraction: float = setting(
         0.0,
         "Fraction of the training images to set aside as the val split.",
@@ -64,6 +73,41 @@ class LoadOptions:
         check(self)
         if self.held_out is not None:
             folds.check_held_out(self.held_out)
+
+    def needed(self, splits: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Returns the splits that the data themselves must have.
+
+        Args:
+            splits: the splits to load; None for all.
+        """
+        if not self.test_fraction:
+            return tuple(splits or ("train", "test"))
+        names = [name for name in splits or () if name != "test"]
+        return tuple(dict.fromkeys(["train", *names]))
+
+    def check_no_test(self, source: str, num_test: int | None = None) -> None:
+        """Refuses `test_fraction` where there is a test split already.
+
+        Args:
+            source: the name of the data in the message.
+            num_test: the number of its test examples; None if it is not known.
+
+        Raises:
+            ValueError: see above.
+        """
+        if self.test_fraction and num_test != 0:
+            number = "" if num_test is None else f" of {num_test} images"
+            raise ValueError(
+                f"{source} has a test split{number} already, so --test_fraction must not be given"
+            )
+
+    def test_share(self, labels: scipy.sparse.csr_array) -> np.ndarray:
+        """Chooses the train examples that `test_fraction` sets aside, bool (N,).
+
+        It must see all train examples, before any of them are left out for another reason: which
+        ones are chosen depends on the data and the seed alone.
+        """
+        return folds.stratified_share(labels, self.test_fraction, seed=self.data_seed)
 
     @property
     def cache_path(self) -> pathlib.Path:
@@ -105,7 +149,8 @@ class Source:
         options: the class of its options.
         defaults: the default network of runs on it.
         load: a function that reads the data from options, load options, and the names of the splits
-            to load. None instead of names loads all splits, which must include train and test.
+            to load. None instead of names loads all splits, which must include train and test. The
+            function sets `LoadOptions.test_fraction` of the train examples aside as test.
     """
 
     options: type[SourceOptions]

@@ -5,6 +5,7 @@ import collections
 import csv
 import dataclasses
 import difflib
+import io
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -13,8 +14,11 @@ import numpy as np
 import scipy.sparse
 from absl import logging
 
+from dbl_tf.messages import quoted
 from dbl_tf.settings import REQUIRED, setting
-from pipelines.datasets import assembly, image_checks
+from pipelines import doubles, locations
+from pipelines.datasets import assembly, image_checks, spellings
+from pipelines.datasets.image_checks import BadImage
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import LabelledData
 from pipelines.findings import Findings
@@ -23,6 +27,7 @@ COLUMNS = ("image", "split", "labels")
 SPLITS = ("train", "val", "test")
 
 _SPLIT_CODES = {split: code for code, split in enumerate(SPLITS)}
+WITHOUT_SPLIT = "without a split, --test_fraction=0.2 sets a fifth of the images aside as test"
 _NUM_NEAR = 5  # file names like one that was not found
 
 
@@ -67,7 +72,7 @@ class Options(SourceOptions):
     @property
     def data_name(self) -> str:
         """The name of the table's folder."""
-        return os.path.basename(os.path.dirname(os.path.abspath(self.examples)))
+        return os.path.basename(os.path.dirname(locations.absolute(self.examples)))
 
 
 def load(
@@ -78,8 +83,12 @@ def load(
     The table is a CSV file with a header, or JSON lines (a name that ends in `.jsonl` or `.json`,
     or `{` as the first character), in UTF-8. Its columns or fields:
 
-    * `image`: the path of the file, absolute or relative to `images_dir`.
-    * `split`: train, val or test. There must be train and test examples.
+    * `image`: the path of the file, absolute or relative to `images_dir`, or a URL of a file system
+      that TensorFlow knows, such as `gs://bucket/a.jpg`. A path that means one file in another
+      spelling, as `pipelines.datasets.spellings` describes it, is that of this file.
+    * `split`: train, val or test. There must be train and test examples. With `test_fraction`,
+      there are no test examples and a share of the train examples takes their place; without this
+      column, all examples are train.
     * `labels`: the names of classes, separated by `|` if any cell of the column contains one,
       otherwise by spaces. In JSON, a list of names is possible too. It may be empty.
 
@@ -106,27 +115,64 @@ def load(
         ValueError: `images_dir` is not a folder.
     """
     path = existing_file(options.examples, "the table of examples")
-    images_dir, cache_dir = options.images_dir, load_options.cache_path
-    if images_dir is None:
-        images_dir = os.path.dirname(path)
-    elif not os.path.isdir(images_dir):
-        raise ValueError(f"images_dir must be a folder; found no folder at {images_dir}")
+    cache_dir = load_options.cache_path
+    images_dir = os.path.dirname(path)
+    if options.images_dir is not None:
+        locations.check_schemes([options.images_dir], "images_dir")
+        images_dir = locations.absolute(options.images_dir)
+        if not locations.is_folder(images_dir):
+            raise ValueError(f"images_dir must be a folder; found no folder at {images_dir}")
     classes = None if options.class_names is None else read_class_names(options.class_names)
 
-    rows = _read_rows(path, options.label_separator)
-    needed = splits or ("train", "test")
+    rows = _read_rows(path, options.label_separator, needs_split=not load_options.test_fraction)
+    needed = load_options.needed(splits)
     _check_splits(path, rows.splits, needed, "has no {} rows")
-    classes, labels = _label_matrix(path, rows, classes, options.class_names)
-    findings = Findings(path)
-    findings.add_names("columns not used", rows.unused_columns)
-    num_repeated_labels = len(rows.label_codes) - labels.nnz
-    images, labels = _merge_repeated_images(path, rows, labels, images_dir, findings)
-    if splits:
-        kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in splits]))
-        images, labels = images.take(kept), labels[kept]
+    load_options.check_no_test(path, int(np.count_nonzero(rows.splits == _SPLIT_CODES["test"])))
+    classes, labels_of_rows = _label_matrix(path, rows, classes, options.class_names)
+    num_repeated_labels = len(rows.label_codes) - labels_of_rows.nnz
+    locations.check_schemes(rows.images, f"images of {path}")
+    paths = [locations.join(images_dir, name) for name in rows.images]
 
-    bad = image_checks.check_images(
-        images.paths, level=load_options.check_images, cache_dir=cache_dir
+    def prepared() -> tuple[Findings, _Images, scipy.sparse.csr_array, list[BadImage]]:
+        """Returns the images to load with their labels, and those of them that cannot be used."""
+        findings = Findings(path)
+        findings.add_names("columns not used", rows.unused_columns)
+        add_doubles(findings, classes)
+        images, labels = _merge_repeated_images(path, rows, labels_of_rows, paths, findings)
+        if load_options.test_fraction:
+            train = np.flatnonzero(images.splits == _SPLIT_CODES["train"])
+            split_of = images.splits.copy()
+            split_of[train[load_options.test_share(labels[train])]] = _SPLIT_CODES["test"]
+            images = dataclasses.replace(images, splits=split_of)
+        if splits:
+            kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in splits]))
+            images, labels = images.take(kept), labels[kept]
+        bad = image_checks.check_images(
+            images.paths, level=load_options.check_images, cache_dir=cache_dir
+        )
+        return findings, images, labels, bad
+
+    respelled: dict[str, spellings.Found] = {}
+    if load_options.test_fraction:
+        # The choice must not depend on which splits are loaded, and so looked at.
+        respelled = _respelled(
+            image_checks.check_images([*dict.fromkeys(paths)], level="exists", cache_dir=cache_dir)
+        )
+        paths = [respelled[each].path if each in respelled else each for each in paths]
+    findings, images, labels, bad = prepared()
+    if not load_options.test_fraction and (respelled := _respelled(bad)):
+        # Two rows may name one file in two spellings, so that rows are merged again.
+        paths = [respelled[each].path if each in respelled else each for each in paths]
+        findings, images, labels, bad = prepared()
+    written = [locations.join(images_dir, name) for name in images.names] if respelled else []
+    other = [i for i, each in enumerate(written) if each in respelled]
+    findings.add_all(
+        "paths of no file that mean one file in another spelling, which is taken",
+        images.lines[other],
+        lambda i: (
+            f"{quoted(images.names[other[i]])}: {quoted(images.paths[other[i]])} "
+            f"({respelled[written[other[i]]].differences})"
+        ),
     )
     if bad:
         if not load_options.skip_bad_images:
@@ -135,18 +181,26 @@ def load(
                 num_images=len(images.paths),
                 examples=path,
                 lines=images.lines,
+                images_dir=images_dir,
                 cache_dir=cache_dir,
+                data=_labeled_data(classes, images, labels),
             )
         kind = f"images of {len(images.paths)} that cannot be used and are left out"
         findings.add_text(
             kind,
             len(bad),
-            image_checks.describe(bad, examples=path, lines=images.lines, cache_dir=cache_dir),
+            image_checks.describe(
+                bad,
+                examples=path,
+                lines=images.lines,
+                images_dir=images_dir,
+                cache_dir=cache_dir,
+            ),
         )
         kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
         images, labels = images.take(kept), labels[kept]
         absence = "has no {} rows with an image that can be used"
-        _check_splits(path, images.splits, needed, absence)
+        _check_splits(path, images.splits, splits or ("train", "test"), absence)
 
     data = _labeled_data(classes, images, labels)
     level = logging.WARNING if findings else logging.INFO
@@ -186,19 +240,20 @@ class TableRows:
     labels: scipy.sparse.csr_array
 
 
-def read_rows(options: Options, findings: Findings) -> TableRows:
+def read_rows(options: Options, findings: Findings, *, needs_split: bool = True) -> TableRows:
     """Reads a table whose column `image` holds names of any kind, row by row.
 
     Args:
         options: the options of the table, of which `images_dir` is not used.
         findings: receives the columns that are not used.
+        needs_split: whether there must be a column `split`; without one, all rows are train.
 
     Raises:
         TableError: the table cannot be used, or a name is repeated.
     """
     path = existing_file(options.examples, "the table of examples")
     classes = None if options.class_names is None else read_class_names(options.class_names)
-    rows = _read_rows(path, options.label_separator)
+    rows = _read_rows(path, options.label_separator, needs_split=needs_split)
     classes, labels = _label_matrix(path, rows, classes, options.class_names)
     first_row: dict[str, int] = {}
     again = [i for i, name in enumerate(rows.images) if first_row.setdefault(name, i) != i]
@@ -239,8 +294,8 @@ def copy_rows(
     Returns:
         The path of the new table.
     """
-    path, folder = os.path.abspath(options.examples), os.path.abspath(folder)
-    images_dir = os.path.abspath(options.images_dir or os.path.dirname(path))
+    path, folder = locations.absolute(options.examples), os.path.abspath(folder)
+    images_dir = locations.absolute(options.images_dir or os.path.dirname(path))
     is_json = _is_json(path)
     image: str | int
     labels: str | int
@@ -258,12 +313,17 @@ def copy_rows(
         return ((i, row[labels]) for i, row in enumerate(rows) if isinstance(row[labels], str))
 
     had_bar = any("|" in cell for _, cell in cells(rows))
+    paths = [locations.join(images_dir, row[image]) for row in rows]
+    respelled = spellings.find_all({each for each in paths if each not in files})
     kept = []
-    for row in rows:
-        image_file = _image_path(images_dir, row[image])
+    for row, image_file in zip(rows, paths, strict=True):
+        if image_file in respelled:
+            image_file = respelled[image_file].path
         if image_file in files:
-            if not os.path.isabs(row[image]):
-                row[image] = os.path.relpath(image_file, relative_to or folder)
+            is_relative = not os.path.isabs(row[image]) and not locations.scheme_of(row[image])
+            row[image] = image_file
+            if is_relative:
+                row[image] = locations.relative(image_file, relative_to or folder)
             kept.append(row)
     if (
         options.label_separator is None
@@ -283,6 +343,13 @@ def copy_rows(
         else:
             csv.writer(file, lineterminator="\n").writerows([header, *kept])
     return written
+
+
+def add_doubles(findings: Findings, class_names: Sequence[str]) -> None:
+    """Adds the class names that look like doubles of each other."""
+    groups = doubles.similar_names(class_names)
+    texts = [" and ".join(map(quoted, group)) for group in groups]
+    findings.add_items("classes whose names look like doubles", texts, len(groups))
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
@@ -344,7 +411,16 @@ def existing_file(path: str | os.PathLike, what: str) -> str:
     Raises:
         TableError: there is no such file; the message gives similar names.
     """
-    path = os.path.abspath(path)
+    locations.check_schemes([path], what)
+    path = locations.absolute(path)
+    if locations.scheme_of(path):
+        try:
+            is_file = locations.status(path).is_file
+        except OSError as error:
+            raise TableError(f"{what} {path} was not found: {error}") from error
+        if is_file:
+            return path
+        raise TableError(f"{path} is not a file; {what} must be one")
     if os.path.isfile(path):
         return path
     if os.path.exists(path):
@@ -360,10 +436,13 @@ def existing_file(path: str | os.PathLike, what: str) -> str:
 def _text_lines(path: str) -> Iterator[str]:
     """Yields the lines of a UTF-8 file with their ends; a byte order mark is skipped."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with (
+            locations.open_binary(path) as binary,
+            io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file,
+        ):
             yield from file
     except UnicodeDecodeError:
-        with open(path, "rb") as file:
+        with locations.open_binary(path) as file:
             for line, encoded in enumerate(file, start=1):
                 try:
                     encoded.decode()
@@ -375,7 +454,7 @@ def _text_lines(path: str) -> Iterator[str]:
         raise
 
 
-def _read_rows(path: str, label_separator: str | None) -> _Rows:
+def _read_rows(path: str, label_separator: str | None, *, needs_split: bool) -> _Rows:
     """Reads all rows; raises one error that lists everything that is wrong with them."""
     problems = Findings(path)
     reader = _json_rows if _is_json(path) else _csv_rows
@@ -392,7 +471,7 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
         label_codes.extend(map(codes.__getitem__, names))
 
     unused: dict[str, None] = {}
-    for line, image, split, labels in reader(path, problems, unused):
+    for line, image, split, labels in reader(path, needs_split, problems, unused):
         if not image.strip():
             problems.add("rows without an image", line, f"{image!r} in place of its path")
         split_code = _SPLIT_CODES.get(split.strip())
@@ -436,12 +515,12 @@ def _read_rows(path: str, label_separator: str | None) -> _Rows:
 def _is_json(path: str) -> bool:
     if path.lower().endswith((".jsonl", ".json")):
         return True
-    with open(path, "rb") as file:
+    with locations.open_binary(path) as file:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
 
 
 def _csv_rows(
-    path: str, problems: Findings, unused: dict[str, None]
+    path: str, needs_split: bool, problems: Findings, unused: dict[str, None]
 ) -> Iterator[tuple[int, str, str, str]]:
     """Yields line, image, split and labels of every row that has as many cells as the header."""
     reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
@@ -454,10 +533,15 @@ def _csv_rows(
                 continue
             if not columns:
                 columns = [cell.strip() for cell in cells]
-                image, split, labels = _column_indices(path, first_line, columns)
+                image, split, labels = _column_indices(path, first_line, columns, needs_split)
                 unused |= dict.fromkeys(name for name in columns if name not in COLUMNS)
             elif len(cells) == len(columns):
-                yield first_line, cells[image], cells[split], cells[labels]
+                yield (
+                    first_line,
+                    cells[image],
+                    SPLITS[0] if split is None else cells[split],
+                    cells[labels],
+                )
             else:
                 kind = f"rows without exactly {len(columns)} cells, as the header has"
                 hint = "; a comma within a cell needs double quotes around the cell"
@@ -472,9 +556,14 @@ def _csv_rows(
         raise TableError(f"{path} is empty; its first line must be {','.join(COLUMNS)}")
 
 
-def _column_indices(path: str, line: int, columns: list[str]) -> list[int]:
-    if missing := [name for name in COLUMNS if name not in columns]:
-        hint = ""
+def _column_indices(
+    path: str, line: int, columns: list[str], needs_split: bool
+) -> tuple[int, int | None, int]:
+    missing = [name for name in COLUMNS if name not in columns]
+    if not needs_split and "split" in missing:
+        missing.remove("split")
+    if missing:
+        hint = "; " + WITHOUT_SPLIT if "split" in missing else ""
         if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
             hint = "; columns are separated by commas"
         raise TableError(
@@ -483,13 +572,15 @@ def _column_indices(path: str, line: int, columns: list[str]) -> list[int]:
         )
     if repeated := [name for name in COLUMNS if columns.count(name) > 1]:
         raise TableError(f"{path}, line {line}: more than one column {', '.join(repeated)}")
-    return [columns.index(name) for name in COLUMNS]
+    split = columns.index("split") if "split" in columns else None
+    return columns.index("image"), split, columns.index("labels")
 
 
 def _json_rows(
-    path: str, problems: Findings, unused: dict[str, None]
+    path: str, needs_split: bool, problems: Findings, unused: dict[str, None]
 ) -> Iterator[tuple[int, str, str, str | list[str]]]:
     """Yields line, image, split and labels of every line that is an object with these fields."""
+    needed = COLUMNS if needs_split else [name for name in COLUMNS if name != "split"]
     for line, text in enumerate(_text_lines(path), start=1):
         if text.isspace():
             continue
@@ -503,13 +594,15 @@ def _json_rows(
             found = f"a JSON {'array' if isinstance(row, list) else 'value'}, {text.strip()[:40]}"
             problems.add("lines that are not one JSON object each", line, found)
             continue
-        if missing := [name for name in COLUMNS if name not in row]:
+        if missing := [name for name in needed if name not in row]:
             found = f"no {', '.join(missing)}; its fields are {', '.join(map(repr, row)) or 'none'}"
-            problems.add(f"objects without all of the fields {', '.join(COLUMNS)}", line, found)
+            hint = f" ({WITHOUT_SPLIT})" if missing == ["split"] else ""
+            kind = f"objects without all of the fields {', '.join(COLUMNS)}{hint}"
+            problems.add(kind, line, found)
             continue
         if len(row) > len(COLUMNS):
             unused |= dict.fromkeys(name for name in row if name not in COLUMNS)
-        image, split, labels = (row[name] for name in COLUMNS)
+        image, split, labels = row["image"], row.get("split", SPLITS[0]), row["labels"]
         if not isinstance(image, str) or not isinstance(split, str):
             found = f"image {json.dumps(image)}, split {json.dumps(split)}"
             problems.add("image and split must be strings", line, found)
@@ -531,9 +624,12 @@ def _check_splits(path: str, splits: np.ndarray, needed: Sequence[str], absence:
     counts = np.bincount(splits, minlength=len(SPLITS))
     if absent := [name for name in needed if not counts[_SPLIT_CODES[name]]]:
         found = ", ".join(f"{n} {name}" for name, n in zip(SPLITS, counts, strict=True) if n)
+        hint = (
+            "; --test_fraction=0.2 sets a fifth of train aside as test" if "test" in absent else ""
+        )
         raise TableError(
             f"{path} {absence.format(' and no '.join(absent))}; {' and '.join(needed)} rows are "
-            f"needed, and it has {found or 'none'}"
+            f"needed, and it has {found or 'none'}{hint}"
         )
 
 
@@ -579,25 +675,25 @@ def _row_of_entry(labels: scipy.sparse.csr_array) -> np.ndarray:
     return np.repeat(np.arange(labels.shape[0]), np.diff(labels.indptr))
 
 
-def _image_path(images_dir: str, name: str) -> str:
-    return os.path.normpath(os.path.join(images_dir, name))
+def _respelled(bad: Sequence[BadImage]) -> dict[str, spellings.Found]:
+    """Returns the files of those images that were not found under the spelling of their paths."""
+    return spellings.find_all(
+        {image.path for image in bad if image.reason == image_checks.NOT_FOUND}
+    )
 
 
 def _merge_repeated_images(
     path: str,
     rows: _Rows,
     labels: scipy.sparse.csr_array,
-    images_dir: str | os.PathLike,
+    paths_of_rows: Sequence[str],
     findings: Findings,
 ) -> tuple[_Images, scipy.sparse.csr_array]:
     """Returns the distinct images, and the labels of all rows of each."""
-    images_dir = os.path.abspath(images_dir)
     positions: collections.defaultdict[str, int] = collections.defaultdict()
     positions.default_factory = positions.__len__
     position_of_row = np.fromiter(
-        (positions[_image_path(images_dir, name)] for name in rows.images),
-        np.int64,
-        len(rows.images),
+        map(positions.__getitem__, paths_of_rows), np.int64, len(rows.images)
     )
     paths = list(positions)
     if len(paths) == len(rows.images):
@@ -649,7 +745,7 @@ def _labeled_data(
         if len(positions):
             part = images.take(positions)
             splits[name] = assembly.file_examples(part.names, part.paths, labels[positions])
-    return LabelledData(class_names=classes, splits=splits)
+    return LabelledData(class_names=classes, splits=splits, origin="list layout")
 
 
 SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

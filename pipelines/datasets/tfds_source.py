@@ -112,11 +112,16 @@ def load(
         "val": options.val_split,
         "test": options.test_split,
     }
-    if splits:
-        expressions = {name: expressions[name] for name in splits}
+    if splits or load_options.test_fraction:
+        needed = load_options.needed(splits)
+        if not splits and options.val_split:
+            needed += ("val",)
+        expressions = {name: expressions[name] for name in needed}
         if None in expressions.values():
             raise TfdsError("a val split is needed: name one of the data set's, --val_split")
     builder = open_builder(options.tfds_name, data_dir=options.data_dir, download=options.download)
+    if options.test_split in builder.info.splits:
+        load_options.check_no_test(f"{builder.info.full_name}")
     form = _label_form(builder, options.label_feature)
     image_feature = _image_feature(builder, options.image_feature)
     opened = {
@@ -150,17 +155,26 @@ def load(
             )
             for name, column in columns.items()
         }
-    loaded = {}
-    for name, split in opened.items():
-        examples = record_examples(
+    parts = {
+        name: record_examples(
             split,
             names=[f"{split.expression}/{i}" for i in range(len(split.positions))],
             labels=columns[name].labels(len(classes), f"{split}, {options.label_feature}"),
             image_feature=image_feature,
         )
+        for name, split in opened.items()
+    }
+    origins = {name: str(split) for name, split in opened.items()}
+    if load_options.test_fraction:
+        parts["train"], parts["test"] = parts["train"].divide(
+            load_options.test_share(parts["train"].labels)
+        )
+        origins["test"] = origins["train"]
+    loaded = {}
+    for name in splits or parts:
         loaded[name] = assembly.without_bad_images(
-            examples,
-            source=str(split),
+            parts[name],
+            source=origins[name],
             in_records=True,
             check_images=load_options.check_images,
             skip_bad_images=load_options.skip_bad_images,
@@ -172,7 +186,9 @@ def load(
         ", ".join(f"{len(examples)} {name}" for name, examples in loaded.items()),
         len(classes),
     )
-    return LabelledData(class_names=tuple(classes), splits=loaded)
+    return LabelledData(
+        class_names=tuple(classes), splits=loaded, origin=f"TFDS {builder.info.full_name}"
+    )
 
 
 def open_builder(
@@ -264,7 +280,8 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     except Exception as error:  # TFDS's parser raises errors of many types
         raise TfdsError(
             f"{builder.info.full_name} has no split {expression!r}; its splits are "
-            f"{', '.join(builder.info.splits) or 'none'}"
+            f"{', '.join(builder.info.splits) or 'none'} (--test_fraction=0.2 sets a fifth of the "
+            "train split aside as test)"
         ) from error
     if not instructions:
         raise TfdsError(f"{builder.info.full_name}: the split {expression!r} has no examples")

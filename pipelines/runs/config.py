@@ -19,7 +19,7 @@ from dbl_tf.settings import (
     flag_name,
     setting,
 )
-from pipelines import datasets, sampling
+from pipelines import datasets, locations, sampling
 from pipelines.datasets import LoadOptions, SourceOptions
 from pipelines.examples import LabelledData
 from pipelines.images import Augmentation
@@ -39,6 +39,17 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
 }
 # What runs did before these settings existed, whose `config.json` does not hold them.
 _EARLIER = {"optimizer": "sgd", "schedule": "step", "keep": "last", "calibrate": False}
+
+# Paths of what is written, memory-mapped, or read by libraries that know no schemes.
+_LOCAL = (
+    "run_dir",
+    "cache_dir",
+    "shards_dir",
+    "features",
+    "image_ids",
+    "init_from",
+    "word_vectors",
+)
 
 _Record = TypeVar("_Record", bound="DataConfig")
 
@@ -75,6 +86,9 @@ class DataConfig:
         dataset = values.get("dataset", "digits_mlt")
         settings.check(cls, values, name_of=_flag, error=ConfigError)
         records = {"source": datasets.SOURCES[dataset].options, **records_of(cls)}
+        for name in _LOCAL:
+            if values.get(name) and locations.scheme_of(values[name]):
+                raise ConfigError(f"--{name} must be a local path; got {values[name]!r}")
         own = {name: values.pop(name) for name in list(values) if name in known}
         held = {name: _make_record(record, dataset, values) for name, record in records.items()}
         for name, value in values.items():

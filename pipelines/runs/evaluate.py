@@ -14,7 +14,7 @@ from dbl_tf import metrics, prediction, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
-from pipelines import inputs
+from pipelines import inputs, locations
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import network_inputs, report
 from pipelines.runs import scores as run_scores
@@ -117,8 +117,8 @@ def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pat
         ValueError: the folder contains no files, or the model takes features.
     """
     model.check_inputs(None)
-    folder = pathlib.Path(images_dir)
-    paths = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    locations.check_schemes([images_dir], "the folder of images")
+    paths = locations.files_below(images_dir)
     if not paths:
         raise ValueError(f"there are no files in {images_dir}")
     probabilities, errors = model.predict_encoded(
@@ -127,7 +127,7 @@ def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pat
     )
     output = pathlib.Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    names = [os.path.relpath(path, folder) for path in paths]
+    names = [locations.relative(path, images_dir) for path in paths]
     write_predictions(names, probabilities, model.class_names, output / "predictions.csv", errors)
     return output / "predictions.csv"
 

@@ -41,9 +41,10 @@ def load(
     directory = pathlib.Path(shards_dir)
     manifest = Manifest.load(directory)
     if absent := [name for name in only_splits or () if name not in manifest.splits]:
+        hint = "; --test_fraction=0.2 sets a fifth of train aside" if "test" in absent else ""
         raise ShardsError(
             f"{directory} has no split {' and no '.join(absent)}; there are "
-            f"{', '.join(manifest.splits)}"
+            f"{', '.join(manifest.splits)}{hint}"
         )
     needed = {name: manifest.splits[name] for name in only_splits or manifest.splits}
     problems = [layout.check_file(directory, manifest.statistics, content=True)]
@@ -58,7 +59,12 @@ def load(
             "into an empty folder, or copy these files from where the shards came from"
         )
     splits = {name: _open(directory, manifest, name) for name in needed}
-    return LabelledData(manifest.plan.class_names, splits, manifest.plan.flip_probability)
+    return LabelledData(
+        manifest.plan.class_names,
+        splits,
+        manifest.plan.flip_probability,
+        origin=f"{manifest.plan.record_format} shards",
+    )
 
 
 def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 
 import pytest
@@ -64,10 +65,14 @@ def test_settings_of_a_record_leave_out_other_fields_and_nested_records():
 def test_paths_become_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert with_absolute_paths(Settings()) == Settings()
-    absolute = with_absolute_paths(Settings(path="a.csv", mode="exact"))
+
+    def in_home(path: str) -> str:
+        return os.path.abspath(os.path.expanduser(path))
+
+    assert with_absolute_paths(Settings(), in_home) == Settings()
+    absolute = with_absolute_paths(Settings(path="a.csv", mode="exact"), in_home)
     assert absolute == Settings(path=str(tmp_path / "a.csv"), mode="exact")
-    assert with_absolute_paths(Settings(path="~/a")).path == str(tmp_path / "home" / "a")
+    assert with_absolute_paths(Settings(path="~/a"), in_home).path == str(tmp_path / "home" / "a")
 
 
 def test_settings_without_a_default_must_be_given():

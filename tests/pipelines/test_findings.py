@@ -20,7 +20,8 @@ def test_findings_are_shown_by_kind_in_their_order():
     findings.add("unknown splits", 9, "'trian'")
     findings.add_names("columns not used", ["width", "height"])
     findings.add_count("labels repeated", 12)
-    findings.add_text("images left out", 7, "  line 3: a.jpg: no such file\n  and 6 more, in b.csv")
+    findings.add_items("doubles", ["'a' and 'A'"], count=3)
+    findings.add_text("images left out", 7, "  no such file: 7\n    line 3: a.jpg\n  in b.csv")
     assert findings
     assert findings.text("what was found").splitlines() == [
         "what was found",
@@ -33,9 +34,13 @@ def test_findings_are_shown_by_kind_in_their_order():
         "    'width'",
         "    'height'",
         "  labels repeated: 12",
+        "  doubles: 3",
+        "    'a' and 'A'",
+        "    and 2 more",
         "  images left out: 7",
-        "    line 3: a.jpg: no such file",
-        "    and 6 more, in b.csv",
+        "    no such file: 7",
+        "      line 3: a.jpg",
+        "    in b.csv",
     ]
 
 

@@ -4,7 +4,7 @@ import scipy.sparse
 from run_data import make_data
 
 from pipelines import folds as data_folds
-from pipelines.folds import held_out, stratified_folds
+from pipelines.folds import held_out, stratified_folds, stratified_share
 
 
 def long_tailed_labels(num_examples, num_classes, seed):
@@ -40,6 +40,44 @@ def test_classes_that_share_examples_are_parted_too():
         for c in range(num_classes):
             if labels[:, c].sum() >= 2:
                 assert len(set(folds[labels[:, c]])) >= 2, (labels, folds)
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.5, 0.7])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_class_has_its_share_of_a_test_split(fraction, seed):
+    labels = long_tailed_labels(600, 40, seed)
+    chosen = stratified_share(labels, fraction, seed=seed)
+    dense = labels.toarray()
+    counts, in_test = dense.sum(axis=0), dense[chosen].sum(axis=0)
+    # A class whose share is less than one example has one all the same.
+    num_small = np.count_nonzero(counts * fraction < 1)
+    assert chosen.dtype == bool and -6 <= chosen.sum() - 600 * fraction <= 6 + num_small
+    # Random choices of the commonest classes are off by ten.
+    assert fraction < 0.2 or np.abs(in_test - counts * fraction).max() <= 4
+    assert (in_test[counts >= 2] >= 1).all()
+    assert ((counts - in_test)[counts >= 1] >= 1).all()
+    np.testing.assert_array_equal(chosen, stratified_share(labels, fraction, seed=seed))
+    assert (chosen != stratified_share(labels, fraction, seed=seed + 10)).any()
+
+
+def test_no_class_loses_all_its_examples_to_the_test_split():
+    rng = np.random.default_rng(0)
+    for case in range(300):
+        shape = int(rng.integers(4, 14)), int(rng.integers(1, 9))
+        labels = scipy.sparse.csr_array(rng.random(shape) < rng.choice([0.1, 0.3, 0.5]))
+        try:
+            chosen = stratified_share(labels, float(rng.choice([0.3, 0.5, 0.9])), seed=case)
+        except ValueError as error:
+            assert "sets nothing aside" in str(error)
+            continue
+        dense = labels.toarray()
+        assert (dense[~chosen].any(axis=0) == dense.any(axis=0)).all(), dense
+
+
+def test_a_share_of_nothing_is_refused():
+    labels = scipy.sparse.csr_array(np.eye(3, dtype=bool))
+    with pytest.raises(ValueError, match=r"test_fraction = 0.1 sets nothing aside: .* 3 train"):
+        stratified_share(labels, 0.1, seed=0)
 
 
 def test_folds_are_a_function_of_labels_and_seed():

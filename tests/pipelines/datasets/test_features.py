@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dbl_tf.statistics import LabelStatistics
 from pipelines.datasets import features, table
@@ -345,3 +346,18 @@ def test_a_real_set_of_features(shared_data):
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
     sizes = {name: len(members) for name, members in statistics.groups.items()}
     assert sizes == {"head": 36, "medium": 108, "tail": 227}
+
+
+def test_an_archive_behind_a_scheme_is_read(tmp_path):
+    url = f"ram://{tmp_path.name}/examples.npz"
+    tf.io.gfile.makedirs(f"ram://{tmp_path.name}")
+    tf.io.gfile.copy(str(save(tmp_path)), url)
+    local, remote = load(tmp_path / "examples.npz"), load(url)
+    for name, examples in local.splits.items():
+        np.testing.assert_array_equal(remote.splits[name].features[:], examples.features[:])
+    with pytest.raises(ValueError, match="s3://"):
+        load("s3://bucket/examples.npz")
+    with tf.io.gfile.GFile(f"ram://{tmp_path.name}/text.npz", "wb") as file:
+        file.write(b"some text")
+    with pytest.raises(features.FeaturesError, match=r"not an archive of arrays.*some t"):
+        load(f"ram://{tmp_path.name}/text.npz")

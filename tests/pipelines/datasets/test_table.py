@@ -160,7 +160,9 @@ def test_images_dir_and_absolute_paths(folder, load):
     data = load(path, images_dir=folder)
     assert data.splits["train"].read(tf.constant(0)) == (folder / "a.jpg").read_bytes()
     assert data.splits["test"].read(tf.constant(0)) == (folder / "b.jpg").read_bytes()
-    with pytest.raises(image_checks.BadImagesError, match=r"line 2: \S+/lists/a.jpg: no such file"):
+    with pytest.raises(
+        image_checks.BadImagesError, match=r"no such file: 1\n.*line 2: '\S+/lists/a.jpg'"
+    ):
         load(path)
     with pytest.raises(ValueError, match="images_dir must be a folder"):
         load(path, images_dir=folder / "nowhere")
@@ -305,7 +307,7 @@ def test_bad_images_are_refused_with_their_lines(folder, load):
     message = str(error.value)
     assert f"5 of 7 images of {path}" in message and "--skip_bad_images" in message
     for line, name in enumerate(("missing", "truncated", "text", "empty", "folder"), start=4):
-        assert f"line {line}: {folder}/{name}.jpg: " in message
+        assert f"line {line}: '{folder}/{name}.jpg'" in message
     with pytest.raises(image_checks.BadImagesError, match="3 of 7 images"):
         load(path, check_images="exists")
 
@@ -317,7 +319,7 @@ def test_bad_images_are_left_out_where_asked(folder, load, caplog):
     assert data.splits["test"].read(tf.constant(0)) == (folder / "b.jpg").read_bytes()
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "images of 7 that cannot be used and are left out: 5\n" in warning
-    assert f"line 8: {folder}/folder.jpg: " in warning
+    assert f"  is a folder, not a file: 1\n      line 8: '{folder}/folder.jpg'" in warning
 
 
 def test_no_test_image_left_is_refused(folder, load):
@@ -357,6 +359,14 @@ def test_table_without_a_remark_is_summed_up_in_one_line(folder, load, caplog):
     )
 
 
+def test_classes_whose_names_look_like_doubles_are_named_in_a_warning(folder, load, caplog):
+    rows = ["c.jpg,train,Cat", "d.jpg,train,cafe\u0301", "e.jpg,test,caf\u00e9", "f.jpg,val,dog"]
+    load(write(folder / "t.csv", simple(*rows)))
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    found = warning[warning.index("  classes whose names look like doubles: 2\n") :].splitlines()
+    assert found[1:3] == ["    'Cat' and 'cat'", "    'cafe\\u0301' and 'café'"]
+
+
 def test_one_summary_holds_all_that_was_found(folder, load, caplog):
     caplog.set_level(logging.INFO, logger="absl")
     classes = write(folder / "classes.txt", "cat\ndog\nox\nyak\nzebra")
@@ -384,9 +394,10 @@ def test_one_summary_holds_all_that_was_found(folder, load, caplog):
         "the images have rows with different labels, and get all of them): 1",
         "    line 4: ./a.jpg, as line 2",
         "  images of 12 that cannot be used and are left out: 7",
-        *(f"    line {5 + i}: {folder}/missing{i}.jpg: no such file" for i in range(5)),
-        f"    and 2 more, listed in {listed}. The most frequent reasons:",
-        "    7 × no such file",
+        "    no such file: 7",
+        *(f"      line {5 + i}: '{folder}/missing{i}.jpg'" for i in range(5)),
+        "      and 2 more",
+        f"    All of them are listed in {listed}",
         "  images without labels: 2",
         "    line 3: b.jpg (train)",
         "    line 13: d.jpg (test)",

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from pipelines import images
+from pipelines import data_summary, images
 from pipelines.datasets import image_checks, tfds_source
 from pipelines.runs.config import DataConfig
 
@@ -191,6 +191,23 @@ def test_split_expressions(data_dir, cache_dir, rows):
     assert list(both.splits) == ["test"]
     assert _by_image(both, "test").items() < _expected(rows).items()
     assert len(both.splits["test"]) == 3
+
+
+def test_a_test_split_is_set_aside_where_there_is_none(array_records, cache_dir, rows):
+    options = {"test_split": "test", "test_fraction": 0.25}
+    data = _load(array_records, cache_dir, **options)
+    assert set(data.splits) == {"train", "test"}
+    assert abs(len(data.splits["test"]) - NUM_TRAIN / 4) <= 2
+    found = _by_image(data, "train") | _by_image(data, "test")
+    assert found == _expected(rows[:NUM_TRAIN]) and len(found) == NUM_TRAIN
+    assert data_summary.summarize(data).startswith("TFDS labeled_photographs/")
+    alone = _load(array_records, cache_dir, ("test",), **options)
+    assert set(alone.splits) == {"test"}
+    assert alone.splits["test"].names == data.splits["test"].names
+    with pytest.raises(ValueError, match="has a test split already"):
+        _load(array_records, cache_dir, test_fraction=0.25)
+    with pytest.raises(ValueError, match=r"no split 'test'.*--test_fraction=0\.2"):
+        _load(array_records, cache_dir, test_split="test")
 
 
 def test_images_of_one_channel(array_records, cache_dir):

@@ -103,6 +103,15 @@ def test_a_folder_of_unlabeled_images_is_predicted(finished, picture_table, tmp_
     expected = read_predictions(run_dir / "predictions.csv")[4]
     assert expected["image"] == "44.png"
     assert float(rows[0]["red"]) == pytest.approx(float(expected["red"]), abs=1e-6)
+    remote = f"ram://{tmp_path.name}/new"
+    tf.io.gfile.makedirs(remote)
+    for name in ("a.png", "notes.txt"):
+        tf.io.gfile.copy(str(folder / name), f"{remote}/{name}")
+    (tmp_path / "remote").mkdir()
+    again = read_predictions(evaluate.predict_folder(model, remote, str(tmp_path / "remote")))
+    assert again == rows
+    with pytest.raises(ValueError, match="the folder of images: 1 start with s3://"):
+        evaluate.predict_folder(model, "s3://bucket/new", str(tmp_path))
 
 
 def test_the_same_command_continues_and_another_is_refused(finished, picture_table):

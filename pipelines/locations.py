@@ -1,0 +1,216 @@
+"""Where files are: joined, asked about and opened alike, on the local disk or behind a scheme.
+
+A location is a local path, or a URL such as `gs://bucket/a.jpg` of a file system that TensorFlow
+knows. The functions of `os.path` would make `/here/gs:/bucket/a.jpg` of it, so locations are joined
+and made absolute here alone.
+"""
+
+import hashlib
+import io
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterable
+from typing import IO, NamedTuple
+
+import tensorflow as tf
+
+# Two letters at least: `C:` is a drive. Other characters are refused by name, and not taken for a
+# folder.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
+# What `os.path` and `pathlib` leave of a URL.
+_COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/(?!/)")
+_REMEDIES = {
+    "http": "download the files, and give the folder they are in",
+    "https": "download the files, and give the folder they are in",
+    "s3": "install tensorflow-io, or copy the files, and give the folder they are in",
+}
+
+
+class Status(NamedTuple):
+    """The state of a file or folder.
+
+    Attributes:
+        is_file: whether it is a file that can be read.
+        is_folder: whether it is a folder.
+        size: the number of bytes.
+        version: a text that changes when the content does: the time of the last change in
+            nanoseconds or, where the file system keeps none, a digest of the content.
+    """
+
+    is_file: bool
+    is_folder: bool
+    size: int
+    version: str
+
+
+def scheme_of(location: str | os.PathLike) -> str | None:
+    """Returns the scheme of a URL, such as "gs"; None for a local path.
+
+    Example:
+
+    >>> scheme_of("gs://bucket/a.jpg"), scheme_of("images/a.jpg"), scheme_of("C:/images/a.jpg")
+    ('gs', None, None)
+    """
+    match = _SCHEME.match(os.fspath(location))
+    return match[1] if match else None
+
+
+def check_schemes(locations: Iterable[str | os.PathLike], what: str) -> None:
+    """Refuses URLs of schemes for which TensorFlow has no file system.
+
+    Args:
+        locations: local paths and URLs.
+        what: what they are, for the message, such as "images of FILE".
+
+    Raises:
+        ValueError: one line that names the schemes, the first such URL and what would be right.
+    """
+    known = set(tf.io.gfile.get_registered_schemes()) - {""}
+    first: dict[str, str] = {}
+    count = 0
+    for each in locations:
+        location = os.fspath(each)
+        if ":/" not in location:
+            continue
+        match = _SCHEME.match(location)
+        if match is None:
+            match = _COLLAPSED.match(location)
+            if match is None or match[1].lower() not in known | _REMEDIES.keys():
+                continue
+        elif match[1] in known:
+            continue
+        first.setdefault(match[0], location)
+        count += 1
+    if not first:
+        return
+    start, location = next(iter(first.items()))
+    scheme = start.partition(":")[0].lower()
+    read = ", ".join(["local paths", *(f"{name}://" for name in sorted(known))])
+    remedy = _REMEDIES.get(scheme, "copy the files, and give the folder they are in")
+    if scheme in known:
+        remedy = f"write {scheme}://"
+    raise ValueError(
+        f"{what}: {count} start with {' or '.join(first)}, such as {location!r}, which TensorFlow "
+        f"does not read here (it reads {read}); {remedy}"
+    )
+
+
+def absolute(location: str | os.PathLike) -> str:
+    """Returns the absolute path, in which `~` is expanded; a URL stays as it is."""
+    location = os.fspath(location)
+    return location if scheme_of(location) else os.path.abspath(os.path.expanduser(location))
+
+
+def join(folder: str | os.PathLike, name: str) -> str:
+    """Returns the location of a name that is relative to a folder.
+
+    Args:
+        folder: a local folder or a URL.
+        name: a relative path. An absolute path or a URL stands for itself.
+
+    Example:
+
+    >>> join("/data/images", "../a.jpg"), join("gs://bucket/images", "../a.jpg")
+    ('/data/a.jpg', 'gs://bucket/a.jpg')
+    >>> join("/data/images", "gs://bucket/a.jpg")
+    'gs://bucket/a.jpg'
+    """
+    folder = os.fspath(folder)
+    if scheme_of(name):
+        return name
+    if not scheme_of(folder):
+        return os.path.normpath(os.path.join(folder, name))
+    if posixpath.isabs(name):
+        return posixpath.normpath(name)
+    start, _, place = folder.partition("://")
+    bucket, _, path = place.partition("/")
+    # With a leading slash, so that `..` does not lead out of the bucket.
+    path = posixpath.normpath(posixpath.join("/", path, name)).lstrip("/")
+    return f"{start}://{bucket}/{path}"
+
+
+def relative(location: str, folder: str | os.PathLike) -> str:
+    """Returns the path of a file relative to a folder; a URL to another place stays as it is."""
+    folder = os.fspath(folder)
+    if not scheme_of(location) and not scheme_of(folder):
+        return os.path.relpath(location, folder)
+    return location.removeprefix(folder.rstrip("/") + "/")
+
+
+def status(location: str | os.PathLike) -> Status:
+    """Returns the state of a file or folder.
+
+    Raises:
+        OSError: it does not exist or cannot be reached.
+        ValueError: the path holds a null byte.
+    """
+    location = _local(location)
+    if not scheme_of(location):
+        found = os.stat(location)
+        return Status(
+            stat.S_ISREG(found.st_mode),
+            stat.S_ISDIR(found.st_mode),
+            found.st_size,
+            str(found.st_mtime_ns),
+        )
+    try:
+        remote = tf.io.gfile.stat(location)
+        if remote.is_directory:
+            return Status(False, True, 0, "")
+        version = str(remote.mtime_nsec) if remote.mtime_nsec else _digest_of(location)
+    except tf.errors.NotFoundError:
+        raise FileNotFoundError(f"no such file: {location}") from None
+    except tf.errors.OpError as error:
+        # A message for many files, each of which is named beside it.
+        raise OSError(error.message.replace(location, "the file")) from error
+    return Status(True, False, remote.length, version)
+
+
+def is_folder(location: str | os.PathLike) -> bool:
+    """Whether there is a folder at a location."""
+    location = _local(location)
+    return tf.io.gfile.isdir(location) if scheme_of(location) else os.path.isdir(location)
+
+
+def open_binary(location: str | os.PathLike) -> IO[bytes]:
+    """Opens a file for reading its bytes; one behind a scheme is read as a whole.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    location = _local(location)
+    if not scheme_of(location):
+        return open(location, "rb")
+    try:
+        with tf.io.gfile.GFile(location, "rb") as file:
+            return io.BytesIO(file.read())
+    except tf.errors.NotFoundError:
+        raise FileNotFoundError(f"no such file: {location}") from None
+    except tf.errors.OpError as error:
+        raise OSError(f"{location}: {error.message}") from error
+
+
+def files_below(folder: str | os.PathLike) -> list[str]:
+    """Returns the sorted locations of all files in a folder and in the folders below it."""
+    folder = os.fspath(folder)
+    if scheme_of(folder):
+        return sorted(
+            f"{root.rstrip('/')}/{name}"
+            for root, _, names in tf.io.gfile.walk(folder)
+            for name in names
+        )
+    found = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in found if os.path.isfile(path))
+
+
+def _local(location: str | os.PathLike) -> str:
+    """Returns the path in a URL `file://…`, of which TensorFlow rounds the times to seconds."""
+    location = os.fspath(location)
+    return location.removeprefix("file://")
+
+
+def _digest_of(location: str) -> str:
+    with tf.io.gfile.GFile(location, "rb") as file:
+        return f"content {hashlib.blake2b(file.read(), digest_size=16).hexdigest()}"
