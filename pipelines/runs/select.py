@@ -23,8 +23,9 @@ from pipelines.runs.config import (
 from pipelines.runs.features import Features
 from pipelines.runs.trials import Candidate, Predictions, Summary, Trials
 
-# The paper's chain from the plain loss to the whole method, and the strongest loss beside it.
-METHODS = ("erm", "rs", "asl", "r_bce", "db", "db_focal")
+# One method for each idea: re-weighting, margins, the paper's chain from re-sampling to its whole
+# method, and the asymmetric loss.
+METHODS = ("erm", "rw", "ldam", "asl", "rs", "r_bce", "db", "db_focal")
 # Around the default, which suits 20 to 400 classes and a few thousand examples.
 RATE_FACTORS = (1 / 3, 1.0, 3.0)
 

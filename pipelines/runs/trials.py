@@ -25,7 +25,7 @@ ROWS, SUMMARY, ASKED, FOLDER = (
 )
 # Folds are held out until they have so many examples together: with more, the choice would take
 # longer than the training, and their scores are sure enough.
-ENOUGH_EXAMPLES = 5000
+ENOUGH_EXAMPLES = 2500
 # Parts of these examples, without which scores are computed for their standard errors. The
 # few folds would give errors that are themselves uncertain by a third.
 NUM_PARTS = 20
