@@ -170,6 +170,25 @@ def asymmetric_crossentropy(
     positive = ops.softplus(-logits)
     if gamma_positive:
         positive = ops.exp(-gamma_positive * (logits + positive)) * positive
+    negative = asymmetric_negatives(logits, gamma_negative, clip)
+    return targets * positive + (1.0 - targets) * negative
+
+
+def asymmetric_negatives(
+    logits: Any,
+    gamma_negative: float = DEFAULTS.gamma_negative,
+    clip: float = DEFAULTS.clip,
+) -> Any:
+    """Computes the asymmetric loss of negatives, `−p_m^γ₋ log(1 − p_m)`; see above.
+
+    Args:
+        logits: see `asymmetric_crossentropy`.
+        gamma_negative: see `asymmetric_crossentropy`.
+        clip: see `asymmetric_crossentropy`.
+
+    Returns:
+        The loss that each element has as a negative, shape (B, C).
+    """
     if clip:
         probabilities = ops.maximum(ops.sigmoid(logits) - clip, 0.0)
         negative = -ops.log1p(-probabilities)
@@ -180,29 +199,25 @@ def asymmetric_crossentropy(
         negative = ops.softplus(logits)
         if gamma_negative:
             negative = ops.exp(-gamma_negative * (negative - logits)) * negative
-    return targets * positive + (1.0 - targets) * negative
+    return negative
 
 
-class ElementwiseLoss(keras.losses.Loss):
-    """Base class of losses that keep the shape (B, C) until the reduction.
+class MultiLabelLoss(keras.losses.Loss):
+    """Base class of losses of logits (B, C) and multi-hot or soft labels (B, C).
 
-    Subclasses compute the loss of each element in `_elements`. Those with element weights set
-    `rebalance` and `_weight_function`, and compute the weights in `_weights`.
+    Subclasses compute the loss in `_values`.
 
     Args:
         from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
-        reduction: the reduction of `keras.losses.Loss`. "mean" is the mean over all B·C elements.
+        reduction: the reduction of `keras.losses.Loss`.
         name: the name of the loss.
         dtype: the type of the computation. Half precision is computed in float32.
     """
 
     # C, if the loss depends on the number of classes.
     num_classes: int | None = None
-    # The source of the element weights, one of REBALANCE_MODES, and the function that makes them.
-    rebalance: str | None = None
-    _weight_function: Callable[..., Any]
-    # Whether every target of the current call is exactly 0 or 1.
-    _hard_targets = False
+    # The number of steps at the beginning of a training in which the loss is another one.
+    warmup_steps = 0
 
     def __init__(
         self,
@@ -216,6 +231,70 @@ class ElementwiseLoss(keras.losses.Loss):
             dtype = "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.from_logits = bool(from_logits)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss before the reduction; the class documents its shape."""
+        y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
+        logits = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        self._check_shapes(y_true, logits)
+        if not self.from_logits:
+            epsilon = keras.config.epsilon()
+            probabilities = ops.clip(logits, epsilon, 1.0 - epsilon)
+            logits = ops.log(probabilities) - ops.log1p(-probabilities)
+        return self._values(y_true, logits)
+
+    def _values(self, y_true: Any, logits: Any) -> Any:
+        """The loss before the reduction, from tensors of the type of the loss."""
+        raise NotImplementedError
+
+    def at_step(self, step: int) -> bool:
+        """Tells the loss how many steps have been trained.
+
+        Returns:
+            Whether the loss is another one from now on, so that what was compiled with it must be
+            compiled again.
+        """
+        return False
+
+    def _check_shapes(self, y_true: Any, logits: Any) -> None:
+        arrays = {"y_true": tuple(y_true.shape), "y_pred": tuple(logits.shape)}
+        if self.num_classes is None:
+            shapes = list(arrays.values())
+            if any(len(shape) != 2 for shape in shapes) or any(
+                a != b and None not in (a, b) for a, b in zip(*shapes, strict=True)
+            ):
+                raise ValueError(f"y_true and y_pred must have the same shape (B, C); got {arrays}")
+            return
+        for name, shape in arrays.items():
+            if len(shape) != 2 or shape[1] not in (None, self.num_classes):
+                raise ValueError(
+                    f"{name} must be of shape (B, {self.num_classes}), with a column for each "
+                    f"entry of class_counts; got {shape}"
+                )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that create an equal loss."""
+        return {**super().get_config(), "from_logits": self.from_logits, "dtype": self.dtype}
+
+
+class ElementwiseLoss(MultiLabelLoss):
+    """Base class of losses that keep the shape (B, C) until the reduction.
+
+    Subclasses compute the loss of each element in `_elements`. Those with element weights set
+    `rebalance` and `_weight_function`, and compute the weights in `_weights`.
+
+    Args:
+        from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
+        reduction: the reduction of `keras.losses.Loss`. "mean" is the mean over all B·C elements.
+        name: the name of the loss.
+        dtype: the type of the computation. Half precision is computed in float32.
+    """
+
+    # The source of the element weights, one of REBALANCE_MODES, and the function that makes them.
+    rebalance: str | None = None
+    _weight_function: Callable[..., Any]
+    # Whether every target of the current call is exactly 0 or 1.
+    _hard_targets = False
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the reduced loss; the class documents the arguments."""
@@ -240,15 +319,7 @@ class ElementwiseLoss(keras.losses.Loss):
             loss._hard_targets = True
         return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss per element, (B, C), with weights if `rebalance="labels"`."""
-        y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
-        logits = ops.convert_to_tensor(y_pred, dtype=self.dtype)
-        self._check_shapes(y_true, logits)
-        if not self.from_logits:
-            epsilon = keras.config.epsilon()
-            probabilities = ops.clip(logits, epsilon, 1.0 - epsilon)
-            logits = ops.log(probabilities) - ops.log1p(-probabilities)
+    def _values(self, y_true: Any, logits: Any) -> Any:
         loss = self._elements(y_true, logits)
         return loss * self._weights(y_true) if self.rebalance == "labels" else loss
 
@@ -259,26 +330,6 @@ class ElementwiseLoss(keras.losses.Loss):
     def _weights(self, y_true: Any) -> Any:
         """Element weights, (B, C), for `rebalance="labels"`."""
         raise NotImplementedError
-
-    def _check_shapes(self, y_true: Any, logits: Any) -> None:
-        arrays = {"y_true": tuple(y_true.shape), "y_pred": tuple(logits.shape)}
-        if self.num_classes is None:
-            shapes = list(arrays.values())
-            if any(len(shape) != 2 for shape in shapes) or any(
-                a != b and None not in (a, b) for a, b in zip(*shapes, strict=True)
-            ):
-                raise ValueError(f"y_true and y_pred must have the same shape (B, C); got {arrays}")
-            return
-        for name, shape in arrays.items():
-            if len(shape) != 2 or shape[1] not in (None, self.num_classes):
-                raise ValueError(
-                    f"{name} must be of shape (B, {self.num_classes}), with a column for each "
-                    f"entry of class_counts; got {shape}"
-                )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that create an equal loss."""
-        return {**super().get_config(), "from_logits": self.from_logits, "dtype": self.dtype}
 
 
 def _are_hard(targets: Any) -> bool:

@@ -109,12 +109,19 @@ def write_run_report(
     if learned:
         page.add("<h2>How it learned</h2>")
         page.add_panels(learned)
+    method = methods.METHODS.get(str(config.get("method")))
+    is_of_examples = method is not None and not method.loss.is_mean_over_classes
+    if is_of_examples:
+        page.add(
+            '<p class="muted">The loss of this method compares the labels of an image with one '
+            "another. It has no gradient by the logit of a label alone that could be drawn.</p>"
+        )
     left_out = [
         part
         for part, given in (
             ("the settings", config),
             ("training curves", history),
-            ("the gradient of the loss", loss),
+            ("the gradient of the loss", loss or is_of_examples),
             ("the variance of draws", train_labels is not None),
             ("how often training drew each label", observed_counts is not None),
         )
