@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from dbl_tf.losses import ElementwiseLoss, asymmetric_negatives
+from dbl_tf.losses import ElementwiseLoss, MultiLabelLoss, asymmetric_negatives
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
 
@@ -43,14 +43,7 @@ def hill_crossentropy(
     Returns:
         ℓ, shape (B, C). Values and gradients are finite for |z| up to 1e4.
 
-    Reference: Zhang et al., Simple and Robust Loss Design for Multi-Label Learning with Missing
-    Labels, arXiv 2112.07368.
-
-    Example:
-
-    >>> targets, logits = np.float32([[1, 0]]), np.float32([[1, 0]])
-    >>> [round(float(element), 4) for element in hill_crossentropy(targets, logits)[0]]
-    [0.1733, 0.25]
+    Reference: see `HillLoss`.
     """
     p = ops.sigmoid(logits)
     positive = _focal_margin(logits, logit_margin, focal_gamma)
@@ -240,7 +233,7 @@ class SPLCLoss(ElementwiseLoss):
     corrects only after the first epoch. A loss is a function of labels and logits and does not know
     the step; `warmup_steps` says how long it takes the labels as they are, and whoever runs the
     steps tells it when that is over. `dbl_tf.training.fit` does so by itself, and `Model.fit` with
-    the callback `dbl_tf.LossWarmup()`, on every backend; both count the steps by the optimizer, so
+    the callback `dbl_tf.LossWarmup(loss)`, on every backend; both count the steps by the optimizer, so
     that a training that continues from a checkpoint switches at the same step as one that was never
     stopped. In a loop of your own, call `at_step`. A loss with a warm-up that nobody has told a
     step refuses to be computed. Without a warm-up it corrects from the first step.
@@ -327,7 +320,7 @@ class SPLCLoss(ElementwiseLoss):
         if self.corrects is None:
             raise ValueError(
                 f"SPLCLoss(warmup_steps={self.warmup_steps}) has not been told the step: pass "
-                "callbacks=[dbl_tf.LossWarmup()] to Model.fit, or call loss.at_step(step)"
+                "callbacks=[dbl_tf.LossWarmup(loss)] to Model.fit, or call loss.at_step(step)"
             )
         return splc_crossentropy(
             y_true,
@@ -513,29 +506,40 @@ class LossWarmup(keras.callbacks.Callback):
     functions are compiled again when the loss changes, once. With `steps_per_execution`, the loss
     changes at the first execution that begins after the warm-up.
 
+    Args:
+        loss: the loss with which the model was compiled; `model.loss` of a model that was loaded.
+
     Example:
 
     ```python
-    model.compile("adam", dbl_tf.SPLCLoss(warmup_steps=steps_per_epoch))
-    model.fit(batches, epochs=10, callbacks=[dbl_tf.LossWarmup()])
+    loss = dbl_tf.SPLCLoss(warmup_steps=steps_per_epoch)
+    model.compile("adam", loss)
+    model.fit(batches, epochs=10, callbacks=[dbl_tf.LossWarmup(loss)])
     ```
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loss: MultiLabelLoss) -> None:
         super().__init__()
+        self.loss = loss
         self._first_step = 0
+        # Some backends trace the loss before the first method of a callback is called.
+        loss.at_step(0)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Reads how many steps have been trained."""
-        if not isinstance(self.model.loss, ElementwiseLoss):
+        """Reads how many steps have been trained.
+
+        Raises:
+            ValueError: the model was compiled with another loss.
+        """
+        if self.model.loss is not self.loss:
             raise ValueError(
-                "LossWarmup goes with a model that was compiled with one loss of dbl_tf; got "
-                f"{self.model.loss!r}"
+                f"LossWarmup was made for the loss {self.loss.name!r}, but the model was compiled "
+                f"with {self.model.loss!r}; pass the same object to both"
             )
         self._first_step = int(ops.convert_to_numpy(self.model.optimizer.iterations.value))
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Lets the loss change before the step for which it does."""
-        if self.model.loss.at_step(self._first_step + batch):
+        if self.loss.at_step(self._first_step + batch):
             self.model.make_train_function(force=True)
             self.model.make_test_function(force=True)
