@@ -3,7 +3,6 @@
 Elementwise functions come first, followed by the `keras.losses.Loss` classes that use them.
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -314,9 +313,10 @@ class ElementwiseLoss(MultiLabelLoss):
         loss = self
         if _are_hard(y_true):
             # Keras converts the targets before `call` can see their type. The flag is set on a
-            # copy, because the threads of several replicas may call this object at once.
-            loss = copy.copy(self)
-            loss._hard_targets = True
+            # copy, because the threads of several replicas may call this object at once. A copy by
+            # `copy` is made by Keras from the configuration, which takes long and loses state.
+            loss = object.__new__(type(self))
+            vars(loss).update(vars(self), _hard_targets=True)
         return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
 
     def _values(self, y_true: Any, logits: Any) -> Any:

@@ -233,10 +233,10 @@ class SPLCLoss(ElementwiseLoss):
     corrects only after the first epoch. A loss is a function of labels and logits and does not know
     the step; `warmup_steps` says how long it takes the labels as they are, and whoever runs the
     steps tells it when that is over. `dbl_tf.training.fit` does so by itself, and `Model.fit` with
-    the callback `dbl_tf.LossWarmup(loss)`, on every backend; both count the steps by the optimizer, so
-    that a training that continues from a checkpoint switches at the same step as one that was never
-    stopped. In a loop of your own, call `at_step`. A loss with a warm-up that nobody has told a
-    step refuses to be computed. Without a warm-up it corrects from the first step.
+    the callback `dbl_tf.LossWarmup(loss)`, on every backend; both count the steps by the optimizer,
+    so that a training that continues from a checkpoint switches at the same step as one that was
+    never stopped. In a loop of your own, call `at_step`. A loss with a warm-up that nobody has told
+    a step refuses to be computed. Without a warm-up it corrects from the first step.
 
     Two differences from the authors' released program: it sums over the elements, and it leaves out
     the margin for negatives that count as positives. The docstring of that program gives both the
