@@ -316,7 +316,7 @@ class ElementwiseLoss(MultiLabelLoss):
             # copy, because the threads of several replicas may call this object at once. A copy by
             # `copy` is made by Keras from the configuration, which takes long and loses state.
             loss = object.__new__(type(self))
-            vars(loss).update(vars(self), _hard_targets=True)
+            loss.__dict__.update(self.__dict__, _hard_targets=True)
         return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
 
     def _values(self, y_true: Any, logits: Any) -> Any:
