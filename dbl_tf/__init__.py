@@ -7,10 +7,26 @@ imported by name.
 
 from typing import Any
 
-from dbl_tf import classifiers, losses, metrics, statistics, weighting
+from dbl_tf import (
+    classifiers,
+    losses,
+    metrics,
+    ranking_losses,
+    robust_losses,
+    statistics,
+    weighting,
+)
 from dbl_tf.classifiers import CosineClassifier, GraphClassifier
 from dbl_tf.label_graphs import label_graph, read_label_embeddings
 from dbl_tf.losses import AsymmetricLoss, DistributionBalancedLoss, LDAMLoss, ReweightedCrossentropy
+from dbl_tf.ranking_losses import TwoWayLoss, ZLPRLoss
+from dbl_tf.robust_losses import (
+    HillLoss,
+    LossWarmup,
+    Poly1Loss,
+    RobustAsymmetricLoss,
+    SPLCLoss,
+)
 from dbl_tf.statistics import LabelStatistics
 
 __all__ = [
@@ -18,14 +34,23 @@ __all__ = [
     "CosineClassifier",
     "DistributionBalancedLoss",
     "GraphClassifier",
+    "HillLoss",
     "LDAMLoss",
     "LabelStatistics",
+    "LossWarmup",
+    "Poly1Loss",
     "ReweightedCrossentropy",
+    "RobustAsymmetricLoss",
+    "SPLCLoss",
+    "TwoWayLoss",
+    "ZLPRLoss",
     "classifiers",
     "label_graph",
     "losses",
     "metrics",
+    "ranking_losses",
     "read_label_embeddings",
+    "robust_losses",
     "statistics",
     "weighting",
 ]

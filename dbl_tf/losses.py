@@ -3,7 +3,6 @@
 Elementwise functions come first, followed by the `keras.losses.Loss` classes that use them.
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -170,6 +169,25 @@ def asymmetric_crossentropy(
     positive = ops.softplus(-logits)
     if gamma_positive:
         positive = ops.exp(-gamma_positive * (logits + positive)) * positive
+    negative = asymmetric_negatives(logits, gamma_negative, clip)
+    return targets * positive + (1.0 - targets) * negative
+
+
+def asymmetric_negatives(
+    logits: Any,
+    gamma_negative: float = DEFAULTS.gamma_negative,
+    clip: float = DEFAULTS.clip,
+) -> Any:
+    """Computes the asymmetric loss of negatives, `−p_m^γ₋ log(1 − p_m)`; see above.
+
+    Args:
+        logits: see `asymmetric_crossentropy`.
+        gamma_negative: see `asymmetric_crossentropy`.
+        clip: see `asymmetric_crossentropy`.
+
+    Returns:
+        The loss that each element has as a negative, shape (B, C).
+    """
     if clip:
         probabilities = ops.maximum(ops.sigmoid(logits) - clip, 0.0)
         negative = -ops.log1p(-probabilities)
@@ -180,29 +198,25 @@ def asymmetric_crossentropy(
         negative = ops.softplus(logits)
         if gamma_negative:
             negative = ops.exp(-gamma_negative * (negative - logits)) * negative
-    return targets * positive + (1.0 - targets) * negative
+    return negative
 
 
-class ElementwiseLoss(keras.losses.Loss):
-    """Base class of losses that keep the shape (B, C) until the reduction.
+class MultiLabelLoss(keras.losses.Loss):
+    """Base class of losses of logits (B, C) and multi-hot or soft labels (B, C).
 
-    Subclasses compute the loss of each element in `_elements`. Those with element weights set
-    `rebalance` and `_weight_function`, and compute the weights in `_weights`.
+    Subclasses compute the loss in `_values`.
 
     Args:
         from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
-        reduction: the reduction of `keras.losses.Loss`. "mean" is the mean over all B·C elements.
+        reduction: the reduction of `keras.losses.Loss`.
         name: the name of the loss.
         dtype: the type of the computation. Half precision is computed in float32.
     """
 
     # C, if the loss depends on the number of classes.
     num_classes: int | None = None
-    # The source of the element weights, one of REBALANCE_MODES, and the function that makes them.
-    rebalance: str | None = None
-    _weight_function: Callable[..., Any]
-    # Whether every target of the current call is exactly 0 or 1.
-    _hard_targets = False
+    # The number of steps at the beginning of a training in which the loss is another one.
+    warmup_steps = 0
 
     def __init__(
         self,
@@ -217,31 +231,8 @@ class ElementwiseLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.from_logits = bool(from_logits)
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Returns the reduced loss; the class documents the arguments."""
-        if sample_weight is None:
-            if self.rebalance == "sample_weight":
-                raise ValueError(
-                    'with rebalance="sample_weight" the input pipeline provides the weights, but '
-                    "this batch came without weights: let the data set yield (images, labels, "
-                    f"weights) with weights = dbl_tf.weighting.{self._weight_function.__name__}"
-                    '(labels, …), or use rebalance="labels"'
-                )
-        else:
-            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            if len(sample_weight.shape) == 1:
-                # Broadcast against (B, C), it would weight columns whenever B = C.
-                sample_weight = ops.expand_dims(sample_weight, -1)
-        loss = self
-        if _are_hard(y_true):
-            # Keras converts the targets before `call` can see their type. The flag is set on a
-            # copy, because the threads of several replicas may call this object at once.
-            loss = copy.copy(self)
-            loss._hard_targets = True
-        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
-
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Returns the loss per element, (B, C), with weights if `rebalance="labels"`."""
+        """Returns the loss before the reduction; the class documents its shape."""
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
         logits = ops.convert_to_tensor(y_pred, dtype=self.dtype)
         self._check_shapes(y_true, logits)
@@ -249,16 +240,20 @@ class ElementwiseLoss(keras.losses.Loss):
             epsilon = keras.config.epsilon()
             probabilities = ops.clip(logits, epsilon, 1.0 - epsilon)
             logits = ops.log(probabilities) - ops.log1p(-probabilities)
-        loss = self._elements(y_true, logits)
-        return loss * self._weights(y_true) if self.rebalance == "labels" else loss
+        return self._values(y_true, logits)
 
-    def _elements(self, y_true: Any, logits: Any) -> Any:
-        """ℓ, (B, C), from tensors of the type of the loss."""
+    def _values(self, y_true: Any, logits: Any) -> Any:
+        """The loss before the reduction, from tensors of the type of the loss."""
         raise NotImplementedError
 
-    def _weights(self, y_true: Any) -> Any:
-        """Element weights, (B, C), for `rebalance="labels"`."""
-        raise NotImplementedError
+    def at_step(self, step: int) -> bool:
+        """Tells the loss how many steps have been trained.
+
+        Returns:
+            Whether the loss is another one from now on, so that what was compiled with it must be
+            compiled again.
+        """
+        return False
 
     def _check_shapes(self, y_true: Any, logits: Any) -> None:
         arrays = {"y_true": tuple(y_true.shape), "y_pred": tuple(logits.shape)}
@@ -279,6 +274,62 @@ class ElementwiseLoss(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal loss."""
         return {**super().get_config(), "from_logits": self.from_logits, "dtype": self.dtype}
+
+
+class ElementwiseLoss(MultiLabelLoss):
+    """Base class of losses that keep the shape (B, C) until the reduction.
+
+    Subclasses compute the loss of each element in `_elements`. Those with element weights set
+    `rebalance` and `_weight_function`, and compute the weights in `_weights`.
+
+    Args:
+        from_logits: whether `y_pred` contains logits; otherwise it contains probabilities.
+        reduction: the reduction of `keras.losses.Loss`. "mean" is the mean over all B·C elements.
+        name: the name of the loss.
+        dtype: the type of the computation. Half precision is computed in float32.
+    """
+
+    # The source of the element weights, one of REBALANCE_MODES, and the function that makes them.
+    rebalance: str | None = None
+    _weight_function: Callable[..., Any]
+    # Whether every target of the current call is exactly 0 or 1.
+    _hard_targets = False
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the reduced loss; the class documents the arguments."""
+        if sample_weight is None:
+            if self.rebalance == "sample_weight":
+                raise ValueError(
+                    'with rebalance="sample_weight" the input pipeline provides the weights, but '
+                    "this batch came without weights: let the data set yield (images, labels, "
+                    f"weights) with weights = dbl_tf.weighting.{self._weight_function.__name__}"
+                    '(labels, …), or use rebalance="labels"'
+                )
+        else:
+            sample_weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+            if len(sample_weight.shape) == 1:
+                # Broadcast against (B, C), it would weight columns whenever B = C.
+                sample_weight = ops.expand_dims(sample_weight, -1)
+        loss = self
+        if _are_hard(y_true):
+            # Keras converts the targets before `call` can see their type. The flag is set on a
+            # copy, because the threads of several replicas may call this object at once. A copy by
+            # `copy` is made by Keras from the configuration, which takes long and loses state.
+            loss = object.__new__(type(self))
+            loss.__dict__.update(self.__dict__, _hard_targets=True)
+        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
+
+    def _values(self, y_true: Any, logits: Any) -> Any:
+        loss = self._elements(y_true, logits)
+        return loss * self._weights(y_true) if self.rebalance == "labels" else loss
+
+    def _elements(self, y_true: Any, logits: Any) -> Any:
+        """ℓ, (B, C), from tensors of the type of the loss."""
+        raise NotImplementedError
+
+    def _weights(self, y_true: Any) -> Any:
+        """Element weights, (B, C), for `rebalance="labels"`."""
+        raise NotImplementedError
 
 
 def _are_hard(targets: Any) -> bool:

@@ -13,7 +13,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from dbl_tf import classifiers, label_graphs, losses, models, weighting
+from dbl_tf import (
+    classifiers,
+    label_graphs,
+    losses,
+    models,
+    ranking_losses,
+    robust_losses,
+    weighting,
+)
 from dbl_tf.parameters import DEFAULTS, LossParameters
 from dbl_tf.statistics import LabelStatistics
 
@@ -80,9 +88,14 @@ class Loss(Part):
         make: a function that creates the loss from `class_counts`, `num_examples`, `clamp_counts`
             and the arguments of the part. In a method with a weighting, it also receives
             `rebalance` and the arguments of the weighting.
+        is_mean_over_classes: whether the loss is a mean over elements, (B, C), so that the gradient
+            for one logit is proportional to 1/C; otherwise it is a mean over examples.
+        takes_steps_per_epoch: whether `make` also receives `steps_per_epoch`.
     """
 
-    make: Callable[..., keras.losses.Loss]
+    make: Callable[..., losses.MultiLabelLoss]
+    is_mean_over_classes: bool = True
+    takes_steps_per_epoch: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +144,7 @@ def _distribution_balanced(
     *,
     rebalance: str | None = None,
     **arguments: Any,
-) -> keras.losses.Loss:
+) -> losses.MultiLabelLoss:
     return losses.DistributionBalancedLoss(
         class_counts, num_examples, rebalance=rebalance, clamp_counts=clamp_counts, **arguments
     )
@@ -139,7 +152,7 @@ def _distribution_balanced(
 
 def _reweighted(
     class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
-) -> keras.losses.Loss:
+) -> losses.MultiLabelLoss:
     return losses.ReweightedCrossentropy(
         _counts(class_counts, num_examples, clamp_counts), **arguments
     )
@@ -147,14 +160,36 @@ def _reweighted(
 
 def _ldam(
     class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
-) -> keras.losses.Loss:
+) -> losses.MultiLabelLoss:
     return losses.LDAMLoss(_counts(class_counts, num_examples, clamp_counts), **arguments)
 
 
-def _asymmetric(
-    class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
-) -> keras.losses.Loss:
-    return losses.AsymmetricLoss(**arguments)
+def _without_counts(
+    loss_class: Callable[..., losses.MultiLabelLoss],
+    class_counts: np.ndarray,
+    num_examples: int,
+    clamp_counts: bool,
+    **arguments: Any,
+) -> losses.MultiLabelLoss:
+    return loss_class(**arguments)
+
+
+def _splc(
+    class_counts: np.ndarray,
+    num_examples: int,
+    clamp_counts: bool,
+    *,
+    steps_per_epoch: int | None,
+    correction_epochs: float,
+    **arguments: Any,
+) -> losses.MultiLabelLoss:
+    if correction_epochs and steps_per_epoch is None:
+        raise ValueError(
+            f"SPLC takes labels as they are for {correction_epochs:g} epochs; pass "
+            "steps_per_epoch, or correction_epochs=0 among the parameters"
+        )
+    warmup_steps = round(correction_epochs * (steps_per_epoch or 0))
+    return robust_losses.SPLCLoss(warmup_steps=warmup_steps, **arguments)
 
 
 _FOCAL = _same_names("focal_gamma", "focal_scale")
@@ -178,7 +213,40 @@ REWEIGHTED_CROSSENTROPY = Loss(make=functools.partial(_reweighted, focal_gamma=0
 REWEIGHTED_FOCAL = Loss(make=_reweighted, arguments=_FOCAL)
 LDAM = Loss(make=_ldam, arguments={"max_margin": "max_margin", "scale": "cosine_scale"})
 ASYMMETRIC = Loss(
-    make=_asymmetric, arguments=_same_names("gamma_negative", "gamma_positive", "clip")
+    make=functools.partial(_without_counts, losses.AsymmetricLoss),
+    arguments=_same_names("gamma_negative", "gamma_positive", "clip"),
+)
+TWO_WAY = Loss(
+    make=functools.partial(_without_counts, ranking_losses.TwoWayLoss),
+    arguments=_same_names("ways", "temperature_positive", "temperature_negative"),
+    is_mean_over_classes=False,
+)
+ZLPR = Loss(
+    make=functools.partial(_without_counts, ranking_losses.ZLPRLoss), is_mean_over_classes=False
+)
+HILL = Loss(
+    make=functools.partial(_without_counts, robust_losses.HillLoss),
+    arguments=_same_names("logit_margin", "focal_gamma", "hill_lambda"),
+)
+SPLC = Loss(
+    make=_splc,
+    arguments=_same_names(
+        "correction_threshold", "correction_epochs", "logit_margin", "focal_gamma"
+    ),
+    takes_steps_per_epoch=True,
+)
+ROBUST_ASYMMETRIC = Loss(
+    make=functools.partial(_without_counts, robust_losses.RobustAsymmetricLoss),
+    arguments={
+        **_same_names("gamma_negative", "clip", "hill_lambda"),
+        "gamma_positive": "robust_gamma_positive",
+        "linear": "robust_linear",
+        "quadratic": "robust_quadratic",
+    },
+)
+POLY1 = Loss(
+    make=functools.partial(_without_counts, robust_losses.Poly1Loss),
+    arguments=_same_names("poly_epsilon"),
 )
 
 
@@ -225,6 +293,16 @@ class Method:
         parts = (self.weighting, self.loss, self.classifier)
         return frozenset().union(*(part.parameters for part in parts if part is not None))
 
+    def classes_of_rate(self, num_classes: int) -> int:
+        """Returns the number of classes whose default learning rate suits the loss.
+
+        That is C itself where the loss is a mean over the C classes, and a constant elsewhere.
+
+        Args:
+            num_classes: the number C of classes.
+        """
+        return num_classes if self.loss.is_mean_over_classes else models.CLASSES_OF_RATES
+
     def make_loss(
         self,
         class_counts: np.ndarray,
@@ -233,7 +311,8 @@ class Method:
         *,
         rebalance: str = "sample_weight",
         clamp_counts: bool = False,
-    ) -> keras.losses.Loss:
+        steps_per_epoch: int | None = None,
+    ) -> losses.MultiLabelLoss:
         """Creates the loss of the method.
 
         Args:
@@ -245,9 +324,12 @@ class Method:
                 makes no difference to a method without a weighting.
             clamp_counts: whether counts outside [1, N − 1] are clamped to that range instead of
                 being refused.
+            steps_per_epoch: the number of steps in an epoch, for a loss that changes after some
+                epochs.
 
         Raises:
-            ValueError: if `rebalance` is neither of the two, or the counts of a class are refused.
+            ValueError: if `rebalance` is neither of the two, the counts of a class are refused, or
+                the loss needs `steps_per_epoch`.
         """
         if rebalance not in ("labels", "sample_weight"):
             raise ValueError(
@@ -257,6 +339,8 @@ class Method:
         if self.weighting is not None:
             arguments |= self.weighting.values(parameters)
             arguments |= {**self.weighting.loss_arguments, "rebalance": rebalance}
+        if self.loss.takes_steps_per_epoch:
+            arguments["steps_per_epoch"] = steps_per_epoch
         return self.loss.make(class_counts, num_examples, clamp_counts, **arguments)
 
     def make_weighting(
@@ -354,6 +438,32 @@ METHODS: dict[str, Method] = {
         classifier=GRAPH,
     ),
     "asl": Method("asymmetric loss, which the paper does not cover", "uniform", loss=ASYMMETRIC),
+    "ral": Method(
+        "robust asymmetric loss, which the paper does not cover",
+        "uniform",
+        loss=ROBUST_ASYMMETRIC,
+    ),
+    "poly1": Method(
+        "binary cross-entropy with a polynomial term, which the paper does not cover",
+        "uniform",
+        loss=POLY1,
+    ),
+    "two_way": Method(
+        "two-way loss over labels and examples, which the paper does not cover",
+        "uniform",
+        loss=TWO_WAY,
+    ),
+    "zlpr": Method(
+        "log-sum-exp loss that ranks labels, which the paper does not cover", "uniform", loss=ZLPR
+    ),
+    "hill": Method(
+        "Hill loss for missing labels, which the paper does not cover", "uniform", loss=HILL
+    ),
+    "splc": Method(
+        "self-paced correction of missing labels, which the paper does not cover",
+        "uniform",
+        loss=SPLC,
+    ),
     "rs": Method("class-aware re-sampling", "class_aware"),
     "rs_focal": Method("class-aware re-sampling, focal loss", "class_aware", loss=FOCAL),
     "rs_rw_focal": Method(

@@ -1,8 +1,8 @@
-"""Exact average precision, F1, scores of probabilities, and the list of all metrics.
+"""Average precision, F1, ranking, ROC and scores of probabilities, and the list of all metrics.
 
 The module needs NumPy only. Its values are those of scikit-learn's `average_precision_score`,
-`precision_recall_curve`, `precision_recall_fscore_support`, `log_loss` and `brier_score_loss`, for
-all classes at once.
+`precision_recall_curve`, `precision_recall_fscore_support`, `roc_auc_score`, `label_ranking_loss`,
+`coverage_error`, `log_loss` and `brier_score_loss`, for all classes at once.
 
 `METRICS` lists everything that an evaluation measures. The file `metrics.json`, the table in the
 terminal, the report of a run and the comparison of several runs all iterate over it: a new metric
@@ -26,6 +26,10 @@ TOTAL_AND_GROUPS = ("total", *GROUP_NAMES)
 
 # A thread copies this many columns at a time; one row of so many scores spans a few cache lines.
 _CLASSES_PER_BLOCK = 16
+# A thread works on rows of so many scores at a time.
+_SCORES_PER_BLOCK = 1_000_000
+# The number of labels that are given to each example in the usual scores "at top 3".
+_TOP = 3
 # The usual number of bins of an expected calibration error.
 _CALIBRATION_BINS = 15
 
@@ -205,7 +209,7 @@ def precision_recall_f1(
     Returns:
         "precision", "recall" and "f1", float64 (C,); "micro_f1", a float over all decisions pooled;
         and "macro_f1", the mean over the classes with positives. A ratio whose denominator is zero
-        is 0.
+        is 0. Also the six numbers of `top_k_scores`.
 
     Raises:
         ValueError: see `average_precision`.
@@ -222,7 +226,243 @@ def precision_recall_f1(
         "f1": f1,
         "micro_f1": float(_ratio(2.0 * num_hits.sum(), num_accepted.sum() + num_positives.sum())),
         "macro_f1": float(f1[present].mean()) if present.any() else 0.0,
+        **_class_and_overall(num_hits, num_accepted, num_positives),
     }
+
+
+def top_k_scores(labels: Any, scores: Any, k: int = _TOP) -> dict[str, float]:
+    """Computes precision, recall and F1 if each example is given the k labels that score highest.
+
+    Of equal scores, those of the first classes are taken. If there are no more than k classes, an
+    example is given all of them.
+
+    Args:
+        labels: see `average_precision`.
+        scores: see `average_precision`.
+        k: the number of labels, at least 1.
+
+    Returns:
+        "CP" and "CR", the means of the classes' precision and recall, and "CF1", the harmonic mean
+        of both; "OP", "OR" and "OF1", which are of all decisions together. Classes without
+        positives are left out of CP and CR. A ratio whose denominator is zero is 0.
+
+    Raises:
+        ValueError: see `average_precision`; or k is less than 1.
+
+    Example:
+
+    >>> found = top_k_scores([[1, 0, 0], [0, 1, 0]], [[0.9, 0.5, 0.1], [0.9, 0.8, 0.1]], k=1)
+    >>> {name: round(value, 4) for name, value in found.items()}
+    {'CP': 0.25, 'CR': 0.5, 'CF1': 0.3333, 'OP': 0.5, 'OR': 0.5, 'OF1': 0.5}
+    """
+    labels, scores = _checked(labels, scores)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    num_classes = labels.shape[1]
+
+    def of_rows(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        if k >= num_classes:
+            given = np.ones_like(labels)
+        else:
+            lowest = np.partition(scores, num_classes - k, axis=1)[:, num_classes - k, None]
+            above, ties = scores > lowest, scores == lowest
+            remaining = k - above.sum(axis=1, keepdims=True)
+            given = above | (ties & (np.cumsum(ties, axis=1) <= remaining))
+        return np.stack([(given & labels).sum(axis=0), given.sum(axis=0)])[None]
+
+    num_hits, num_given = _over_examples(of_rows, labels, scores).sum(axis=0)
+    return _class_and_overall(num_hits, num_given, labels.sum(axis=0))
+
+
+def _class_and_overall(
+    num_hits: np.ndarray, num_given: np.ndarray, num_positives: np.ndarray
+) -> dict[str, float]:
+    """CP, CR, CF1, OP, OR and OF1 from counts of each class, int (C,)."""
+
+    def with_f1(prefix: str, precision: float, recall: float) -> dict[str, float]:
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        return {f"{prefix}P": precision, f"{prefix}R": recall, f"{prefix}F1": f1}
+
+    present = num_positives > 0
+    of_classes = [_ratio(num_hits, n)[present] for n in (num_given, num_positives)]
+    overall = [float(_ratio(num_hits.sum(), n.sum())) for n in (num_given, num_positives)]
+    return {
+        **with_f1("C", *(float(v.mean()) if present.any() else 0.0 for v in of_classes)),
+        **with_f1("O", *overall),
+    }
+
+
+def area_under_roc(labels: Any, scores: Any) -> np.ndarray:
+    """Computes the area under the ROC curve of each class.
+
+    That is the probability that a positive scores higher than a negative, where equal scores count
+    half.
+
+    Args:
+        labels: see `average_precision`.
+        scores: see `average_precision`.
+
+    Returns:
+        The areas, float64 (C,); NaN for a class without positives or without negatives.
+
+    Raises:
+        ValueError: see `average_precision`.
+
+    Example:
+
+    >>> area_under_roc([[1], [0], [1]], [[0.9], [0.8], [0.7]]).tolist()
+    [0.5]
+    """
+    labels, scores = _checked(labels, scores)
+
+    def of_classes(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        by_class = zip(labels, scores, strict=True)
+        return np.array([_area_under_roc_of_class(*of_class) for of_class in by_class])
+
+    return _over_classes(of_classes, labels, scores)
+
+
+def micro_area_under_roc(labels: Any, scores: Any) -> float:
+    """Computes the area under the ROC curve of all N·C decisions together.
+
+    Args:
+        labels: see `average_precision`.
+        scores: see `average_precision`.
+
+    Returns:
+        The area; NaN if all labels are equal.
+
+    Raises:
+        ValueError: see `average_precision`.
+    """
+    labels, scores = _checked(labels, scores)
+    return _area_under_roc_of_class(labels.ravel(), scores.flatten())
+
+
+def _area_under_roc_of_class(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Computes the area from bool (N,) and scores (N,), which are sorted in place."""
+    positives = np.sort(scores[labels])
+    num_positives, num_negatives = len(positives), len(scores) - len(positives)
+    if not (num_positives and num_negatives):
+        return math.nan
+    scores.sort()
+    # Twice the number of examples below each positive, with half of those that are equal. Pairs of
+    # two positives add up to the square of their number.
+    below = np.searchsorted(scores, positives) + np.searchsorted(scores, positives, side="right")
+    twice = int(below.sum()) - num_positives**2
+    return twice / (2 * num_positives * num_negatives)
+
+
+def ranking_loss(labels: Any, scores: Any) -> float:
+    """Computes the share of pairs of labels of an example that are ranked wrongly, on average.
+
+    A pair of a positive and a negative is wrong unless the positive scores higher. An example
+    without positives or without negatives has no pairs and counts as 0.
+
+    Args:
+        labels: see `average_precision`.
+        scores: see `average_precision`.
+
+    Returns:
+        The mean over the N examples; NaN if there are none.
+
+    Raises:
+        ValueError: see `average_precision`.
+
+    Example:
+
+    >>> ranking_loss([[1, 0, 0], [0, 0, 1]], [[0.9, 0.5, 0.1], [0.5, 0.9, 0.5]])
+    0.5
+    """
+    return _ranking(labels, scores)["ranking_loss"]
+
+
+def coverage(labels: Any, scores: Any) -> float:
+    """Computes how many of the highest labels contain all that an example has, on average.
+
+    Labels that score as high as the lowest positive are counted. An example without positives
+    counts as 0.
+
+    Args:
+        labels: see `average_precision`.
+        scores: see `average_precision`.
+
+    Returns:
+        The mean over the N examples, at most C; NaN if there are none.
+
+    Raises:
+        ValueError: see `average_precision`.
+
+    Example:
+
+    >>> coverage([[1, 0, 0], [1, 0, 1]], [[0.9, 0.5, 0.1], [0.5, 0.9, 0.3]])
+    2.0
+    """
+    return _ranking(labels, scores)["coverage"]
+
+
+def _ranking(labels: Any, scores: Any) -> dict[str, float]:
+    """The ranking loss and the coverage, which need the ranks of the same positives."""
+    labels, scores = _checked(labels, scores)
+    if not len(labels):
+        return {"ranking_loss": math.nan, "coverage": math.nan}
+    loss, depth = _over_examples(_ranking_of_rows, labels, scores).mean(axis=0)
+    return {"ranking_loss": float(loss), "coverage": float(depth)}
+
+
+def _ranking_of_rows(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The ranking loss and the coverage of each example, float64 (n, 2)."""
+    num_rows, num_classes = labels.shape
+    row = np.nonzero(labels)[0]
+    values = scores[labels]
+    # How many labels of the row score at least as high as each positive, and how many positives.
+    ends = num_classes * (1 + row)
+    ordered = np.sort(scores, axis=1).ravel()
+    accepted = ends - _first_at_least(ordered, ends - num_classes, ends, values)
+    num_positives = labels.sum(axis=1)
+    last = np.cumsum(num_positives)
+    ordered = values[np.lexsort((values, row))]
+    hits = last[row] - _first_at_least(ordered, (last - num_positives)[row], last[row], values)
+    wrong = np.bincount(row, accepted - hits, minlength=num_rows)
+    num_pairs = num_positives * (num_classes - num_positives)
+    depth = np.zeros(num_rows)
+    has_positive = num_positives > 0
+    if has_positive.any():
+        depth[has_positive] = np.maximum.reduceat(accepted, (last - num_positives)[has_positive])
+    return np.stack([_ratio(wrong, num_pairs), depth], axis=1)
+
+
+def _first_at_least(
+    ordered: np.ndarray, start: np.ndarray, end: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """The first position in `ordered[start:end]`, which rises, that is at least the value.
+
+    `np.searchsorted` for many arrays at once, which lie one behind the other.
+    """
+    low, high = start.copy(), end.copy()
+    while (is_open := low < high).any():
+        middle = np.where(is_open, (low + high) // 2, 0)
+        is_below = ordered[middle] < values
+        low = np.where(is_open & is_below, middle + 1, low)
+        high = np.where(is_open & ~is_below, middle, high)
+    return low
+
+
+def _over_examples(
+    of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    scores: np.ndarray,
+) -> np.ndarray:
+    """Computes `of_rows` on blocks of examples, in threads, and joins its results."""
+    size = max(_SCORES_PER_BLOCK // max(labels.shape[1], 1), 1)
+
+    def compute(start: int) -> np.ndarray:
+        rows = slice(start, start + size)
+        return of_rows(labels[rows], scores[rows])
+
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:
+        starts = range(0, max(len(labels), 1), size)
+        return np.concatenate(list(executor.map(compute, starts)))
 
 
 def best_f1_thresholds(labels: Any, scores: Any) -> np.ndarray:
@@ -429,6 +669,21 @@ class Evaluation:
         return precision_recall_f1(self.labels, self.scores, self.thresholds)
 
     @functools.cached_property
+    def at_top(self) -> dict[str, float]:
+        """The result of `top_k_scores` at 3 labels."""
+        return top_k_scores(self.labels, self.scores)
+
+    @functools.cached_property
+    def area_under_roc(self) -> np.ndarray:
+        """The area under the ROC curve of each class, float64 (C,)."""
+        return area_under_roc(self.labels, self.scores)
+
+    @functools.cached_property
+    def ranking(self) -> dict[str, float]:
+        """The "ranking_loss" and the "coverage"."""
+        return _ranking(self.labels, self.scores)
+
+    @functools.cached_property
     def log_loss(self) -> np.ndarray:
         """The log loss of each class, float64 (C,)."""
         return log_loss_by_class(self.labels, self.scores)
@@ -471,6 +726,9 @@ class Metric:
         description: a phrase that explains the heading to a reader.
         heading: the short name of a row or column, without its unit; empty for a metric that only
             `metrics.json` contains.
+        cell: the names of a row and a column in the tables of further scores, which the report of
+            a run shows in one place; empty for a metric that is not in them. A metric by group has
+            a row of its own, and no name of a column.
         percent: whether the value is a fraction of 1 that is shown in percent.
         digits: the number of decimal places in tables.
         higher_is_better: whether a higher value is better than a lower one.
@@ -481,6 +739,7 @@ class Metric:
     compute: Callable[[Evaluation], Any]
     description: str
     heading: str = ""
+    cell: tuple[str, str] | None = None
     percent: bool = True
     digits: int = 2
     higher_is_better: bool = True
@@ -538,6 +797,39 @@ MEAN_AVERAGE_PRECISION = Metric(
     "mean of the labels' average precision",
     heading="mAP",
 )
+
+_OF_DECISIONS = {
+    "CP": "mean of the labels' precision",
+    "CR": "mean of the labels' recall",
+    "CF1": "harmonic mean of CP and CR",
+    "OP": "precision of all decisions together",
+    "OR": "recall of all decisions together",
+    "OF1": "F1 of all decisions together",
+}
+# Where the six numbers of decisions are stored, how their row is named, and how they are found.
+_DECISIONS: Mapping[str, tuple[str, Callable[[Evaluation], Mapping[str, Any]]]] = {
+    "at_0.5": ("at threshold 0.5", lambda e: e.at_half),
+    "at_threshold": ("at each label's threshold", lambda e: e.at_threshold),
+    f"top_{_TOP}": (f"the {_TOP} highest labels of each image", lambda e: e.at_top),
+}
+
+
+def _decision_metrics() -> list[Metric]:
+    def value(of_decisions: Callable[[Evaluation], Mapping[str, Any]], name: str) -> Callable:
+        return lambda evaluation: of_decisions(evaluation)[name]
+
+    return [
+        Metric(
+            ("decisions", key, name),
+            "split",
+            value(of_decisions, name),
+            description,
+            cell=(row, name),
+        )
+        for key, (row, of_decisions) in _DECISIONS.items()
+        for name, description in _OF_DECISIONS.items()
+    ]
+
 
 # The metrics in the order in which they are shown.
 METRICS: Sequence[Metric] = (
@@ -622,7 +914,52 @@ METRICS: Sequence[Metric] = (
         digits=4,
         higher_is_better=False,
     ),
+    *_decision_metrics(),
+    Metric(
+        ("ranking", "ranking_loss"),
+        "split",
+        lambda e: e.ranking["ranking_loss"],
+        "share of an image's pairs of a label that it has and one that it has not, in which the "
+        "former does not score higher",
+        cell=("ranking", "ranking loss"),
+        percent=False,
+        digits=4,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("ranking", "coverage"),
+        "split",
+        lambda e: e.ranking["coverage"],
+        "number of an image's highest labels that contain all that it has",
+        cell=("ranking", "coverage"),
+        percent=False,
+        higher_is_better=False,
+    ),
+    Metric(
+        ("ranking", "micro_AUC"),
+        "split",
+        lambda e: micro_area_under_roc(e.labels, e.scores),
+        "area under the ROC curve of all decisions together",
+        cell=("ranking", "micro AUC"),
+        percent=False,
+        digits=4,
+    ),
+    Metric(
+        ("AUC",),
+        "group",
+        lambda e: e.mean_by_group(e.area_under_roc),
+        "mean of the labels' area under the ROC curve",
+        cell=("macro AUC", ""),
+        percent=False,
+        digits=4,
+    ),
     AVERAGE_PRECISION,
+    Metric(
+        ("AUC",),
+        "class",
+        lambda e: e.area_under_roc,
+        "area under the ROC curve",
+    ),
     Metric(
         ("at_0.5", "precision"),
         "class",

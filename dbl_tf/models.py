@@ -9,12 +9,14 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from dbl_tf import keras_internals
+from dbl_tf import keras_internals, replicas
 from dbl_tf.classifiers import GraphClassifier
 
 SMALL_RESNET = "small_resnet"
 # Of networks whose inputs are features.
 NO_BACKBONE = "none"
+# The default learning rates of SGD are those of so many classes, times C over this number.
+CLASSES_OF_RATES = 20
 # The default learning rate of AdamW for a head on fixed features, and for a network from scratch.
 ADAMW_HEAD_RATE = 0.002
 
@@ -49,7 +51,8 @@ def default_learning_rate(
 
     Args:
         backbone: the name of the network.
-        num_classes: the number C of classes.
+        num_classes: the number C of classes over which the loss is a mean; `CLASSES_OF_RATES` for a
+            loss that is a mean over examples alone.
         frozen: whether only the head is trained, which is stable at the paper's rate above any
             backbone.
         optimizer: "sgd" or "adamw".
@@ -62,7 +65,7 @@ def default_learning_rate(
         of_20_classes = 0.1
     else:
         of_20_classes = 0.02 if backbone.startswith("ResNet") else 0.005
-    return of_20_classes * num_classes / 20
+    return of_20_classes * num_classes / CLASSES_OF_RATES
 
 
 def default_backbone_rate(num_classes: int, optimizer: str = "sgd") -> float:
@@ -73,10 +76,10 @@ def default_backbone_rate(num_classes: int, optimizer: str = "sgd") -> float:
     factor √(20/C) makes a step of these layers what it is at 20 classes.
 
     Args:
-        num_classes: the number C of classes.
+        num_classes: see `default_learning_rate`.
         optimizer: "sgd" or "adamw".
     """
-    return min(1.0, (20 / num_classes) ** 0.5) if optimizer == "sgd" else 1.0
+    return min(1.0, (CLASSES_OF_RATES / num_classes) ** 0.5) if optimizer == "sgd" else 1.0
 
 
 def build_backbone(
@@ -340,7 +343,7 @@ class StatelessDropout(layers.Layer):
         """Sets a share of the units to zero in training, and scales the others up."""
         if not training or not self.rate:
             return inputs
-        replica, num_replicas = _replica()
+        replica, num_replicas = replicas.this_replica()
         batch_size = ops.shape(inputs)[0]
         uniform = keras.random.uniform(
             (batch_size * num_replicas, *ops.shape(inputs)[1:]),
@@ -360,17 +363,6 @@ class StatelessDropout(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal layer."""
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
-
-
-def _replica() -> tuple[Any, int]:
-    """The number of this replica, and how many replicas run the step."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            return context.replica_id_in_sync_group, context.num_replicas_in_sync
-    return 0, 1
 
 
 def _preprocessing_modules() -> dict[str, types.ModuleType]:

@@ -6,15 +6,18 @@ from typing import Any
 
 from dbl_tf.settings import (
     FINITE,
+    FRACTION,
     FRACTION_BELOW_ONE,
     NON_NEGATIVE,
     POSITIVE,
+    Range,
     check_value,
     setting,
     settings_of,
 )
 
 MARGINS = ("paper", "released")
+WAYS = ("both", "samples")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,8 @@ class LossParameters:
         choices=MARGINS,
     )
     focal_gamma: float = setting(
-        2.0, "Focusing exponent of the focal losses; 0 turns focusing off.", range=NON_NEGATIVE,
+        2.0, "Focusing exponent of the focal losses, Hill and SPLC; 0 turns focusing off.",
+        range=NON_NEGATIVE,
         symbol="γ",
     )  # fmt: skip
     focal_scale: float = setting(2.0, "Factor of the focal losses.", range=POSITIVE, symbol="s")
@@ -84,6 +88,60 @@ class LossParameters:
         "β of the effective number of examples in class-balanced weights.",
         range=FRACTION_BELOW_ONE,
         symbol="β",
+    )
+    temperature_positive: float = setting(
+        4.0, "Temperature of the positives in the two-way loss.", range=POSITIVE, symbol="T₊"
+    )
+    temperature_negative: float = setting(
+        1.0, "Temperature of the negatives in the two-way loss.", range=POSITIVE, symbol="T₋"
+    )
+    ways: str = setting(
+        "both",
+        "What the two-way loss compares: the labels of each example and the examples of each "
+        "label, or the labels of each example alone.",
+        choices=WAYS,
+    )
+    logit_margin: float = setting(
+        1.0, "Margin of the logits of positives in Hill and SPLC.", range=FINITE, symbol="m"
+    )
+    hill_lambda: float = setting(
+        1.5,
+        "λ of the factor λ − p of negatives in Hill and the robust asymmetric loss.",
+        range=Range(low=1),
+        symbol="λ",
+    )
+    correction_threshold: float = setting(
+        0.6,
+        "Probability above which SPLC takes a negative for a positive that was not labelled.",
+        range=FRACTION,
+        symbol="τ",
+    )
+    correction_epochs: float = setting(
+        1.0, "Epochs at the beginning in which SPLC takes labels as they are.", range=NON_NEGATIVE
+    )
+    robust_gamma_positive: float = setting(
+        0.0,
+        "Focusing exponent of the positives in the robust asymmetric loss.",
+        range=NON_NEGATIVE,
+        symbol="γ₊",
+    )
+    robust_linear: float = setting(
+        1.0,
+        "Coefficient of 1 − p in the polynomial of positives of the robust asymmetric loss.",
+        range=FINITE,
+        symbol="a₁",
+    )
+    robust_quadratic: float = setting(
+        -1.25,
+        "Coefficient of (1 − p)² in the polynomial of positives of the robust asymmetric loss.",
+        range=FINITE,
+        symbol="a₂",
+    )
+    poly_epsilon: float = setting(
+        2.0,
+        "Coefficient ε of 1 − p in poly-1 cross-entropy.",
+        range=Range(low=-1),
+        symbol="ε",
     )
 
     def __post_init__(self) -> None:

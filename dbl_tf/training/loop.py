@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from dbl_tf.losses import MultiLabelLoss
 from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.distribution import check_same_on_all, is_chief, reraise_lost_worker
@@ -59,6 +60,8 @@ def fit(
     The same loop serves one device, several devices, and several machines, on which `model.fit`
     does not run. With several machines, only the chief calls the callbacks and writes files. All of
     them read the checkpoints, so they need a shared file system.
+
+    A loss of `dbl_tf` is told the step, so that one with `warmup_steps` needs no callback.
 
     Losses stay on the device until they are needed: for an epoch's end, for a checkpoint, and about
     ten times a second for the callbacks. What is trained and recorded does not depend on when they
@@ -119,7 +122,6 @@ def fit(
     if writes and history_path is not None:
         callbacks.append(History(history_path, epochs=step // steps_per_epoch))
     iterator = iter(distributed_batches(strategy, batches, step))
-    train_step = make_train_step(model, strategy, iterator)
     listeners = keras.callbacks.CallbackList(
         callbacks,
         add_progbar=writes and verbose != 0,
@@ -137,6 +139,10 @@ def fit(
         steps_per_call = 1
 
     losses = _EpochLosses(checkpoints, step, loss_sum, steps_per_epoch)
+    loss = model.loss if isinstance(model.loss, MultiLabelLoss) else None
+    if loss is not None:
+        loss.at_step(step)
+    train_step = make_train_step(model, strategy, iterator)
     model.stop_training = False
     listeners.on_train_begin()
     listeners.on_epoch_begin(step // steps_per_epoch)
@@ -145,6 +151,11 @@ def fit(
         num_steps = min(steps_per_call, steps_per_epoch - done, steps - step)
         if checkpoint_every:
             num_steps = min(num_steps, checkpoint_every - step % checkpoint_every)
+        if loss is not None:
+            if step < loss.warmup_steps:  # the steps of a call have the same loss
+                num_steps = min(num_steps, loss.warmup_steps - step)
+            if loss.at_step(step):
+                train_step = make_train_step(model, strategy, iterator)
         listeners.on_train_batch_begin(done)
         with reraise_lost_worker(strategy, progress):
             try:

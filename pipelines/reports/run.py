@@ -1,7 +1,9 @@
 """Reports on one model and a test split in an HTML page that opens from disk."""
 
 import base64
+import functools
 import io
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +91,7 @@ def write_run_report(
         [charts.average_precision_by_class(scores)],
         extra=f'<div class="wide"><h3>Every label in numbers</h3>{_class_table(scores)}</div>',
     )
+    page.add(_further_scores(scores))
     page.add_panels(charts.precision_recall(labels, probabilities, thresholds, statistics, scores))
     page.add(_worst_images(labels, probabilities, thresholds, statistics, image_names, read_image))
 
@@ -109,12 +112,19 @@ def write_run_report(
     if learned:
         page.add("<h2>How it learned</h2>")
         page.add_panels(learned)
+    method = methods.METHODS.get(str(config.get("method")))
+    is_of_examples = method is not None and not method.loss.is_mean_over_classes
+    if is_of_examples:
+        page.add(
+            '<p class="muted">The loss of this method compares the labels of an image with one '
+            "another. It has no gradient by the logit of a label alone that could be drawn.</p>"
+        )
     left_out = [
         part
         for part, given in (
             ("the settings", config),
             ("training curves", history),
-            ("the gradient of the loss", loss),
+            ("the gradient of the loss", loss or is_of_examples),
             ("the variance of draws", train_labels is not None),
             ("how often training drew each label", observed_counts is not None),
         )
@@ -341,6 +351,29 @@ def _published_of_run(config: Mapping[str, Any], scores: Mapping[str, Any]) -> s
         ["mAP in percent", *metrics.TOTAL_AND_GROUPS],
         [["this run", *ours], ["published, ResNet-50", *pages.published_cells(row)]],
     )
+
+
+def _further_scores(scores: Mapping[str, Any]) -> str:
+    """Returns the metrics that have a cell in small tables, rows of the same columns in one."""
+    rows: dict[str, dict[str, pages.Cell]] = {}
+    meanings = {}
+    for metric in metrics.METRICS:
+        if metric.cell is None:
+            continue
+        row, column = metric.cell
+        columns = metrics.TOTAL_AND_GROUPS if metric.over == "group" else (column,)
+        unit = " %" if metric.percent else ""
+        cells = map(functools.partial(pages.value_cell, metric), metric.read(scores))
+        rows.setdefault(row, {}).update(
+            zip((f"{name}{unit}" for name in columns), cells, strict=True)
+        )
+        meanings[column or row] = metric.description
+    tables = [
+        pages.table(["", *columns], [[name, *cells.values()] for name, cells in alike])
+        for columns, alike in itertools.groupby(rows.items(), key=lambda item: tuple(item[1]))
+    ]
+    explained = "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items())
+    return f"<h3>Further scores</h3>{''.join(tables)}<p class='muted'>{escape(explained)}.</p>"
 
 
 def _class_table(scores: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from dbl_tf import label_graphs, methods, models, optimizers
+from dbl_tf.losses import MultiLabelLoss
 from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from dbl_tf.training import Batches
@@ -100,7 +101,7 @@ def check_sampler(config: ResolvedConfig, train: Examples) -> None:
         )
 
 
-def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> keras.losses.Loss:
+def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> MultiLabelLoss:
     """Creates the loss of a run."""
     return methods.get(config.method).make_loss(
         statistics.class_counts,
@@ -108,6 +109,7 @@ def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> keras.loss
         config.loss,
         rebalance=config.rebalance,
         clamp_counts=config.clamp_counts,
+        steps_per_epoch=make_plan(config, statistics).steps_per_epoch,
     )
 
 

@@ -70,7 +70,7 @@ def cautions(
         yield "--strategy=mirrored finds no GPU and trains on the CPU."
     usual = models.default_learning_rate(
         config.backbone,
-        statistics.num_classes,
+        methods.get(config.method).classes_of_rate(statistics.num_classes),
         frozen=config.freeze_backbone,
         optimizer=config.optimizer,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dbl_tf.losses import ElementwiseLoss
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
 from pipelines.examples import Examples
@@ -69,16 +70,16 @@ def write_of_run(
     """
     statistics = result.statistics
     counts, num_draws = observed_counts(config, train, statistics)
+    # The page shows the loss without weights, so they must not be computed within `call`.
+    loss = build.make_loss(dataclasses.replace(config, rebalance="sample_weight"), statistics)
+    loss.at_step(build.make_plan(config, statistics).steps)
     write(
         result,
         output_dir,
         title=f"{config.data_name}, {config.method}",
         config=config.flat(),
         history=_read_history(history_path),
-        # The page shows the loss without weights, so they must not be computed within `call`.
-        loss=build.make_loss(
-            dataclasses.replace(config, rebalance="sample_weight"), statistics
-        ).call,
+        loss=loss.call if isinstance(loss, ElementwiseLoss) else None,
         train_labels=train.labels,
         observed_counts=counts,
         num_draws=num_draws,

@@ -82,12 +82,13 @@ def resolve(
     if saved is not None:
         asked = _adopt(asked, saved)
     source = datasets.SOURCES[asked.dataset]
-    defaults, num_classes = source.defaults, len(data.class_names)
+    defaults = source.defaults
     train = data.splits["train"]
     if asked.left_to_choice():
         raise ConfigError(f"{asked.left_to_choice()[0]} is still to be chosen")
     method = asked.method or DEFAULT_METHOD
     sampler = asked.sampler or methods.get(method).sampler
+    rate_classes = methods.get(method).classes_of_rate(len(data.class_names))
 
     if train.features is not None:
         _refuse_image_settings(asked)
@@ -163,10 +164,12 @@ def resolve(
         schedule=asked.schedule or ("cosine" if optimizer == "adamw" else "step"),
         learning_rate=float(asked.learning_rate)
         if asked.learning_rate
-        else models.default_learning_rate(backbone, num_classes, frozen=freeze, optimizer=optimizer)
+        else models.default_learning_rate(
+            backbone, rate_classes, frozen=freeze, optimizer=optimizer
+        )
         * (RATE_AFTER_HEAD if asked.head_steps else 1.0),
         head_rate=(asked.head_rate or models.ADAMW_HEAD_RATE) if asked.head_steps else None,
-        backbone_rate=models.default_backbone_rate(num_classes, optimizer)
+        backbone_rate=models.default_backbone_rate(rate_classes, optimizer)
         if asked.backbone_rate is None
         else asked.backbone_rate,
         weight_decay=DEFAULT_WEIGHT_DECAY[optimizer]

@@ -24,6 +24,17 @@ OTHER = LossParameters(
     max_margin=0.3,
     cosine_scale=20.0,
     effective_number_beta=0.5,
+    temperature_positive=2.0,
+    temperature_negative=0.5,
+    ways="samples",
+    logit_margin=0.3,
+    hill_lambda=1.2,
+    correction_threshold=0.8,
+    correction_epochs=2.0,
+    robust_gamma_positive=0.5,
+    robust_linear=0.5,
+    robust_quadratic=-0.5,
+    poly_epsilon=-0.5,
 )
 PARAMETERS = [field.name for field in dataclasses.fields(LossParameters)]
 
@@ -42,10 +53,19 @@ STATISTICS, LABELS = make_statistics()
 LOGITS = make_logits()
 
 
-def loss_of(name, parameters=DEFAULTS, rebalance="labels"):
-    return methods.get(name).make_loss(
-        STATISTICS.class_counts, STATISTICS.num_examples, parameters, rebalance=rebalance
+STEPS_PER_EPOCH = 10
+
+
+def loss_of(name, parameters=DEFAULTS, rebalance="labels", step=STEPS_PER_EPOCH):
+    loss = methods.get(name).make_loss(
+        STATISTICS.class_counts,
+        STATISTICS.num_examples,
+        parameters,
+        rebalance=rebalance,
+        steps_per_epoch=STEPS_PER_EPOCH,
     )
+    loss.at_step(step)
+    return loss
 
 
 def weighting_of(name, parameters=DEFAULTS):
@@ -109,6 +129,64 @@ def asymmetric(y, z, n, p):
     return y * positive + (1 - y) * negative
 
 
+def robust_asymmetric(y, z, n, p):
+    probability = sigmoid(z)
+    clipped = np.maximum(probability - p.clip, 0)
+    polynomial = p.robust_linear * (1 - probability) + p.robust_quadratic * (1 - probability) ** 2
+    factor = (1 - probability) ** p.robust_gamma_positive
+    positive = -factor * (np.log(probability) + polynomial)
+    negative = -(clipped**p.gamma_negative) * np.log(1 - clipped) * (p.hill_lambda - probability)
+    return y * positive + (1 - y) * negative
+
+
+def poly1(y, z, n, p):
+    of_truth = y * sigmoid(z) + (1 - y) * sigmoid(-z)
+    return -np.log(of_truth) + p.poly_epsilon * (1 - of_truth)
+
+
+def focal_margin(z, p):
+    of_margin = sigmoid(z - p.logit_margin)
+    return -((1 - of_margin) ** p.focal_gamma) * np.log(of_margin)
+
+
+def hill(y, z, n, p):
+    negative = (p.hill_lambda - sigmoid(z)) * sigmoid(z) ** 2
+    return y * focal_margin(z, p) + (1 - y) * negative
+
+
+def splc(y, z, n, p):
+    """After one epoch, which is in the warm-up if that is longer."""
+    negative = -(sigmoid(z) ** p.focal_gamma) * np.log(sigmoid(-z))
+    if p.correction_epochs <= 1:
+        negative = np.where(sigmoid(z) > p.correction_threshold, focal_margin(z, p), negative)
+    return y * focal_margin(z, p) + (1 - y) * negative
+
+
+def zlpr(y, z, n, p):
+    rows = [
+        np.log(1 + np.exp(row[label == 0]).sum()) + np.log(1 + np.exp(-row[label == 1]).sum())
+        for label, row in zip(y, z, strict=True)
+    ]
+    return np.array(rows)
+
+
+def two_way_of(y, z, p):
+    """The losses of the rows that have a positive; 0 for the others."""
+    losses = []
+    for label, row in zip(y, z, strict=True):
+        below = np.exp(row[label == 0] / p.temperature_negative).sum() ** p.temperature_negative
+        above = np.exp(-row[label == 1] / p.temperature_positive).sum() ** p.temperature_positive
+        losses.append(np.log1p(below * above))
+    return np.array(losses)
+
+
+def two_way(y, z, n, p):
+    rows = two_way_of(y, z, p) * len(y) / y.any(axis=1).sum()
+    if p.ways == "both":
+        rows = rows + two_way_of(y.T, z.T, p).sum() / y.any(axis=0).sum()
+    return rows
+
+
 def rebalanced(y, n, p):
     with np.errstate(divide="ignore", over="ignore"):
         r = (1 / n) / (y / n).sum(axis=1, keepdims=True)
@@ -139,6 +217,19 @@ LOSS_PARAMETERS = {
     negative_tolerant_focal: {"lambda_", "kappa", "margin", "focal_gamma", "focal_scale"},
     ldam: {"max_margin", "cosine_scale"},
     asymmetric: {"gamma_negative", "gamma_positive", "clip"},
+    robust_asymmetric: {
+        "gamma_negative",
+        "clip",
+        "hill_lambda",
+        "robust_gamma_positive",
+        "robust_linear",
+        "robust_quadratic",
+    },
+    poly1: {"poly_epsilon"},
+    hill: {"logit_margin", "focal_gamma", "hill_lambda"},
+    splc: {"logit_margin", "focal_gamma", "correction_threshold", "correction_epochs"},
+    zlpr: set(),
+    two_way: {"ways", "temperature_positive", "temperature_negative"},
 }
 # Tables 1 and 2 of the paper: sampler, weights and loss.
 TABLE = {
@@ -159,6 +250,13 @@ TABLE = {
     "rs_rw_focal": ("class_aware", inverse_root, focal),
     "rs_cb_focal": ("class_aware", class_balanced, focal),
     "asl": ("uniform", None, asymmetric),
+    # Beyond the paper.
+    "ral": ("uniform", None, robust_asymmetric),
+    "poly1": ("uniform", None, poly1),
+    "two_way": ("uniform", None, two_way),
+    "zlpr": ("uniform", None, zlpr),
+    "hill": ("uniform", None, hill),
+    "splc": ("uniform", None, splc),
 }
 
 
@@ -177,7 +275,7 @@ def test_losses_and_weights_equal_their_closed_forms(name, parameters):
     y, z = LABELS.astype(np.float64), LOGITS.astype(np.float64)
     n = STATISTICS.class_counts.astype(np.float64)
     elements = elements_of(y, z, n, parameters)
-    weights = np.ones_like(y) if weights_of is None else weights_of(y, n, parameters)
+    weights = np.float64(1) if weights_of is None else weights_of(y, n, parameters)
 
     inside = loss_of(name, parameters, "labels")
     tolerance = {"rtol": 2e-5, "atol": 1e-8}
@@ -300,8 +398,9 @@ def test_label_embeddings_are_refused_by_other_heads(name):
 def test_classes_without_examples_can_be_allowed(name):
     method, counts = methods.get(name), np.array([5, 0, 10])
     labels, logits = np.eye(3, dtype=np.float32), np.zeros((3, 3), np.float32)
-    loss = method.make_loss(counts, 10, rebalance="labels", clamp_counts=True)
-    moved = method.make_loss(np.array([5, 1, 9]), 10, rebalance="labels")
+    how = {"rebalance": "labels", "steps_per_epoch": 0}
+    loss = method.make_loss(counts, 10, **how, clamp_counts=True)
+    moved = method.make_loss(np.array([5, 1, 9]), 10, **how)
     value = float(loss(labels, logits))
     assert np.isfinite(value) and value == float(moved(labels, logits))
     weigh = method.make_weighting(counts, 10, clamp_counts=True)
@@ -311,6 +410,21 @@ def test_classes_without_examples_can_be_allowed(name):
         )
         with pytest.raises(ValueError, match=r"classes \[1\]|without training examples"):
             method.make_loss(counts, 10, rebalance="labels")
+
+
+def test_splc_takes_labels_as_they_are_for_the_first_epochs():
+    parameters = LossParameters(correction_epochs=1.5)
+    loss = loss_of("splc", parameters, step=0)
+    assert loss.warmup_steps == 15 and loss.corrects is False
+    assert loss_of("splc", parameters, step=15).corrects is True
+    with pytest.raises(ValueError, match="labels as they are for 1 epochs; pass steps_per_epoch"):
+        methods.get("splc").make_loss(STATISTICS.class_counts, STATISTICS.num_examples)
+
+
+def test_learning_rates_follow_the_classes_where_the_loss_is_their_mean():
+    of_examples = {name for name in TABLE if methods.get(name).classes_of_rate(371) == 20}
+    assert of_examples == {"two_way", "zlpr"}
+    assert all(methods.get(name).classes_of_rate(371) == 371 for name in set(TABLE) - of_examples)
 
 
 def test_schedules_of_the_paper():

@@ -3,10 +3,13 @@ import pytest
 from sklearn.metrics import (
     average_precision_score,
     brier_score_loss,
+    coverage_error,
     f1_score,
+    label_ranking_loss,
     log_loss,
     precision_recall_curve,
     precision_recall_fscore_support,
+    roc_auc_score,
 )
 
 from dbl_tf import LabelStatistics, metrics
@@ -132,6 +135,119 @@ def test_precision_recall_f1_equals_scikit_learn():
     )
 
 
+def averages(labels, given):
+    """CP, CR, CF1, OP, OR and OF1 by scikit-learn; classes without positives are left out of C."""
+
+    def of(labels, given):
+        return precision_recall_fscore_support(labels, given, average="binary", zero_division=0)[:2]
+
+    of_classes = [of(labels[:, i], given[:, i]) for i in np.flatnonzero(labels.any(axis=0))]
+    means = {
+        "C": np.mean(of_classes or [(0.0, 0.0)], axis=0),
+        "O": of(labels.ravel(), given.ravel()),
+    }
+    found = {}
+    for prefix, (precision, recall) in means.items():
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        found |= {f"{prefix}P": precision, f"{prefix}R": recall, f"{prefix}F1": f1}
+    return found
+
+
+def highest(scores, k):
+    """The decisions for the k labels that score highest, of equal ones the first."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    given = np.zeros(scores.shape, bool)
+    np.put_along_axis(given, order, True, axis=1)
+    return given
+
+
+def multi_label_cases(number):
+    """Cases with ties, and among them classes and examples without positives or negatives."""
+    rng = np.random.default_rng(21)
+    for _ in range(number):
+        labels, scores = random_case(rng)
+        labels[:, rng.random(labels.shape[1]) < 0.1] = rng.random() < 0.5
+        labels[rng.random(len(labels)) < 0.1] = rng.random() < 0.5
+        yield labels, scores
+
+
+def test_scores_of_decisions_equal_scikit_learn_s():
+    for labels, scores in multi_label_cases(200):
+        found = metrics.precision_recall_f1(labels, scores, 0.4)
+        expected = averages(labels, scores >= 0.4)
+        assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+        for k in (1, 3, 9):
+            found = metrics.top_k_scores(labels, scores, k)
+            assert found == pytest.approx(averages(labels, highest(scores, k)), abs=1e-12)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        metrics.top_k_scores(labels, scores, 0)
+
+
+def test_ranking_of_examples_equals_scikit_learn_s():
+    compared = 0
+    for labels, scores in multi_label_cases(300):
+        if labels.shape[1] == 1:  # scikit-learn takes one column for labels of two classes
+            assert metrics.ranking_loss(labels, scores) == 0
+            assert metrics.coverage(labels, scores) == labels.mean()
+            continue
+        expected = label_ranking_loss(labels, scores)
+        assert metrics.ranking_loss(labels, scores) == pytest.approx(expected, abs=1e-12)
+        assert metrics.coverage(labels, scores) == pytest.approx(coverage_error(labels, scores))
+        compared += 1
+    assert compared > 200
+
+
+def test_ranking_of_more_examples_than_a_block_holds(monkeypatch):
+    rng = np.random.default_rng(5)
+    labels, scores = rng.random((97, 11)) < 0.3, rng.random((97, 11)).round(1)
+    monkeypatch.setattr(metrics, "_SCORES_PER_BLOCK", 100)
+    assert metrics.ranking_loss(labels, scores) == pytest.approx(label_ranking_loss(labels, scores))
+    assert metrics.coverage(labels, scores) == pytest.approx(coverage_error(labels, scores))
+    expected = averages(labels, highest(scores, 3))
+    assert metrics.top_k_scores(labels, scores) == pytest.approx(expected)
+    with np.errstate(all="raise"):
+        none = metrics.top_k_scores(labels[:0], scores[:0])
+    assert set(none.values()) == {0.0}
+    assert np.isnan(metrics.ranking_loss(labels[:0], scores[:0]))
+    assert np.isnan(metrics.coverage(labels[:0], scores[:0]))
+
+
+def test_area_under_roc_equals_scikit_learn_s():
+    compared = 0
+    for labels, scores in multi_label_cases(300):
+        found = metrics.area_under_roc(labels, scores)
+        for i, area in enumerate(found):
+            if labels[:, i].all() or not labels[:, i].any():
+                assert np.isnan(area)
+            else:
+                assert area == pytest.approx(roc_auc_score(labels[:, i], scores[:, i]), abs=1e-12)
+                compared += 1
+        pooled = metrics.micro_area_under_roc(labels, scores)
+        if 0 < labels.mean() < 1:
+            expected = roc_auc_score(labels.ravel(), scores.ravel())
+            assert pooled == pytest.approx(expected, abs=1e-12)
+        else:
+            assert np.isnan(pooled)
+    assert compared > 500
+
+
+def test_scores_are_left_as_they_are():
+    rng = np.random.default_rng(6)
+    labels, scores = rng.random((20, 5)) < 0.3, rng.random((20, 5))
+    before = scores.copy()
+    for function in (
+        metrics.area_under_roc,
+        metrics.micro_area_under_roc,
+        metrics.ranking_loss,
+        metrics.coverage,
+        metrics.top_k_scores,
+    ):
+        function(labels, scores)
+        np.testing.assert_array_equal(scores, before)
+        with pytest.raises(ValueError, match="1 NaN, the first in row 1, column 0"):
+            function([[1], [0]], [[0.5], [np.nan]])
+
+
 def test_precision_recall_curve_equals_scikit_learn_on_cases_with_ties():
     rng = np.random.default_rng(1)
     compared = 0
@@ -243,6 +359,29 @@ def test_the_list_measures_probabilities_as_scikit_learn_does():
     assert measured["probabilities"]["calibration_error"] == pooled
 
 
+def test_the_list_measures_decisions_and_ranking_as_scikit_learn_does():
+    evaluation = make_evaluation()
+    labels, scores = evaluation.labels, evaluation.scores
+    measured = metrics.measure(evaluation)
+    assert measured["decisions"] == {
+        "at_0.5": pytest.approx(averages(labels, scores >= 0.5)),
+        "at_threshold": pytest.approx(averages(labels, scores >= evaluation.thresholds)),
+        "top_3": pytest.approx(averages(labels, highest(scores, 3))),
+    }
+    assert measured["ranking"] == pytest.approx(
+        {
+            "ranking_loss": label_ranking_loss(labels, scores),
+            "coverage": coverage_error(labels, scores),
+            "micro_AUC": roc_auc_score(labels, scores, average="micro"),
+        }
+    )
+    areas = roc_auc_score(labels[:, :5], scores[:, :5], average=None)
+    found = [entry["AUC"] for entry in measured["per_class"].values()]
+    np.testing.assert_allclose(found, [*areas, np.nan])
+    groups = {"total": slice(5), "head": slice(2), "medium": slice(2, 4), "tail": slice(4, 5)}
+    assert measured["AUC"] == pytest.approx({k: areas[v].mean() for k, v in groups.items()})
+
+
 def test_shared_work_is_done_once(monkeypatch):
     calls = []
     once = (
@@ -250,6 +389,10 @@ def test_shared_work_is_done_once(monkeypatch):
         "log_loss_by_class",
         "brier_score_by_class",
         "_mean_excess_by_bin",
+        "top_k_scores",
+        "area_under_roc",
+        "micro_area_under_roc",
+        "_ranking",
     )
     for name in (*once, "precision_recall_f1"):
         function = getattr(metrics, name)

@@ -25,6 +25,17 @@ PUBLISHED = {
     "max_margin": 0.5,
     "cosine_scale": 30.0,
     "effective_number_beta": 0.9,
+    "temperature_positive": 4.0,
+    "temperature_negative": 1.0,
+    "ways": "both",
+    "logit_margin": 1.0,
+    "hill_lambda": 1.5,
+    "correction_threshold": 0.6,
+    "correction_epochs": 1.0,
+    "robust_gamma_positive": 0.0,
+    "robust_linear": 1.0,
+    "robust_quadratic": -1.25,
+    "poly_epsilon": 2.0,
 }
 ACCEPTED = {
     "alpha": [0, 0.5],
@@ -41,6 +52,17 @@ ACCEPTED = {
     "max_margin": [0, 0.1],
     "cosine_scale": [1e-3, 100],
     "effective_number_beta": [0, 0.999],
+    "temperature_positive": [1e-3, 100],
+    "temperature_negative": [1e-3, 100],
+    "ways": ["both", "samples"],
+    "logit_margin": [-1, 0, 2],
+    "hill_lambda": [1, 3],
+    "correction_threshold": [0, 1],
+    "correction_epochs": [0, 0.5],
+    "robust_gamma_positive": [0, 0.5],
+    "robust_linear": [-1, 0],
+    "robust_quadratic": [-1, 0],
+    "poly_epsilon": [-1, 5],
 }
 REFUSED = {
     "alpha": [-1e-3],
@@ -57,6 +79,17 @@ REFUSED = {
     "max_margin": [-1e-3],
     "cosine_scale": [0, -1],
     "effective_number_beta": [-0.1, 1],
+    "temperature_positive": [0, -1],
+    "temperature_negative": [0, -1],
+    "ways": ["classes"],
+    "logit_margin": [],
+    "hill_lambda": [0.999],
+    "correction_threshold": [-1e-3, 1.001],
+    "correction_epochs": [-1],
+    "robust_gamma_positive": [-1e-3],
+    "robust_linear": [],
+    "robust_quadratic": [],
+    "poly_epsilon": [-1.001],
 }
 
 

@@ -36,6 +36,17 @@ LOSSES = {
     "asl_unclipped": lambda **a: dbl_tf.AsymmetricLoss(gamma_negative=0.5, clip=0, **a),
     "asl_half": lambda **a: dbl_tf.AsymmetricLoss(gamma_negative=0.5, gamma_positive=0.5, **a),
 }
+LOSSES |= {
+    "hill": dbl_tf.HillLoss,
+    "splc": dbl_tf.SPLCLoss,
+    "splc_half": lambda **a: dbl_tf.SPLCLoss(focal_gamma=0.5, **a),
+    "ral": dbl_tf.RobustAsymmetricLoss,
+    "poly1": dbl_tf.Poly1Loss,
+    "zlpr": dbl_tf.ZLPRLoss,
+    "two_way": dbl_tf.TwoWayLoss,
+    "two_way_samples": lambda **a: dbl_tf.TwoWayLoss(ways="samples", **a),
+}
+TAKE_NO_WEIGHTS = ("two_way",)
 WEIGHTINGS = {
     "rebalanced": weighting.rebalanced_weights,
     "inverse_root": weighting.inverse_root_weights,
@@ -106,7 +117,8 @@ def loss_values(labels, logits):
         yield f"{name}/mean", value
         yield f"{name}/gradient", gradient
         yield f"{name}/elements", make(reduction=None)(labels, ops.convert_to_tensor(logits))
-        yield f"{name}/of_examples", make()(labels, logits, weights[:, 0])
+        if name not in TAKE_NO_WEIGHTS:
+            yield f"{name}/of_examples", make()(labels, logits, weights[:, 0])
         half = make(reduction=None)(labels, ops.cast(logits, "bfloat16"))
         assert keras.backend.standardize_dtype(half.dtype) == "float32"
         yield f"{name}/half", half
@@ -164,6 +176,21 @@ def network_values(inputs, output_dir):
         network.save(output_dir / f"{name}.keras")
 
 
+def warmup_values(labels, features):
+    """The weights of a `fit` whose loss changes at step 3, in the middle of an epoch."""
+    for name, warmup_steps in (("switching", 3), ("correcting", 0), ("plain", 100)):
+        network = keras.Sequential(
+            [keras.Input((5,)), keras.layers.Dense(6, kernel_initializer="ones")]
+        )
+        loss = dbl_tf.SPLCLoss(correction_threshold=0.5, warmup_steps=warmup_steps)
+        network.compile(keras.optimizers.SGD(0.5), loss)
+        callbacks = [dbl_tf.LossWarmup(loss)]
+        data = (features[:24], labels[:24].round())
+        network.fit(*data, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        yield f"{name}/kernel", network.layers[0].kernel
+        yield f"{name}/loss", network.evaluate(*data, verbose=0)
+
+
 def metric_values(labels, logits):
     labels, logits = ops.convert_to_tensor(labels.round()), ops.convert_to_tensor(logits)
     groups = {"head": [0, 1], "tail": [4, 5]}
@@ -204,6 +231,7 @@ def compute(inputs, output_dir):
         "weighting": weighting_values(labels),
         "classifier": classifier_values(labels, features),
         "network": network_values(inputs, output_dir),
+        "warmup": warmup_values(labels, features),
         "metric": metric_values(labels, logits),
         "preprocessing": preprocessing_values(inputs["images"]),
         "dropout": dropout_values(features),

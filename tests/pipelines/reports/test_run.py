@@ -119,6 +119,37 @@ def test_every_metric_of_the_list_is_on_the_page(write, monkeypatch):
     assert "rate: how often it is" in page.text
 
 
+def test_further_scores_are_in_small_tables(write):
+    run = make_run()
+    page, scores = write(**run), run["scores"]
+    names = ["CP", "CR", "CF1", "OP", "OR", "OF1"]
+    assert page.row("") == ["", *(f"{name} %" for name in names)]
+    for row, key in (
+        ("at threshold 0.5", "at_0.5"),
+        ("the 3 highest labels of each image", "top_3"),
+    ):
+        found = scores["decisions"][key]
+        assert page.row(row) == [row, *(f"{100 * found[name]:.2f}" for name in names)]
+    found = scores["ranking"]
+    shown = [
+        f"{found['ranking_loss']:.4f}",
+        f"{found['coverage']:.2f}",
+        f"{found['micro_AUC']:.4f}",
+    ]
+    assert page.row("ranking") == ["ranking", *shown]
+    means = [scores["AUC"][name] for name in metrics.TOTAL_AND_GROUPS]
+    assert page.row("macro AUC")[1:] == ["–" if v is None else f"{v:.4f}" for v in means]
+    assert "OF1: F1 of all decisions together; ranking loss: share of" in page.text
+
+
+@pytest.mark.parametrize("name", ["two_way", "zlpr"])
+def test_a_loss_of_examples_has_no_gradient_to_draw_and_the_page_says_so(write, name):
+    config = {"method": name, "dataset": "table"}
+    page = write(**full_arguments() | {"config": config, "loss": None})
+    assert "It has no gradient by the logit of a label alone" in page.text
+    assert "Not shown" not in page.text
+
+
 def test_hostile_names_are_text(write, hostile):
     run = make_run(names=("person", hostile, "</style><img src=http://x>"))
     run["image_names"] = [hostile] * len(run["labels"])

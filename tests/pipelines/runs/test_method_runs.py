@@ -43,3 +43,30 @@ def test_methods_with_a_classifier_of_their_own_train_export_and_serve(
     np.testing.assert_allclose(answer, expected, atol=1e-3)
     with open(tmp_path / "run" / "history.csv", newline="") as file:
         assert all(np.isfinite(float(row["loss"])) for row in csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", ["two_way", "splc"])
+def test_losses_of_examples_and_losses_that_change_train_from_flags(
+    method, picture_table, tmp_path
+):
+    config = RunConfig.of(
+        method=method,
+        dataset="table",
+        examples=str(picture_table),
+        backbone="small_resnet",
+        backbone_weights="none",
+        backbone_options={"width": 4},
+        image_size=16,
+        batch_size=4,
+        epochs=3,
+        correction_epochs=1.5,
+        export=False,
+        run_dir=str(tmp_path / "run"),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    scores = train_and_evaluate(config)
+    assert 0.5 < scores["AUC"]["total"] <= 1
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert ("has no gradient by the logit of a label alone" in page) == (method == "two_way")
+    with open(tmp_path / "run" / "history.csv", newline="") as file:
+        assert all(np.isfinite(float(row["loss"])) for row in csv.DictReader(file))

@@ -81,6 +81,14 @@ def test_the_rate_of_sgd_gives_a_logit_the_step_that_it_has_at_20_classes(num_cl
     assert resolved(data, backbone="MobileNet", learning_rate=0.01, **of_sgd).learning_rate == 0.01
 
 
+@pytest.mark.parametrize("method", ["two_way", "zlpr"])
+def test_the_rate_of_a_loss_that_is_a_mean_over_examples_does_not_depend_on_the_classes(method):
+    of_sgd = {"optimizer": "sgd", "backbone": "ResNet50", **ALL_LAYERS}
+    for num_classes in (2, 371):
+        run = resolved(make_data(num_classes, 742), method=method, **of_sgd)
+        assert (run.learning_rate, run.backbone_rate) == (pytest.approx(0.02), 1.0)
+
+
 def test_the_rate_below_the_head_rises_with_the_root_of_the_number_of_classes():
     def below_the_head(num_classes):
         run = resolved(make_data(num_classes, 400), **ALL_LAYERS)

@@ -32,6 +32,11 @@ def of_probabilities(probabilities, labels):
     }
 
 
+def decisions(*values):
+    names = ("CP", "CR", "CF1", "OP", "OR", "OF1")
+    return {name: pytest.approx(v) for name, v in zip(names, values, strict=True)}
+
+
 def by_group(person, sheep, yak):
     means = {"total": (person + sheep + yak) / 3, "head": person, "medium": sheep, "tail": yak}
     return {name: pytest.approx(value) for name, value in means.items()}
@@ -65,11 +70,26 @@ def test_scores_by_hand():
         "log_loss": by_group(*(-np.log([0.9 * 0.6 * 0.3, 0.8 * 0.7 * 0.9, 0.1 * 0.6 * 0.8]) / 3)),
         "brier_score": by_group(0.66 / 3, 0.14 / 3, 1.01 / 3),
         "calibration_error": by_group(1.2 / 3, 0.6 / 3, 1.5 / 3),
+        "decisions": {
+            "at_0.5": decisions(5 / 9, 2 / 3, 20 / 33, 3 / 4, 3 / 4, 3 / 4),
+            "at_threshold": decisions(11 / 18, 5 / 6, 55 / 78, 1 / 2, 3 / 4, 3 / 5),
+            # Person three times, and each of the others twice.
+            "top_3": decisions(7 / 18, 2 / 3, 28 / 57, 1 / 3, 3 / 4, 6 / 13),
+        },
+        # The first image ranks yak, which it has, below sheep and moa. The last has no label.
+        "ranking": {
+            "ranking_loss": pytest.approx(0.5 / 3),
+            "coverage": pytest.approx((4 + 2 + 0) / 3),
+            # Of 8 negatives, below 0.9, 0.7, 0.6 and 0.1; ties count half.
+            "micro_AUC": pytest.approx((8 + 7.5 + 7 + 1) / 32),
+        },
+        "AUC": by_group(1 / 2, 1, 0),
         "num_test_examples": 3,
         "classes_without_test_positives": ["moa"],
         "per_class": {
             "person": {
                 "ap": pytest.approx(5 / 6),
+                "AUC": 0.5,
                 "train_count": 150,
                 "test_count": 2,
                 "group": "head",
@@ -79,6 +99,7 @@ def test_scores_by_hand():
             },
             "sheep": {
                 "ap": 1,
+                "AUC": 1,
                 "train_count": 30,
                 "test_count": 1,
                 "group": "medium",
@@ -88,6 +109,7 @@ def test_scores_by_hand():
             },
             "yak": {
                 "ap": pytest.approx(1 / 3),
+                "AUC": 0,
                 "train_count": 5,
                 "test_count": 1,
                 "group": "tail",
@@ -97,6 +119,7 @@ def test_scores_by_hand():
             },
             "moa": {
                 "ap": None,
+                "AUC": None,
                 "train_count": 3,
                 "test_count": 0,
                 "group": "tail",
