@@ -33,6 +33,7 @@ def test_no_flag_at_all_is_the_embedded_data_set_without_a_download():
         (ALL_LAYERS, None),
         ({**OF_TABLE, "head_steps": 10}, None),
         ({**OF_TABLE, "backbone_weights": "none"}, None),
+        ({**OF_TABLE, "backbone_weights": "none", "freeze_backbone": True}, None),
         ({"freeze_backbone": True}, None),
         # These are parts of the method that is the default elsewhere.
         ({**OF_TABLE, "sampler": "uniform"}, None),
