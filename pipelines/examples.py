@@ -199,11 +199,13 @@ class LabelledData:
         splits: the splits that the data set has, by name: "train", "val" and "test".
         flip_probability: the probability with which training images should be mirrored; 0 if
             mirroring changes what an image shows.
+        origin: what the data were read from, in a few words for people, such as "list layout".
     """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, Examples]
     flip_probability: float = 0.5
+    origin: str = ""
 
     def with_classes(self, class_names: Sequence[str]) -> "LabelledData":
         """Returns the same examples with the classes of a model.

@@ -18,6 +18,7 @@ from pipelines.datasets import table
 from pipelines.datasets.source import Defaults, LoadOptions, Source
 from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.findings import Findings
+from pipelines.tables import text
 
 ARRAYS = ("features", "labels", "split", "class_names")
 _OPTIONAL = "names"
@@ -56,7 +57,8 @@ class Options(table.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        of_table = ("class_names", "label_separator", "features")
+        of_table = ("class_names", "label_separator", "features", "image_column", "labels_column")
+        of_table += ("split_column",)
         if self.is_archive:
             for name in of_table:
                 if getattr(self, name) is not None:
@@ -106,7 +108,7 @@ def load(
     """
     findings = Findings(options.examples, "row")
     if options.is_archive:
-        path = table.existing_file(options.examples, "the archive of examples")
+        path = text.existing_file(options.examples, "the archive of examples")
         rows = _read_archive(path, findings)
     else:
         rows = _read_table(options, findings)
@@ -219,7 +221,7 @@ def _read_archive(path: str, findings: Findings) -> _Rows:
 
 def _read_table(options: Options, findings: Findings) -> _Rows:
     assert options.features is not None
-    path = table.existing_file(options.features, "the file of features")
+    path = text.existing_file(options.features, "the file of features")
     rows = table.read_rows(options, findings)
     features = _memory_map(path)
     _check_shapes(path, {"features": features})
