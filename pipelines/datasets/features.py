@@ -57,8 +57,10 @@ class Options(table.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        of_table = ("class_names", "label_separator", "features", "image_column", "labels_column")
-        of_table += ("split_column",)
+        of_table = (
+            *("class_names", "label_separator", "features"),
+            *("image_column", "labels_column", "split_column"),
+        )
         if self.is_archive:
             for name in of_table:
                 if getattr(self, name) is not None:

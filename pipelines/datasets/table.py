@@ -1,4 +1,4 @@
-"""Your own data: image files with splits and labels, in any of the layouts of `pipelines.tables`."""
+"""Your own data: image files with splits and labels, in a layout that is recognized."""
 
 import collections
 import csv
@@ -23,7 +23,7 @@ from pipelines.tables.delimited import DelimitedTable
 from pipelines.tables.rows import Places, Rows
 from pipelines.tables.separators import BAR, NONE, from_flag
 from pipelines.tables.splits import CODES as _SPLIT_CODES
-from pipelines.tables.splits import SPLITS
+from pipelines.tables.splits import SPLITS as SPLITS
 from pipelines.tables.text import TableError as TableError
 
 COLUMNS = (IMAGE, SPLIT, LABELS)
@@ -57,8 +57,8 @@ class Options(SourceOptions):
     )
     label_separator: str | None = setting(
         None,
-        r"Separator of labels, such as , or \t; none if each cell is one label. The default is | if "
-        "the labels contain one, otherwise what the cells show.",
+        r"Separator of labels, such as , or \t; none if each cell is one label. The default is | "
+        "if the labels contain one, otherwise what the cells show.",
     )
     image_column: str | None = setting(
         None, "Column of the images. By default, it is recognized by its name and cells."
@@ -95,8 +95,8 @@ def load(
 ) -> LabelledData:
     """Reads a table of examples and checks it, down to the image files, before any work is done.
 
-    `pipelines.tables.reading` lists the layouts that are recognized, `pipelines.tables.columns` says
-    how columns are, and `pipelines.tables.separators` how labels are separated. Where no column and
+    `pipelines.tables.reading` lists the layouts that are recognized, `pipelines.tables.columns`
+    says how columns are, and `pipelines.tables.separators` how labels are separated. Where no column and
     no name of a file tells the split, all rows are train.
 
     An image that is in two splits is refused, because the model would be tested on an image that it

@@ -17,15 +17,20 @@ from pipelines.tables.text import TableError
 IMAGE, SPLIT, LABELS = "image", "split", "labels"
 LIST, WIDE, METADATA = "list", "wide", "metadata"
 
-_FILE_NAMES = frozenset(
-    ["image_path", "img_path", "image_file", "img_file", "image_filename", "image_name", "img", "img_name", "file_name", "filename", "filepath", "file_path", "path", "file", "fname", "photo", "picture", "images"]
+_FILE_NAMES = (
+    *("image_path", "image_file", "image_filename", "image_name", "images", "photo", "picture"),
+    *("img_path", "img_file", "img_name", "img", "file_name", "filename", "fname", "filepath"),
+    *("file_path", "path", "file"),
 )
 _IDS = ("image_id", "img_id", "id", "name", "key")
-_SPLIT_NAMES = frozenset(
-    ["set", "subset", "partition", "phase", "data_split", "dataset_split", "split_name", "fold", "usage"]
+_SPLIT_NAMES = (
+    *("set", "subset", "partition", "phase", "data_split", "dataset_split", "split_name", "fold"),
+    "usage",
 )
-_LABEL_NAMES = frozenset(
-    ["label", "tags", "tag", "classes", "class", "class_name", "class_names", "categories", "category", "objects.categories", "objects.category", "objects.labels", "objects.label", "keywords", "targets", "target", "label_names"]
+_LABEL_NAMES = (
+    *("label", "label_names", "tags", "tag", "classes", "class", "class_names", "class_name"),
+    *("categories", "category", "keywords", "targets", "target", "objects.categories"),
+    *("objects.category", "objects.labels", "objects.label"),
 )
 _INDEX_NAMES = ("", "unnamed: 0", "index")
 _RANGE = ".."
@@ -164,7 +169,7 @@ class _Recognition:
         if self._flags.split is not None:
             column = self._named(self._flags.split, "split_column")
             means = splits.true_means(self._names[column])
-            of_true = (means,) if means and self._kinds[column] == "binary" else ()
+            of_true: tuple[str, ...] = (means,) if means and self._kinds[column] == "binary" else ()
             return splits.SplitRule((column,), (self._names[column],), of_true)
         exact = [c for c in free if self._keys[c] == SPLIT]
         if exact:

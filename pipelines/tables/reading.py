@@ -13,6 +13,7 @@ metadata, these are read, and folders of images are what they speak of.
 """
 
 import dataclasses
+import json
 import os
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -105,7 +106,7 @@ def open_table(path: str) -> DelimitedTable | JsonTable | Mapping[str, Any]:
 
 
 def _parts_of_folder(path: str) -> list[_Part]:
-    """Returns the tables in a folder: one for each split, or one of metadata; none if there is none.
+    """Returns the tables in a folder: one for each split, or one of metadata, if there are any.
 
     Raises:
         TableError: several may be meant.
@@ -445,8 +446,8 @@ class _RowReader:
         used = [self._image, *of_words]
         if all(isinstance(values[c], str) for c in used):
             return True
-        found = ", ".join(f"{self._names[c]} {json_records.as_text(values[c])}" for c in used)
-        self._problems.add("image and split must be strings", number, found.replace(" ,", " null,"))
+        found = ", ".join(f"{self._names[c]} {_shown(values[c])}" for c in used)
+        self._problems.add("image and split must be strings", number, found)
         return False
 
     def _split(self, number: int, values: Any) -> int | None:
@@ -483,6 +484,12 @@ def _json_labels(
     except cells.CellError as error:
         problems.add("labels must be a list of names, or one string", number, str(error))
         return None
+
+
+def _shown(value: Any) -> str:
+    if value is json_records.ABSENT:
+        return "absent"
+    return json.dumps(value, ensure_ascii=False)[:80]
 
 
 def _check_numbers(

@@ -8,8 +8,9 @@ from dbl_tf.messages import SHOWN, first_few, first_lines
 
 # Suffixes of image files, by which columns and folders of images are known. Which of these formats
 # can be decoded is for the checks of images to say.
-IMAGE_SUFFIXES = tuple(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"]
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
 )
 
 # Files that are no text, by their first bytes.

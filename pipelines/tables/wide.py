@@ -29,8 +29,8 @@ _NOT_KNOWN = (
     "unknown labels cannot be used yet: write 0 where it is not, or remove the row"
 )
 
-# From the number of a row and its cells by column, without those of classes, to its position; None if
-# the row cannot be used.
+# From the number of a row and its cells by column, without those of classes, to its position; None
+# if the row cannot be used.
 AddRow = Callable[[int, Mapping[int, str]], int | None]
 
 
