@@ -96,8 +96,8 @@ def load(
     """Reads a table of examples and checks it, down to the image files, before any work is done.
 
     `pipelines.tables.reading` lists the layouts that are recognized, `pipelines.tables.columns`
-    says how columns are, and `pipelines.tables.separators` how labels are separated. Where no column and
-    no name of a file tells the split, all rows are train.
+    says how columns are, and `pipelines.tables.separators` how labels are separated. Where no
+    column and no name of a file tells the split, all rows are train.
 
     An image that is in two splits is refused, because the model would be tested on an image that it
     was trained on. Rows that name an image again within a split are merged into one example with

@@ -344,11 +344,11 @@ class _TableReader:
             for cell, names in names_of.items()
         }
         counts, label_codes = [], []
-        for row, cell in enumerate(text_of_row):
+        for row, text_of_cell in enumerate(text_of_row):
             codes = (
                 [code.setdefault(label, len(code)) for label in list_of_row[row]]
-                if cell is None
-                else codes_of[cell]
+                if text_of_cell is None
+                else codes_of[text_of_cell]
             )
             counts.append(len(codes))
             label_codes.extend(codes)

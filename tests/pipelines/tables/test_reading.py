@@ -327,7 +327,11 @@ def test_rows_of_another_size_and_classes_named_twice(read):
 def test_many_columns_are_never_listed_in_an_error(read):
     names = [f"column {i}" for i in range(84)]
     message = refused(read, "file," + ",".join(names) + "\nx.jpg" + ",hello" * 84 + "\n")
-    assert "no column of labels" in message and "and 80 more" in message and "--labels_column=" in message
+    assert (
+        "no column of labels" in message
+        and "and 80 more" in message
+        and "--labels_column=" in message
+    )
     assert len(message) < 400
 
 
@@ -369,7 +373,9 @@ def test_a_column_of_splits_with_another_name_is_not_overlooked(read):
 def test_two_columns_that_may_be_meant_are_shown(read):
     text = "path,file_name,split,tags,categories\nx/a.jpg,a.jpg,train,cat,animal\n"
     message = refused(read, text)
-    assert "--image_column=path reads 'x/a.jpg'" in message and "--image_column=file_name" in message
+    assert (
+        "--image_column=path reads 'x/a.jpg'" in message and "--image_column=file_name" in message
+    )
     message = refused(read, text, flags={"image": "path"})
     assert "--labels_column=tags reads 'cat'" in message and "--labels_column=categories" in message
     found = read(text, flags={"image": "path", "labels": "categories"})
@@ -389,7 +395,12 @@ def test_a_first_line_that_is_a_row_is_no_header(read):
 
 @pytest.mark.parametrize(
     ("start", "kind"),
-    [(b"PAR1", "Parquet"), (b"PK\x03\x04", "Excel"), (b"\x1f\x8b", "gunzip"), (b"\x80\x04", "pickle")],
+    [
+        (b"PAR1", "Parquet"),
+        (b"PK\x03\x04", "Excel"),
+        (b"\x1f\x8b", "gunzip"),
+        (b"\x80\x04", "pickle"),
+    ],
 )
 def test_files_that_are_no_text(read, start, kind):
     assert kind in refused(read, {"t.csv": start + bytes(100)})
@@ -440,9 +451,16 @@ def test_coco(read, indent):
 
 
 def test_coco_by_split(read):
-    other = {**COCO, "images": [{"id": 7, "file_name": "c.jpg"}], "categories": COCO["categories"][:2]}
+    other = {
+        **COCO,
+        "images": [{"id": 7, "file_name": "c.jpg"}],
+        "categories": COCO["categories"][:2],
+    }
     found = read({"instances_train2017.json": COCO, "instances_val2017.json": other}, ".")
-    assert found.splits == ["train", "train", "val"] and set(found.labels["c.jpg"]) == {"dog", "person"}
+    assert found.splits == ["train", "train", "val"] and set(found.labels["c.jpg"]) == {
+        "dog",
+        "person",
+    }
     assert found.rows.layout == "COCO by split"
 
 
@@ -487,7 +505,7 @@ def test_a_class_may_be_called_train(read):
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Train_labels", "dev", "my-testing")])
 def test_a_file_for_each_split(read, names):
-    files = {f"{name}.csv": f"file,tags\n{i}.jpg,\"cat, dog\"\n" for i, name in enumerate(names)}
+    files = {f"{name}.csv": f'file,tags\n{i}.jpg,"cat, dog"\n' for i, name in enumerate(names)}
     files[f"{names[2]}.csv"] = "file,tags\n2.jpg,dog\n3.jpg,cat\n"
     found = read({**files, "readme.csv": "x"}, ".")
     assert found.labels["0.jpg"] == ["cat", "dog"] and found.labels["3.jpg"] == ["cat"]
@@ -506,7 +524,9 @@ def test_files_by_split_with_different_classes_or_other_splits(read):
     assert "2 tables for train" in refused(read, files, ".")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[1, 2]", "[]", '"x"', "9" * 9999])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "[1, 2]", "[]", '"x"', "9" * 9999]
+)
 def test_hostile_json_is_refused(read, text: str):
     assert len(refused(read, {"t.json": text})) < 500
     refused(read, {"t.jsonl": text})
