@@ -219,6 +219,9 @@ class _TableReader:
     ):
         self._path, self._parts, self._tables = path, parts, tables
         self._builder, self._findings, self._known = builder, findings, known
+        for table in tables:
+            if not table.names:
+                raise TableError(f"{table.path} has no rows; it must have train and test examples")
         self._columns = [
             columns.recognize(
                 _where(table),
@@ -228,7 +231,6 @@ class _TableReader:
                 is_metadata=os.path.basename(table.path) in _METADATA,
             )
             for table in tables
-            if table.names
         ]
         if len({found.labels is None for found in self._columns}) > 1:
             raise TableError(
@@ -237,8 +239,6 @@ class _TableReader:
             )
 
     def read(self, separator: str | None) -> Rows:
-        if not self._columns:
-            raise TableError(f"{self._path} has no rows; it must have train and test examples")
         first = self._columns[0]
         rows = self._read_wide() if first.labels is None else self._read_list(separator)
         unused = dict.fromkeys(name for found in self._columns for name in found.unused)
@@ -257,7 +257,7 @@ class _TableReader:
             for number, values in table.rows(problems):
                 value = values[found.labels]
                 if isinstance(table, JsonTable):
-                    value = _json_labels(value, number, problems, row_reader, values)
+                    value = _json_labels(value, number, problems, table.names, values)
                     if value is None:
                         continue
                 row = row_reader.add(number, values)
@@ -470,12 +470,12 @@ class _RowReader:
 
 
 def _json_labels(
-    value: Any, number: int, problems: Findings, reader: _RowReader, values: Sequence[Any]
+    value: Any, number: int, problems: Findings, all_names: Sequence[str], values: Sequence[Any]
 ) -> list[str] | str | None:
     """Returns the labels of an object, or the text of a cell; None after a problem."""
     if value is json_records.ABSENT:
-        fields = [name for name, v in zip(reader._names, values, strict=True) if v is not value]
-        names = [n for n, v in zip(reader._names, values, strict=True) if v is value]
+        fields = [name for name, v in zip(all_names, values, strict=True) if v is not value]
+        names = [n for n, v in zip(all_names, values, strict=True) if v is value]
         found = f"no {', '.join(names)}; its fields are {text.show(fields) or 'none'}"
         problems.add("objects without all of the fields that others have", number, found)
         return None

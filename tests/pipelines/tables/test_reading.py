@@ -520,6 +520,7 @@ def test_files_by_split_with_different_classes_or_other_splits(read):
     assert "only one of them has 'b', 'c'" in message
     files = {"train.csv": "file,split,tags\n1.jpg,val,a\n", "test.csv": "file,tags\n2.jpg,a\n"}
     assert "another split than that of the file" in refused(read, files, ".")
+    assert "val.jsonl has no rows" in refused(read, {"val.jsonl": "\n"}, ".")
     files = {"train.csv": "file,tags\n1.jpg,a\n", "train.jsonl": "{}"}
     assert "2 tables for train" in refused(read, files, ".")
 
