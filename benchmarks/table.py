@@ -1,12 +1,15 @@
 r"""Measures time and memory of a large table, from its file to batches of class-aware indices.
 
-    python -m benchmarks.table --rows=1000000 --classes=1203
+    python -m benchmarks.table --rows=1000000 --classes=1203 [--wide]
 
 Makes the table in a scratch folder, with class counts that fall by a factor of 10⁴ along a Pareto
 law and, with 600 classes or more, a mean of three labels per row. Every row names a separate image
 file, which exists: the files are hard links to one small picture, one copy of it for
 each 10 000 names, so that the file system has as many entries to look up as with real images. No
-image is decoded.
+image is image is decoded.
+
+With --wide, the same labels are also written as a wide table, a column of zeros and ones for each
+class, and read from there: 2.4 GB for the numbers above.
 
 Each stage runs in a separate process. "peak" is the peak memory of this process, and "before" is
 the peak when the stage began, with Python, TensorFlow and the input of the stage. "CPU s" is the
@@ -37,12 +40,13 @@ def define_flags() -> list[flags.FlagHolder]:
         flags.DEFINE_integer("classes", 1203, "Classes.", lower_bound=2),
         flags.DEFINE_integer("batch_size", 32, "Indices in a batch.", lower_bound=1),
         flags.DEFINE_integer("batches", 20_000, "Batches timed after the first.", lower_bound=1),
+        flags.DEFINE_bool("wide", False, "Also read the labels from a wide table."),
         flags.DEFINE_string("scratch_dir", None, "Where the table is made; needs room."),
     ]
 
 
 def measure(
-    rows: int, classes: int, batch_size: int, batches: int, scratch_dir: str | None
+    rows: int, classes: int, batch_size: int, batches: int, wide: bool, scratch_dir: str | None
 ) -> dict[str, Any]:
     """Runs the stages, each in a process of its own."""
     with tempfile.TemporaryDirectory(dir=scratch_dir) as scratch:
@@ -55,6 +59,9 @@ def measure(
             "class-aware indices, first batch": (first_batch, folder, batch_size),
             "class-aware indices, then": (later_batches, folder, batch_size, batches),
         }
+        if wide:
+            stages["write the wide table"] = (make_wide, folder)
+            stages["read the wide table"] = (read_wide, folder)
         results = {name: measuring.in_process_of_its_own(*stage) for name, stage in stages.items()}
     return {"rows": rows, "classes": classes, "stages": results}
 
@@ -150,6 +157,33 @@ def first_batch(folder: pathlib.Path, batch_size: int) -> dict[str, Any]:
     with measuring.Stage() as stage:
         next(iter(sampling.class_aware_indices(labels, batch_size, seed=0)))
     return stage.figures()
+
+
+def make_wide(folder: pathlib.Path) -> dict[str, Any]:
+    """Writes the train labels as `wide.csv`."""
+    labels = _labels(folder).astype(np.uint8)
+    header = ["image", "split", *(f"class {i:05}" for i in range(labels.shape[1]))]
+    with measuring.Stage() as stage, open(folder / "wide.csv", "wb") as file:
+        file.write((",".join(header) + "\n").encode())
+        for start in range(0, labels.shape[0], _MAX_LINKS):
+            part = labels[start : start + _MAX_LINKS].toarray() + ord("0")
+            cells = np.full((len(part), 2 * part.shape[1]), ord(","), np.uint8)
+            cells[:, ::2], cells[:, -1] = part, ord("\n")
+            for row, text in enumerate(cells, start=start):
+                file.write(f"{row // _MAX_LINKS:06}/{row:09}.png,train,".encode() + text.tobytes())
+    return stage.figures(mib_of_file=(folder / "wide.csv").stat().st_size / 2**20)
+
+
+def read_wide(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads `wide.csv`, without looking at the files that it names."""
+    from pipelines.findings import Findings
+    from pipelines.tables import reading
+
+    path = str(folder / "wide.csv")
+    with measuring.Stage() as stage:
+        rows = reading.read(path, Findings(path))
+    assert len(rows.label_codes) == _labels(folder).nnz
+    return stage.figures(images=len(rows.images))
 
 
 def later_batches(folder: pathlib.Path, batch_size: int, num_batches: int) -> dict[str, Any]:

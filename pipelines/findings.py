@@ -1,5 +1,6 @@
 """Collects findings in a file by kind, so that one message reports all of them."""
 
+import copy
 import dataclasses
 import textwrap
 from collections.abc import Callable, Sequence
@@ -30,6 +31,12 @@ class Findings:
 
     def __bool__(self) -> bool:
         return bool(self._kinds)
+
+    def copy(self) -> "Findings":
+        """Returns the same findings, to which others can be added without changing these."""
+        made = Findings(self._path, self._place)
+        made._kinds = copy.deepcopy(self._kinds)
+        return made
 
     def add(self, kind: str, line: int, found: str) -> None:
         """Counts one more finding of a kind.

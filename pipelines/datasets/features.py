@@ -19,6 +19,7 @@ from pipelines.datasets import table
 from pipelines.datasets.source import Defaults, LoadOptions, Source
 from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.findings import Findings
+from pipelines.tables import text
 
 ARRAYS = ("features", "labels", "split", "class_names")
 _OPTIONAL = "names"
@@ -57,7 +58,10 @@ class Options(table.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        of_table = ("class_names", "label_separator", "features")
+        of_table = (
+            *("class_names", "label_separator", "features"),
+            *("image_column", "labels_column", "split_column"),
+        )
         if self.is_archive:
             for name in of_table:
                 if getattr(self, name) is not None:
@@ -107,10 +111,10 @@ def load(
     """
     findings = Findings(options.examples, "row")
     if options.is_archive:
-        path = table.existing_file(options.examples, "the archive of examples")
+        path = text.existing_file(options.examples, "the archive of examples")
         rows = _read_archive(path, findings, needs_split=not load_options.test_fraction)
     else:
-        rows = _read_table(options, findings, needs_split=not load_options.test_fraction)
+        rows = _read_table(options, findings)
     needed = load_options.needed(splits)
     counts = _count(rows.split)
     if absent := [name for name in needed if not counts[name]]:
@@ -249,10 +253,10 @@ def _read_archive(path: str, findings: Findings, *, needs_split: bool) -> _Rows:
     return _Rows(class_names, features, scipy.sparse.csr_array(labels != 0), split, names)
 
 
-def _read_table(options: Options, findings: Findings, *, needs_split: bool) -> _Rows:
+def _read_table(options: Options, findings: Findings) -> _Rows:
     assert options.features is not None
-    path = table.existing_file(options.features, "the file of features")
-    rows = table.read_rows(options, findings, needs_split=needs_split)
+    path = text.existing_file(options.features, "the file of features")
+    rows = table.read_rows(options, findings)
     features = _memory_map(path)
     _check_shapes(path, {"features": features})
     if len(features) != len(rows.names):

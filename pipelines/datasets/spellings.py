@@ -24,12 +24,8 @@ import urllib.parse
 from collections.abc import Iterable
 
 from pipelines import locations
+from pipelines.tables.text import IMAGE_SUFFIXES
 
-# Those that TensorFlow reads, and others by which people call images.
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png"),
-    *(".tif", ".tiff", ".webp"),
-)
 _DRIVE = re.compile(r"[A-Za-z]:")
 # Ends of a path of another machine that are looked for, from the longest.
 _MOST_ENDS = 8

@@ -1,14 +1,12 @@
-"""Your own data: a table of image files, splits and labels, as CSV or JSON lines."""
+"""Your own data: image files with splits and labels, in a layout that is recognized."""
 
-import array
 import collections
 import csv
 import dataclasses
 import difflib
-import io
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -22,17 +20,17 @@ from pipelines.datasets.image_checks import BadImage
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import LabelledData
 from pipelines.findings import Findings
+from pipelines.tables import json_records, reading, text
+from pipelines.tables.columns import IMAGE, LABELS, SPLIT, ColumnFlags
+from pipelines.tables.delimited import DelimitedTable
+from pipelines.tables.rows import Places, Rows
+from pipelines.tables.separators import BAR, NONE, from_flag
+from pipelines.tables.splits import CODES as _SPLIT_CODES
+from pipelines.tables.splits import SPLITS as SPLITS
+from pipelines.tables.text import TableError as TableError
 
-COLUMNS = ("image", "split", "labels")
-SPLITS = ("train", "val", "test")
-
-_SPLIT_CODES = {split: code for code, split in enumerate(SPLITS)}
+COLUMNS = (IMAGE, SPLIT, LABELS)
 WITHOUT_SPLIT = "without a split, --test_fraction=0.2 sets a fifth of the images aside as test"
-_NUM_NEAR = 5  # file names like one that was not found
-
-
-class TableError(ValueError):
-    """A table of examples or a list of classes cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +43,10 @@ class Options(SourceOptions):
 
     examples: str = setting(
         REQUIRED,
-        "CSV or JSON lines with the columns image, split and labels; for features also an .npz "
-        "file with the arrays features, labels, split and class_names.",
+        "Table of images, splits and labels: CSV, JSON, COCO, or a folder of tables or of folders; "
+        "for features also an .npz file with the arrays features, labels, split and class_names.",
         is_path=True,
-        required_as="a CSV or JSON-lines file, or an .npz file of features",
+        required_as="a CSV or JSON file, a folder, or an .npz file of features",
     )
     images_dir: str | None = setting(
         None,
@@ -62,7 +60,22 @@ class Options(SourceOptions):
         is_path=True,
     )
     label_separator: str | None = setting(
-        None, "Separator of labels. The default is | if the labels contain one, otherwise spaces."
+        None,
+        r"Separator of labels, such as , or \t; none if each cell is one label. The default is | "
+        "if the labels contain one, otherwise what the cells show.",
+    )
+    image_column: str | None = setting(
+        None, "Column of the images. By default, it is recognized by its name and cells."
+    )
+    labels_column: str | None = setting(
+        None,
+        "Column of the labels; or columns of zeros and ones for the classes, separated by commas, "
+        "where FIRST..LAST names all from one to another. By default, they are recognized.",
+    )
+    split_column: str | None = setting(
+        None,
+        "Column of the splits: train, val or test, or true and false in is_valid or is_test. By "
+        "default, it is recognized.",
     )
 
     def __post_init__(self) -> None:
@@ -72,7 +85,13 @@ class Options(SourceOptions):
     @property
     def data_name(self) -> str:
         """The name of the table's folder."""
-        return os.path.basename(os.path.dirname(locations.absolute(self.examples)))
+        path = locations.absolute(self.examples)
+        return os.path.basename(path if os.path.isdir(path) else os.path.dirname(path))
+
+    @property
+    def column_flags(self) -> ColumnFlags:
+        """The columns that the options name."""
+        return ColumnFlags(self.image_column, self.labels_column, self.split_column)
 
 
 def load(
@@ -80,17 +99,14 @@ def load(
 ) -> LabelledData:
     """Reads a table of examples and checks it, down to the image files, before any work is done.
 
-    The table is a CSV file with a header, or JSON lines (a name that ends in `.jsonl` or `.json`,
-    or `{` as the first character), in UTF-8. Its columns or fields:
+    `pipelines.tables.reading` lists the layouts that are recognized, `pipelines.tables.columns`
+    says how columns are, and `pipelines.tables.separators` how labels are separated. Where no
+    column and no name of a file tells the split, all rows are train. With `test_fraction`, there
+    are no test examples and a share of the train examples takes their place.
 
-    * `image`: the path of the file, absolute or relative to `images_dir`, or a URL of a file system
-      that TensorFlow knows, such as `gs://bucket/a.jpg`. A path that means one file in another
-      spelling, as `pipelines.datasets.spellings` describes it, is that of this file.
-    * `split`: train, val or test. There must be train and test examples. With `test_fraction`,
-      there are no test examples and a share of the train examples takes their place; without this
-      column, all examples are train.
-    * `labels`: the names of classes, separated by `|` if any cell of the column contains one,
-      otherwise by spaces. In JSON, a list of names is possible too. It may be empty.
+    An image is the path of a file, absolute or relative to `images_dir`, or a URL of a file system
+    that TensorFlow knows, such as `gs://bucket/a.jpg`. A path that means one file in another
+    spelling, as `pipelines.datasets.spellings` describes it, is that of this file.
 
     An image that is in two splits is refused, because the model would be tested on an image that it
     was trained on. Rows that name an image again within a split are merged into one example with
@@ -114,9 +130,9 @@ def load(
         image_checks.BadImagesError: images were not found or failed the check.
         ValueError: `images_dir` is not a folder.
     """
-    path = existing_file(options.examples, "the table of examples")
+    path = text.existing(options.examples, "the table of examples")
     cache_dir = load_options.cache_path
-    images_dir = os.path.dirname(path)
+    images_dir = path if os.path.isdir(path) else os.path.dirname(path)
     if options.images_dir is not None:
         locations.check_schemes([options.images_dir], "images_dir")
         images_dir = locations.absolute(options.images_dir)
@@ -124,7 +140,8 @@ def load(
             raise ValueError(f"images_dir must be a folder; found no folder at {images_dir}")
     classes = None if options.class_names is None else read_class_names(options.class_names)
 
-    rows = _read_rows(path, options.label_separator, needs_split=not load_options.test_fraction)
+    of_table = Findings(path)
+    rows = _read(path, options, classes, of_table)
     needed = load_options.needed(splits)
     _check_splits(path, rows.splits, needed, "has no {} rows")
     load_options.check_no_test(path, int(np.count_nonzero(rows.splits == _SPLIT_CODES["test"])))
@@ -135,8 +152,7 @@ def load(
 
     def prepared() -> tuple[Findings, _Images, scipy.sparse.csr_array, list[BadImage]]:
         """Returns the images to load with their labels, and those of them that cannot be used."""
-        findings = Findings(path)
-        findings.add_names("columns not used", rows.unused_columns)
+        findings = of_table.copy()
         add_doubles(findings, classes)
         images, labels = _merge_repeated_images(path, rows, labels_of_rows, paths, findings)
         if load_options.test_fraction:
@@ -180,10 +196,10 @@ def load(
                 bad,
                 num_images=len(images.paths),
                 examples=path,
-                lines=images.lines,
+                lines=images.lines if rows.place == "line" else None,
                 images_dir=images_dir,
                 cache_dir=cache_dir,
-                data=_labeled_data(classes, images, labels),
+                data=_labeled_data(classes, images, labels, rows.layout),
             )
         kind = f"images of {len(images.paths)} that cannot be used and are left out"
         findings.add_text(
@@ -192,7 +208,7 @@ def load(
             image_checks.describe(
                 bad,
                 examples=path,
-                lines=images.lines,
+                lines=images.lines if rows.place == "line" else None,
                 images_dir=images_dir,
                 cache_dir=cache_dir,
             ),
@@ -202,7 +218,7 @@ def load(
         absence = "has no {} rows with an image that can be used"
         _check_splits(path, images.splits, splits or ("train", "test"), absence)
 
-    data = _labeled_data(classes, images, labels)
+    data = _labeled_data(classes, images, labels, rows.layout)
     level = logging.WARNING if findings else logging.INFO
     unlabeled = np.flatnonzero(np.diff(labels.indptr) == 0)
     findings.add_all(
@@ -216,8 +232,8 @@ def load(
         findings.add_names(f"classes without {name} images", [classes[c] for c in absent])
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     title = (
-        f"{path}: {len(rows.images)} rows; {sizes} images; {len(classes)} classes; labels "
-        f"separated by {rows.separator!r}"
+        f"{path}: {rows.layout} ({rows.reading}); {len(rows.images)} rows; {sizes} images; "
+        f"{len(classes)} classes"
     )
     logging.log(level, "%s", findings.text(title))
     return data
@@ -240,33 +256,31 @@ class TableRows:
     labels: scipy.sparse.csr_array
 
 
-def read_rows(options: Options, findings: Findings, *, needs_split: bool = True) -> TableRows:
+def read_rows(options: Options, findings: Findings) -> TableRows:
     """Reads a table whose column `image` holds names of any kind, row by row.
 
     Args:
         options: the options of the table, of which `images_dir` is not used.
-        findings: receives the columns that are not used.
-        needs_split: whether there must be a column `split`; without one, all rows are train.
+        findings: receives what is not used as it is written.
 
     Raises:
         TableError: the table cannot be used, or a name is repeated.
     """
-    path = existing_file(options.examples, "the table of examples")
+    path = text.existing(options.examples, "the table of examples")
     classes = None if options.class_names is None else read_class_names(options.class_names)
-    rows = _read_rows(path, options.label_separator, needs_split=needs_split)
+    rows = _read(path, options, classes, findings)
     classes, labels = _label_matrix(path, rows, classes, options.class_names)
     first_row: dict[str, int] = {}
     again = [i for i, name in enumerate(rows.images) if first_row.setdefault(name, i) != i]
     problems = Findings(path)
     problems.add_all(
         "rows whose name another row has (each row is an example of its own here)",
-        rows.lines[again],
+        rows.places[again],
         lambda i: (
-            f"{rows.images[again[i]]}, as line {rows.lines[first_row[rows.images[again[i]]]]}"
+            f"{rows.images[again[i]]}, as line {rows.places[first_row[rows.images[again[i]]]]}"
         ),
     )
     problems.raise_if_any(TableError)
-    findings.add_names("columns not used", rows.unused_columns)
     return TableRows(classes, rows.images, np.array(SPLITS)[rows.splits], labels)
 
 
@@ -279,10 +293,11 @@ def copy_rows(
 ) -> str:
     """Writes a table with some of the rows of another table, which `load` has accepted.
 
-    The rows keep their order, their columns and their labels as they are written. Relative image
-    paths are rewritten to start at the new table's folder, so that it needs no `images_dir`;
-    absolute paths stay. The new table is read with the `class_names` and `label_separator` of the
-    other one.
+    The rows keep their order. Those of a table with the columns image, split and labels keep all
+    columns and their labels as they are written; tables of other layouts become JSON lines with
+    these fields and lists of labels. Relative image paths are rewritten to start at the new table's
+    folder, so that it needs no `images_dir`; absolute paths stay. The new table is read with the
+    `class_names` and `label_separator` of the other one.
 
     Args:
         options: the options of the other table.
@@ -295,54 +310,95 @@ def copy_rows(
         The path of the new table.
     """
     path, folder = locations.absolute(options.examples), os.path.abspath(folder)
-    images_dir = locations.absolute(options.images_dir or os.path.dirname(path))
-    is_json = _is_json(path)
-    image: str | int
-    labels: str | int
-    if is_json:
-        rows = [json.loads(text) for text in _text_lines(path) if not text.isspace()]
-        image, labels = "image", "labels"
-    else:
-        reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
-        header, *rows = [cells for cells in reader if cells]
-        image, labels = (
-            [cell.strip() for cell in header].index(name) for name in ("image", "labels")
-        )
-
-    def cells(rows: Sequence) -> Iterator[tuple[int, str]]:
-        return ((i, row[labels]) for i, row in enumerate(rows) if isinstance(row[labels], str))
-
-    had_bar = any("|" in cell for _, cell in cells(rows))
-    paths = [locations.join(images_dir, row[image]) for row in rows]
-    respelled = spellings.find_all({each for each in paths if each not in files})
-    kept = []
-    for row, image_file in zip(rows, paths, strict=True):
-        if image_file in respelled:
-            image_file = respelled[image_file].path
-        if image_file in files:
-            is_relative = not os.path.isabs(row[image]) and not locations.scheme_of(row[image])
-            row[image] = image_file
-            if is_relative:
-                row[image] = locations.relative(image_file, relative_to or folder)
-            kept.append(row)
-    if (
-        options.label_separator is None
-        and had_bar
-        and not any("|" in cell for _, cell in cells(kept))
+    is_folder = os.path.isdir(path)
+    images_dir = locations.absolute(
+        options.images_dir or (path if is_folder else os.path.dirname(path))
+    )
+    start = relative_to or folder
+    table = None if is_folder or options.column_flags else reading.open_table(path)
+    if not isinstance(table, DelimitedTable | json_records.JsonTable) or not set(COLUMNS) <= set(
+        table.names
     ):
-        # No bar is left to show how labels are separated, so names with spaces need another one.
-        for i, cell in cells(kept):
-            if len(cell.split()) > 1:
-                kept[i][labels] = f"{cell}|"
+        return _write_rows(options, folder, files, images_dir, start)
+    rows = [list(values) for _, values in table.rows(Findings(path))]
+    image, labels = (table.names.index(name) for name in (IMAGE, LABELS))
+    kept = []
+    names = _names_in(start, images_dir, [row[image] for row in rows], files)
+    for row, name in zip(rows, names, strict=True):
+        if name is not None:
+            row[image] = name
+            kept.append(row)
+    separator = from_flag(options.label_separator) or BAR
+
+    def has_separator(rows: Sequence[list]) -> bool:
+        return any(separator in row[labels] for row in rows if isinstance(row[labels], str))
+
+    if separator != NONE and has_separator(rows) and not has_separator(kept):
+        # Nothing is left to show how labels are separated, although names may have spaces.
+        for row in kept:
+            if isinstance(row[labels], str) and row[labels].strip():
+                row[labels] += separator
                 break
 
+    is_json = isinstance(table, json_records.JsonTable)
     written = os.path.join(folder, f"examples.{'jsonl' if is_json else 'csv'}")
     with open(written, "w", encoding="utf-8", newline="") as file:
-        if is_json:
-            file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in kept)
+        if isinstance(table, DelimitedTable):
+            writer = csv.writer(file, lineterminator="\n", delimiter=table.delimiter)
+            writer.writerows([table.names, *kept])
         else:
-            csv.writer(file, lineterminator="\n").writerows([header, *kept])
+            file.writelines(
+                _json_line({
+                    name: value
+                    for name, value in zip(table.names, row, strict=True)
+                    if value is not json_records.ABSENT
+                })
+                for row in kept
+            )  # fmt: skip
     return written
+
+
+def _write_rows(
+    options: Options,
+    folder: str,
+    files: Collection[str],
+    images_dir: str,
+    start: str | os.PathLike,
+) -> str:
+    """Writes the chosen rows of a table of any layout as JSON lines with lists of labels."""
+    path = locations.absolute(options.examples)
+    classes = None if options.class_names is None else read_class_names(options.class_names)
+    rows = _read(path, options, classes, Findings(path))
+    classes, labels = _label_matrix(path, rows, classes, options.class_names)
+    written = os.path.join(folder, "examples.jsonl")
+    with open(written, "w", encoding="utf-8") as file:
+        for i, name in enumerate(_names_in(start, images_dir, rows.images, files)):
+            if name is not None:
+                of_row = labels.indices[labels.indptr[i] : labels.indptr[i + 1]]
+                values = (name, SPLITS[rows.splits[i]], [classes[c] for c in of_row])
+                file.write(_json_line(dict(zip(COLUMNS, values, strict=True))))
+    return written
+
+
+def _names_in(
+    start: str | os.PathLike, images_dir: str, names: Sequence[str], files: Collection[str]
+) -> list[str | None]:
+    """Returns the names of images for a table in another folder; None where one is not copied."""
+    paths = [locations.join(images_dir, name) for name in names]
+    respelled = spellings.find_all({each for each in paths if each not in files})
+    found: list[str | None] = []
+    for name, path in zip(names, paths, strict=True):
+        path = respelled[path].path if path in respelled else path
+        is_absolute = os.path.isabs(name) or locations.scheme_of(name)
+        if path not in files:
+            found.append(None)
+        else:
+            found.append(path if is_absolute else locations.relative(path, start))
+    return found
+
+
+def _json_line(row: dict) -> str:
+    return f"{json.dumps(row, ensure_ascii=False)}\n"
 
 
 def add_doubles(findings: Findings, class_names: Sequence[str]) -> None:
@@ -358,10 +414,10 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         TableError: there is no such file, no name in it, or a name twice.
     """
-    path = existing_file(path, "the list of class names")
+    path = text.existing_file(path, "the list of class names")
     first_line: dict[str, int] = {}
     problems = Findings(path)
-    for line, name in enumerate(_text_lines(path), start=1):
+    for line, name in enumerate(text.text_lines(path), start=1):
         if not (name := name.strip()):
             continue
         if name in first_line:
@@ -373,18 +429,15 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     return tuple(first_line)
 
 
-@dataclasses.dataclass
-class _Rows:
-    """The rows of a table as they are written; label r is (label_rows[r], label_codes[r])."""
-
-    images: list[str]
-    splits: np.ndarray
-    lines: np.ndarray
-    label_rows: np.ndarray
-    label_codes: np.ndarray
-    label_names: list[str]
-    separator: str
-    unused_columns: list[str]
+def _read(path: str, options: Options, classes: tuple[str, ...] | None, findings: Findings) -> Rows:
+    return reading.read(
+        path,
+        findings,
+        flags=options.column_flags,
+        label_separator=options.label_separator,
+        known=classes,
+        has_images_dir=options.images_dir is not None,
+    )
 
 
 @dataclasses.dataclass
@@ -394,7 +447,7 @@ class _Images:
     names: Sequence[str]
     paths: Sequence[str]
     splits: np.ndarray
-    lines: np.ndarray
+    lines: Places
 
     def take(self, positions: np.ndarray) -> "_Images":
         return _Images(
@@ -403,221 +456,6 @@ class _Images:
             self.splits[positions],
             self.lines[positions],
         )
-
-
-def existing_file(path: str | os.PathLike, what: str) -> str:
-    """Returns the absolute path of a file.
-
-    Raises:
-        TableError: there is no such file; the message gives similar names.
-    """
-    locations.check_schemes([path], what)
-    path = locations.absolute(path)
-    if locations.scheme_of(path):
-        try:
-            is_file = locations.status(path).is_file
-        except OSError as error:
-            raise TableError(f"{what} {path} was not found: {error}") from error
-        if is_file:
-            return path
-        raise TableError(f"{path} is not a file; {what} must be one")
-    if os.path.isfile(path):
-        return path
-    if os.path.exists(path):
-        raise TableError(f"{path} is not a file; {what} must be one")
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder):
-        raise TableError(f"{what} {path} was not found, and neither was its folder")
-    near = difflib.get_close_matches(name, os.listdir(folder), n=_NUM_NEAR)
-    hint = f"; similar names there: {', '.join(near)}" if near else ""
-    raise TableError(f"{what} {path} was not found{hint}")
-
-
-def _text_lines(path: str) -> Iterator[str]:
-    """Yields the lines of a UTF-8 file with their ends; a byte order mark is skipped."""
-    try:
-        with (
-            locations.open_binary(path) as binary,
-            io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file,
-        ):
-            yield from file
-    except UnicodeDecodeError:
-        with locations.open_binary(path) as file:
-            for line, encoded in enumerate(file, start=1):
-                try:
-                    encoded.decode()
-                except UnicodeDecodeError as error:
-                    raise TableError(
-                        f"{path}, line {line}: byte {encoded[error.start]:#04x} is not UTF-8; "
-                        "save the file as UTF-8"
-                    ) from None
-        raise
-
-
-def _read_rows(path: str, label_separator: str | None, *, needs_split: bool) -> _Rows:
-    """Reads all rows; raises one error that lists everything that is wrong with them."""
-    problems = Findings(path)
-    reader = _json_rows if _is_json(path) else _csv_rows
-    images: list[str] = []
-    splits, lines = array.array("b"), array.array("q")
-    codes: collections.defaultdict[str, int] = collections.defaultdict()
-    codes.default_factory = codes.__len__
-    labeled_rows, labels_in_row, label_codes = array.array("q"), array.array("q"), array.array("i")
-    cells, cell_rows = [], array.array("q")  # these are split once the separator is known
-
-    def add_labels(row: int, names: list[str]):
-        labeled_rows.append(row)
-        labels_in_row.append(len(names))
-        label_codes.extend(map(codes.__getitem__, names))
-
-    unused: dict[str, None] = {}
-    for line, image, split, labels in reader(path, needs_split, problems, unused):
-        if not image.strip():
-            problems.add("rows without an image", line, f"{image!r} in place of its path")
-        split_code = _SPLIT_CODES.get(split.strip())
-        if split_code is None:
-            choices = ", ".join(SPLITS)
-            problems.add(f"unknown splits (the choices are {choices})", line, f"{split!r}")
-            continue
-        if isinstance(labels, str):
-            cells.append(labels)
-            cell_rows.append(len(images))
-        else:
-            add_labels(len(images), labels)
-        images.append(image)
-        splits.append(split_code)
-        lines.append(line)
-    problems.raise_if_any(TableError)
-    if not images:
-        raise TableError(f"{path} has no rows; it must have train and test examples")
-
-    if label_separator is None and any("|" in cell for cell in cells):
-        label_separator = "|"
-    if label_separator is None:
-        for row, cell in zip(cell_rows, cells, strict=True):
-            add_labels(row, cell.split())
-    else:
-        for row, cell in zip(cell_rows, cells, strict=True):
-            names = map(str.strip, cell.split(label_separator))
-            add_labels(row, [name for name in names if name])
-    return _Rows(
-        images=images,
-        splits=np.asarray(splits),
-        lines=np.asarray(lines),
-        label_rows=np.repeat(np.asarray(labeled_rows), np.asarray(labels_in_row)),
-        label_codes=np.asarray(label_codes),
-        label_names=list(codes),
-        separator=label_separator or " ",
-        unused_columns=list(unused),
-    )
-
-
-def _is_json(path: str) -> bool:
-    if path.lower().endswith((".jsonl", ".json")):
-        return True
-    with locations.open_binary(path) as file:
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-
-
-def _csv_rows(
-    path: str, needs_split: bool, problems: Findings, unused: dict[str, None]
-) -> Iterator[tuple[int, str, str, str]]:
-    """Yields line, image, split and labels of every row that has as many cells as the header."""
-    reader = csv.reader(_text_lines(path), strict=True, skipinitialspace=True)
-    line = 0  # the last line of the row before: a quoted cell may hold line breaks
-    columns: list[str] = []
-    try:
-        for cells in reader:
-            first_line, line = line + 1, reader.line_num
-            if not cells:
-                continue
-            if not columns:
-                columns = [cell.strip() for cell in cells]
-                image, split, labels = _column_indices(path, first_line, columns, needs_split)
-                unused |= dict.fromkeys(name for name in columns if name not in COLUMNS)
-            elif len(cells) == len(columns):
-                yield (
-                    first_line,
-                    cells[image],
-                    SPLITS[0] if split is None else cells[split],
-                    cells[labels],
-                )
-            else:
-                kind = f"rows without exactly {len(columns)} cells, as the header has"
-                hint = "; a comma within a cell needs double quotes around the cell"
-                found = f"{len(cells)} cells{hint if len(cells) > len(columns) else ''}"
-                problems.add(kind, first_line, found)
-    except csv.Error as error:
-        raise TableError(
-            f"{path}, line {line + 1}: malformed CSV, {error}; a double quote opens a cell, which "
-            "the next double quote closes, and within the cell it is written twice"
-        ) from None
-    if not columns:
-        raise TableError(f"{path} is empty; its first line must be {','.join(COLUMNS)}")
-
-
-def _column_indices(
-    path: str, line: int, columns: list[str], needs_split: bool
-) -> tuple[int, int | None, int]:
-    missing = [name for name in COLUMNS if name not in columns]
-    if not needs_split and "split" in missing:
-        missing.remove("split")
-    if missing:
-        hint = "; " + WITHOUT_SPLIT if "split" in missing else ""
-        if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-            hint = "; columns are separated by commas"
-        raise TableError(
-            f"{path}, line {line}: no column {', '.join(missing)}; the header has "
-            f"{', '.join(map(repr, columns))}{hint}"
-        )
-    if repeated := [name for name in COLUMNS if columns.count(name) > 1]:
-        raise TableError(f"{path}, line {line}: more than one column {', '.join(repeated)}")
-    split = columns.index("split") if "split" in columns else None
-    return columns.index("image"), split, columns.index("labels")
-
-
-def _json_rows(
-    path: str, needs_split: bool, problems: Findings, unused: dict[str, None]
-) -> Iterator[tuple[int, str, str, str | list[str]]]:
-    """Yields line, image, split and labels of every line that is an object with these fields."""
-    needed = COLUMNS if needs_split else [name for name in COLUMNS if name != "split"]
-    for line, text in enumerate(_text_lines(path), start=1):
-        if text.isspace():
-            continue
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            found = f"column {error.colno}: {error.msg}"
-            problems.add("lines that are not one JSON object each", line, found)
-            continue
-        if not isinstance(row, dict):
-            found = f"a JSON {'array' if isinstance(row, list) else 'value'}, {text.strip()[:40]}"
-            problems.add("lines that are not one JSON object each", line, found)
-            continue
-        if missing := [name for name in needed if name not in row]:
-            found = f"no {', '.join(missing)}; its fields are {', '.join(map(repr, row)) or 'none'}"
-            hint = f" ({WITHOUT_SPLIT})" if missing == ["split"] else ""
-            kind = f"objects without all of the fields {', '.join(COLUMNS)}{hint}"
-            problems.add(kind, line, found)
-            continue
-        if len(row) > len(COLUMNS):
-            unused |= dict.fromkeys(name for name in row if name not in COLUMNS)
-        image, split, labels = row["image"], row.get("split", SPLITS[0]), row["labels"]
-        if not isinstance(image, str) or not isinstance(split, str):
-            found = f"image {json.dumps(image)}, split {json.dumps(split)}"
-            problems.add("image and split must be strings", line, found)
-            continue
-        if isinstance(labels, list):
-            valid = all(isinstance(name, str) and name.strip() for name in labels)
-        else:
-            valid = isinstance(labels, str)
-        if not valid:
-            found = json.dumps(labels, ensure_ascii=False)[:80]
-            problems.add("labels must be a list of names, or one string", line, found)
-            continue
-        if isinstance(labels, list):
-            labels = [name.strip() for name in labels]
-        yield line, image, split, labels
 
 
 def _check_splits(path: str, splits: np.ndarray, needed: Sequence[str], absence: str) -> None:
@@ -635,14 +473,14 @@ def _check_splits(path: str, splits: np.ndarray, needed: Sequence[str], absence:
 
 def _label_matrix(
     path: str,
-    rows: _Rows,
+    rows: Rows,
     classes: tuple[str, ...] | None,
     classes_path: str | os.PathLike | None,
 ) -> tuple[tuple[str, ...], scipy.sparse.csr_array]:
     """Returns the classes, and the labels of every row of the table, bool (rows, C)."""
     if classes is None:
-        classes = tuple(sorted(rows.label_names))
-    if not rows.label_names:
+        classes = rows.class_names or tuple(sorted(rows.label_names))
+    if not len(rows.label_codes):
         raise TableError(f"{path} has no label in any of its {len(rows.images)} rows")
     index = {name: i for i, name in enumerate(classes)}
     column_of_code = np.array([index.get(name, -1) for name in rows.label_names])
@@ -659,11 +497,11 @@ def _label_matrix(
             hint = f", near {near[0]!r}" if near else ""
             return f"{name!r}{hint} (rows with it: {counts[order[i]]})"
 
-        problems = Findings(path)
+        problems = Findings(path, rows.place)
         problems.add_all(
-            f"labels that are not in {classes_path} (labels are separated by "
-            f"{rows.separator!r}; --label_separator changes that)",
-            rows.lines[first_rows[codes[order]]],
+            f"labels that are not in {classes_path} ({rows.reading}; --label_separator changes "
+            "how labels are separated)",
+            rows.places[first_rows[codes[order]]],
             describe,
         )
         problems.raise_if_any(TableError)
@@ -684,7 +522,7 @@ def _respelled(bad: Sequence[BadImage]) -> dict[str, spellings.Found]:
 
 def _merge_repeated_images(
     path: str,
-    rows: _Rows,
+    rows: Rows,
     labels: scipy.sparse.csr_array,
     paths_of_rows: Sequence[str],
     findings: Findings,
@@ -697,7 +535,7 @@ def _merge_repeated_images(
     )
     paths = list(positions)
     if len(paths) == len(rows.images):
-        return _Images(rows.images, paths, rows.splits, rows.lines), labels
+        return _Images(rows.images, paths, rows.splits, rows.places), labels
 
     _, first_row = np.unique(position_of_row, return_index=True)
     first_of_row = first_row[position_of_row]
@@ -706,7 +544,7 @@ def _merge_repeated_images(
     def describe_leak(i: int) -> str:
         row, first = leaks[i], first_of_row[leaks[i]]
         return (
-            f"{rows.images[row]} in {SPLITS[rows.splits[row]]}; line {rows.lines[first]} has it "
+            f"{rows.images[row]} in {SPLITS[rows.splits[row]]}; line {rows.places[first]} has it "
             f"in {SPLITS[rows.splits[first]]}"
         )
 
@@ -714,7 +552,7 @@ def _merge_repeated_images(
         problems = Findings(path)
         problems.add_all(
             "images in more than one split, so that training images would be tested on",
-            rows.lines[leaks],
+            rows.places[leaks],
             describe_leak,
         )
         problems.raise_if_any(TableError)
@@ -729,15 +567,15 @@ def _merge_repeated_images(
     findings.add_all(
         "rows that name an image again within its split, merged with the first that does "
         f"({num_grown} of the images have rows with different labels, and get all of them)",
-        rows.lines[again],
-        lambda i: f"{rows.images[again[i]]}, as line {rows.lines[first_of_row[again[i]]]}",
+        rows.places[again],
+        lambda i: f"{rows.images[again[i]]}, as line {rows.places[first_of_row[again[i]]]}",
     )
     names = [rows.images[row] for row in first_row]
-    return _Images(names, paths, rows.splits[first_row], rows.lines[first_row]), merged
+    return _Images(names, paths, rows.splits[first_row], rows.places[first_row]), merged
 
 
 def _labeled_data(
-    classes: tuple[str, ...], images: _Images, labels: scipy.sparse.csr_array
+    classes: tuple[str, ...], images: _Images, labels: scipy.sparse.csr_array, origin: str
 ) -> LabelledData:
     splits = {}
     for code, name in enumerate(SPLITS):
@@ -745,7 +583,7 @@ def _labeled_data(
         if len(positions):
             part = images.take(positions)
             splits[name] = assembly.file_examples(part.names, part.paths, labels[positions])
-    return LabelledData(class_names=classes, splits=splits, origin="list layout")
+    return LabelledData(class_names=classes, splits=splits, origin=origin)
 
 
 SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

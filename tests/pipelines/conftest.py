@@ -47,6 +47,6 @@ def picture_table(tmp_path_factory) -> pathlib.Path:
         for name in labels:
             pixels[..., channels[name]] += 180
         (folder / f"{i}.png").write_bytes(tf.io.encode_png(np.uint8(pixels)).numpy())
-        lines.append(f"{i}.png,{'train' if i < 40 else 'test'},{' '.join(labels)}")
+        lines.append(f"{i}.png,{'train' if i < 40 else 'test'},{'|'.join(labels)}")
     (folder / "examples.csv").write_text("\n".join(lines))
     return folder / "examples.csv"

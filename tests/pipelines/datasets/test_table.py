@@ -173,12 +173,17 @@ def test_images_dir_and_absolute_paths(folder, load):
     [
         ("", ["is empty", "image,split,labels"]),
         ("image,split,labels\n", ["has no rows"]),
-        ("image,labels\na.jpg,cat\n", ["line 1: no column split", "'image', 'labels'"]),
-        ("\nimage;split;labels\n", ["line 2: no column image, split, labels", "commas"]),
+        ("image,labels\na.jpg,cat\n", ["has no test rows", "1 train"]),
+        (
+            "image,split\na.jpg,cat\n",
+            ["no column of labels", "'image', 'split'", "--labels_column"],
+        ),
+        ("labels,split\ncat,train\n", ["line 1: no column of images", "--image_column=NAME"]),
+        ("\nimage;split;labels\n", ["has no rows"]),
         ("image,split,labels,image\n", ["line 1: more than one column image"]),
         (
-            simple("c.jpg,trian,cat", "d.jpg,train,cat", "e.jpg,Test,cat"),
-            ["choices are train, val, test): 2", "line 4: 'trian'", "line 6: 'Test'"],
+            simple("c.jpg,trian,cat", "d.jpg,train,cat", "e.jpg,tests,cat"),
+            ["choices are train, val, test): 2", "line 4: 'trian'", "line 6: 'tests'"],
         ),
         (simple(",train,cat", " ,train,cat"), ["without an image: 2", "line 4: ''", "line 5: ''"]),
         (
@@ -188,7 +193,7 @@ def test_images_dir_and_absolute_paths(folder, load):
         # A cell over two lines: the rows after it keep the numbers that an editor shows.
         (simple('c.jpg,train,"cat\ndog"', "d.jpg,no,"), ["line 6: 'no'"]),
         (simple('c.jpg,train,"cat', "d.jpg,train,cat"), ["line 4: malformed CSV"]),
-        (simple("a.jpg,dev,cat", ",train,cat"), ["line 4: 'dev'", "line 5: ''"]),
+        (simple("a.jpg,trainval,cat", ",train,cat"), ["line 4: 'trainval'", "line 5: ''"]),
         ("image,split,labels\na.jpg,test,cat\nb.jpg,val,cat\n", ["no train rows", "1 val, 1 test"]),
         ("image,split,labels\na.jpg,train,cat\n", ["no test rows", "1 train"]),
         ("image,split,labels\na.jpg,val,cat\n", ["no train and no test rows", "1 val"]),
@@ -220,7 +225,7 @@ def test_csv_that_cannot_be_used(folder, load, text, found):
         ('{"image": "c.jpg", "split": "train"}', ["line 3: no labels", "'image', 'split'"]),
         ('{"image": 3, "split": "train", "labels": []}', ["line 3: image 3", "strings"]),
         ('{"image": "c.jpg", "split": null, "labels": []}', ["line 3", "split null"]),
-        ('{"image": "c.jpg", "split": "train", "labels": null}', ["line 3: null", "list of names"]),
+        ('{"image": "c.jpg", "split": "train", "labels": 3}', ["line 3: 3", "list of names"]),
         ('{"image": "c.jpg", "split": "train", "labels": ["x", 3]}', ['line 3: ["x", 3]']),
         ('{"image": "c.jpg", "split": "train", "labels": ["x", " "]}', ['line 3: ["x", " "]']),
         ('{"image": "", "split": "train", "labels": []}', ["line 3: ''", "without an image"]),
@@ -275,7 +280,7 @@ def test_missing_files_are_named_with_what_lies_near(folder, load):
         load(folder / "exmaples.csv")
     with pytest.raises(table.TableError, match="neither was its folder"):
         load(folder / "no" / "examples.csv")
-    with pytest.raises(table.TableError, match="is not a file"):
+    with pytest.raises(table.TableError, match=r"is a folder; .* such as \S+/examples\.csv\."):
         load(folder)
     with pytest.raises(table.TableError, match=r"list of class names .*classes\.txt was not found"):
         load(folder / "examples.csv", class_names=folder / "classes.txt")
@@ -355,7 +360,8 @@ def test_table_without_a_remark_is_summed_up_in_one_line(folder, load, caplog):
     [record] = caplog.records
     assert record.levelno == logging.INFO
     assert record.getMessage() == (
-        f"{path}: 2 rows; 1 train, 1 test images; 1 classes; labels separated by ' '"
+        f"{path}: list layout (images in 'image', splits in 'split', labels in 'labels', one in "
+        "each cell); 2 rows; 1 train, 1 test images; 1 classes"
     )
 
 
@@ -386,7 +392,8 @@ def test_one_summary_holds_all_that_was_found(folder, load, caplog):
     assert record.levelno == logging.WARNING
     listed = folder / "cache" / "bad_images_of_t.csv.csv"
     assert record.getMessage().splitlines() == [
-        f"{path}: 13 rows; 2 train, 1 val, 2 test images; 5 classes; labels separated by '|'",
+        f"{path}: list layout (images in 'image', splits in 'split', labels in 'labels', separated "
+        "by '|', which occurs in cells); 13 rows; 2 train, 1 val, 2 test images; 5 classes",
         "  columns not used: 2",
         "    'width'",
         "    'height'",
