@@ -178,7 +178,7 @@ def asymmetric_negatives(
     gamma_negative: float = DEFAULTS.gamma_negative,
     clip: float = DEFAULTS.clip,
 ) -> Any:
-    """Computes the asymmetric loss of negatives, `−p_m^γ₋ log(1 − p_m)`; see above.
+    """Computes the part of `asymmetric_crossentropy` for negatives, `−p_m^γ₋ log(1 − p_m)`.
 
     Args:
         logits: see `asymmetric_crossentropy`.

@@ -233,10 +233,10 @@ class SPLCLoss(ElementwiseLoss):
     corrects only after the first epoch. A loss is a function of labels and logits and does not know
     the step; `warmup_steps` says how long it takes the labels as they are, and whoever runs the
     steps tells it when that is over. `dbl_tf.training.fit` does so by itself, and `Model.fit` with
-    the callback `dbl_tf.LossWarmup(loss)`, on every backend; both count the steps by the optimizer,
-    so that a training that continues from a checkpoint switches at the same step as one that was
-    never stopped. In a loop of your own, call `at_step`. A loss with a warm-up that nobody has told
-    a step refuses to be computed. Without a warm-up it corrects from the first step.
+    the callback `dbl_tf.LossWarmup(loss)`, on every backend; both go on with the count of steps of
+    a checkpoint, so that a training that was stopped switches at the same step as one that never
+    was. In a loop of your own, call `at_step`. A loss with a warm-up that nobody has told a step
+    refuses to be computed. Without a warm-up it corrects from the first step.
 
     Two differences from the authors' released program: it sums over the elements, and it leaves out
     the margin for negatives that count as positives. The docstring of that program gives both the
@@ -502,9 +502,9 @@ class LossWarmup(keras.callbacks.Callback):
     """Tells a loss with `warmup_steps`, such as `SPLCLoss`, when they are over.
 
     The steps are counted by the optimizer, whose count is saved with the model and restored by
-    `keras.callbacks.BackupAndRestore`. Place this callback after that one. The training and test
-    functions are compiled again when the loss changes, once. With `steps_per_execution`, the loss
-    changes at the first execution that begins after the warm-up.
+    `keras.callbacks.BackupAndRestore`. The training and test functions are compiled again when the
+    loss changes, once. With `steps_per_execution`, the loss changes at the first execution that
+    begins after the warm-up.
 
     Args:
         loss: the loss with which the model was compiled; `model.loss` of a model that was loaded.

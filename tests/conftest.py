@@ -83,6 +83,7 @@ LONG_FILES = (
     "test_method_runs.py",
     "test_fit_on_jax.py",
     "test_backends.py",
+    "test_losses_beyond_the_paper.py",
     "test_write_features.py",
     "test_scripts.py",
 )
