@@ -4,6 +4,7 @@ from pipelines.images.augmentation import Augmentation, augment, color_matrix, r
 from pipelines.images.decoding import (
     EVALUATION_VERSION,
     decode,
+    decode_window,
     read_batch,
     read_for_evaluation,
     resize,
@@ -18,6 +19,7 @@ __all__ = [
     "augment",
     "color_matrix",
     "decode",
+    "decode_window",
     "inspect",
     "read_batch",
     "read_for_evaluation",

@@ -1,12 +1,13 @@
 """Augmentation of training images by random crops, mirroring and changes of color."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from dbl_tf.settings import FRACTION, check, setting
-from pipelines.images.decoding import decode, resized_columns
+from pipelines.images.decoding import Window, decode_window, resized_columns
 
 MIN_CROP = 0.8  # of each side
 MAX_CROP_ASPECT = 2.0
@@ -67,26 +68,57 @@ def augment(
     Returns:
         float32 (S, S, 3) in [0, 255].
     """
+    window, finish = _draw(image_size, seed, augmentation)
+    top, left, height, width = window(tf.shape(image)[:2])
+    return finish(image[top : top + height, left : left + width])
+
+
+def read_for_training(
+    encoded: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    augmentation: Augmentation = PHOTOGRAPHS,
+    *,
+    full_decoding: bool = True,
+) -> tf.Tensor:
+    """Decodes and augments an image, string () → float32 (S, S, 3) in [0, 255].
+
+    See `augment` and, for what is decoded of large JPEGs, `pipelines.images.decode_window`.
+    """
+    window, finish = _draw(image_size, seed, augmentation)
+    return finish(decode_window(encoded, window, image_size, full_decoding=full_decoding))
+
+
+def _draw(
+    image_size: int, seed: tf.Tensor, augmentation: Augmentation
+) -> tuple[Window, Callable[[tf.Tensor], tf.Tensor]]:
+    """Draws an augmentation: the window of the crop, and what is done to the crop after it."""
     # The generator is named because the default one depends on the device.
     uniform = tf.random.stateless_uniform((13,), seed, alg="philox")
     side, place, amount, gate = tf.split(uniform, (2, 2, 4, 5))
 
-    height, width = _crop_size(tf.shape(image), side)
-    room = tf.shape(image)[:2] - (height, width)
-    # A uniform number is at most 1 − 2^−23, so the product never rounds up to room + 1.
-    top, left = tf.unstack(tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32))
-    columns = resized_columns(image[top : top + height, left : left + width], image_size)
-    columns = tf.reverse(columns, tf.boolean_mask([0], gate[:1] < augmentation.flip_probability))
+    def window(size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        height, width = _crop_size(size, side)
+        room = size - (height, width)
+        # A uniform number is at most 1 − 2^−23, so the product never rounds up to room + 1.
+        top, left = tf.unstack(tf.cast(place * tf.cast(room + 1, tf.float32), tf.int32))
+        return top, left, height, width
 
-    amount = tf.where(gate[1:] < COLOR_PROBABILITY, 2.0 * amount - 1.0, 0.0)
-    matrix, offset = color_matrix(
-        brightness=amount[0] * MAX_BRIGHTNESS,
-        contrast=1.0 + amount[1] * MAX_SCALE,
-        saturation=1.0 + amount[2] * MAX_SCALE,
-        hue=amount[3] * MAX_HUE,
-    )
-    recolored = tf.matmul(matrix, columns) + offset[:, tf.newaxis]
-    return tf.clip_by_value(tf.transpose(recolored, (2, 0, 1)), 0.0, 255.0)
+    def finish(crop: tf.Tensor) -> tf.Tensor:
+        columns = resized_columns(crop, image_size)
+        is_mirrored = gate[:1] < augmentation.flip_probability
+        columns = tf.reverse(columns, tf.boolean_mask([0], is_mirrored))
+        change = tf.where(gate[1:] < COLOR_PROBABILITY, 2.0 * amount - 1.0, 0.0)
+        matrix, offset = color_matrix(
+            brightness=change[0] * MAX_BRIGHTNESS,
+            contrast=1.0 + change[1] * MAX_SCALE,
+            saturation=1.0 + change[2] * MAX_SCALE,
+            hue=change[3] * MAX_HUE,
+        )
+        recolored = tf.matmul(matrix, columns) + offset[:, tf.newaxis]
+        return tf.clip_by_value(tf.transpose(recolored, (2, 0, 1)), 0.0, 255.0)
+
+    return window, finish
 
 
 def color_matrix(
@@ -123,21 +155,14 @@ def color_matrix(
     return matrix, tf.fill((3,), tf.cast(contrast * brightness, tf.float32))
 
 
-def read_for_training(
-    encoded: tf.Tensor, image_size: int, seed: tf.Tensor, augmentation: Augmentation = PHOTOGRAPHS
-) -> tf.Tensor:
-    """Decodes and augments an image, string () → float32 (S, S, 3) in [0, 255]; see `decode`."""
-    return augment(decode(encoded), image_size, seed, augmentation)
-
-
-def _crop_size(image_shape: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _crop_size(size: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the (height, width) of the crop, int32, from two uniform numbers.
 
     The height is uniform over the fractions for which there is a width within the bounds, and the
     width is then uniform over such widths. If no fractions fit, the clipped bounds meet at the
     nearest aspect.
     """
-    sides = tf.cast(image_shape[:2], tf.float32)
+    sides = tf.cast(size, tf.float32)
     aspect = sides[1] / sides[0]
 
     def between(low, high, uniform):
@@ -148,6 +173,6 @@ def _crop_size(image_shape: tf.Tensor, uniform: tf.Tensor) -> tuple[tf.Tensor, t
     width = between(
         height / (aspect * MAX_CROP_ASPECT), height * MAX_CROP_ASPECT / aspect, uniform[1]
     )
-    size = tf.round(tf.stack([height, width]) * sides)
-    size = tf.clip_by_value(size, tf.math.ceil(MIN_CROP * sides), sides)
-    return tuple(tf.unstack(tf.cast(size, tf.int32)))
+    crop = tf.round(tf.stack([height, width]) * sides)
+    crop = tf.clip_by_value(crop, tf.math.ceil(MIN_CROP * sides), sides)
+    return tuple(tf.unstack(tf.cast(crop, tf.int32)))

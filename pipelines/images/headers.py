@@ -7,6 +7,7 @@ did and loads without this package. `inspect` names each kind of file that would
 import functools
 import operator
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,11 +16,18 @@ import tensorflow as tf
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_500  # the most that libjpeg reads
 # The first bytes of each format, and the number of the branch that reads it.
-_MAGICS = {b"\xff\xd8\xff": 0, b"\x89PNG\r\n\x1a\n": 1, b"GIF87a": 2, b"GIF89a": 2, b"BM": 3}
-NO_FORMAT = 4
-_READ_FORMATS = "JPEG, PNG, GIF and BMP are"
+_MAGICS = {
+    b"\xff\xd8\xff": 0,
+    b"\x89PNG\r\n\x1a\n": 1,
+    b"GIF87a": 2,
+    b"GIF89a": 2,
+    b"BM": 3,
+    b"RIFF": 4,
+}
+JPEG, NO_FORMAT = 0, 5
+_READ_FORMATS = "JPEG, PNG, GIF, WebP and BMP are"
+_UNKNOWN_FORMAT = f"the bytes are of no known image format; {_READ_FORMATS}"
 _UNREAD_MAGICS = {  # name: offset, four bytes there
-    "WebP": (8, (b"WEBP",)),
     "TIFF": (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     "AVIF": (8, (b"avif", b"avis")),
     "HEIC": (8, (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
@@ -41,12 +49,36 @@ def inspect(encoded: tf.Tensor) -> tf.Tensor:
         The reason, string (); empty if `decode` reads images with this header. The data after the
         header are not read, but the length of a BMP is checked.
     """
-    reason, _, _ = read_header(tf.convert_to_tensor(encoded))
-    return reason
+    return read_header(tf.convert_to_tensor(encoded)).reason
 
 
-def read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the reason of `inspect`, the branch for the format, and the EXIF orientation."""
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        reason: the reason of `inspect`, string ().
+        image_format: the number of the branch that reads the format, int32 ().
+        orientation: the EXIF orientation, 1 to 8, int64 ().
+        size: height and width as they are stored, before the orientation is applied, int64 (2,).
+            They mean nothing if there is a reason.
+    """
+
+    reason: tf.Tensor
+    image_format: tf.Tensor
+    orientation: tf.Tensor
+    size: tf.Tensor
+
+
+HEADER_SPEC = Header(
+    tf.TensorSpec((), tf.string),
+    tf.TensorSpec((), tf.int32),
+    tf.TensorSpec((), tf.int64),
+    tf.TensorSpec((2,), tf.int64),
+)
+
+
+def read_header(encoded: tf.Tensor) -> Header:
+    """Reads a header, string (). It never fails, whatever the bytes."""
     magics, masks = (
         np.array([int.from_bytes(part.ljust(8, b"\0"), "big", signed=True) for part in parts])
         for parts in (_MAGICS, [b"\xff" * len(magic) for magic in _MAGICS])
@@ -58,15 +90,20 @@ def read_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     # argmax finds the first that matches; the last always does.
     first = tf.argmax(tf.cast(tf.concat([matches, [True]], 0), tf.int32))
     image_format = tf.gather([*_MAGICS.values(), NO_FORMAT], first)
-    is_jpeg = tf.equal(image_format, 0)
-    checks, exif = _jpeg_header(encoded, is_jpeg)
+    is_jpeg = tf.equal(image_format, JPEG)
+    checks, exif, size = _jpeg_header(encoded, is_jpeg)
     is_bad = tf.reduce_any(tf.stack([failed for failed, *_ in checks]))
-    reason, orientation = tf.cond(
+    reason, orientation, size = tf.cond(
         is_jpeg & ~is_bad & tf.equal(exif, 0),
-        lambda: (tf.constant(""), tf.constant(1, tf.int64)),
+        lambda: (tf.constant(""), tf.constant(1, tf.int64), size),
         lambda: _examine_header(encoded, image_format),
     )
-    return tf.ensure_shape(reason, ()), image_format, tf.ensure_shape(orientation, ())
+    return Header(
+        tf.ensure_shape(reason, ()),
+        image_format,
+        tf.ensure_shape(orientation, ()),
+        tf.ensure_shape(size, (2,)),
+    )
 
 
 # Skipping the ops of an untaken branch one by one takes as long as decoding a small JPEG. What a
@@ -77,22 +114,37 @@ seldom_called = functools.partial(
 
 
 @seldom_called(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
-def _examine_header(encoded: tf.Tensor, image_format: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the reason and the orientation of `read_header` for an image of any format."""
+def _examine_header(
+    encoded: tf.Tensor, image_format: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns reason, orientation and size of `read_header` for an image of any format."""
     upright = tf.constant(1, tf.int64)
 
     def jpeg():
-        checks, exif = _jpeg_header(encoded, tf.constant(True))
-        return _first_reason(*checks), _exif_orientation(encoded, exif)
+        checks, exif, size = _jpeg_header(encoded, tf.constant(True))
+        return _first_reason(*checks), _exif_orientation(encoded, exif), size
+
+    def gif():
+        reason, size, *_ = gif_header(encoded)
+        return reason, upright, size
+
+    def bmp():
+        reason, width, height, *_ = bmp_header(encoded)
+        return reason, upright, tf.stack([height, width])
+
+    def webp():
+        reason, size, _, exif = webp_header(encoded)
+        return reason, _exif_orientation(encoded, exif), size
 
     return tf.switch_case(
         image_format,
         [
             jpeg,
             lambda: _png_header(encoded),
-            lambda: (gif_header(encoded)[0], upright),
-            lambda: (bmp_header(encoded)[0], upright),
-            lambda: (_unread_format(encoded), upright),
+            gif,
+            bmp,
+            webp,
+            lambda: (_unread_format(encoded), upright, tf.zeros((2,), tf.int64)),
         ],
     )
 
@@ -167,8 +219,7 @@ def _unread_format(encoded: tf.Tensor) -> tf.Tensor:
         if name in ("AVIF", "HEIC"):
             found &= in_iso_box
         checks.append((found, f"{name} is not read; {_READ_FORMATS}"))
-    unknown = f"the bytes are of no known image format; {_READ_FORMATS}"
-    return _first_reason(*checks, (tf.constant(True), unknown))
+    return _first_reason(*checks, (tf.constant(True), _UNKNOWN_FORMAT))
 
 
 def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
@@ -188,8 +239,10 @@ def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
     return np.append(1, skipped), np.append(0, has_length)
 
 
-def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], tf.Tensor]:
-    """Returns the checks of a JPEG and the position of its EXIF (or 0), from one walk over it.
+def _jpeg_header(
+    encoded: tf.Tensor, is_jpeg: tf.Tensor
+) -> tuple[list[tuple], tf.Tensor, tf.Tensor]:
+    """Returns the checks of a JPEG, the position of its EXIF (or 0), and its size, from one walk.
 
     The walk takes most of the time apart from decoding, so its body has few ops.
     """
@@ -243,7 +296,7 @@ def _jpeg_header(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> tuple[list[tuple], t
         ),
         *_size_checks("JPEG", width, height),
     ]
-    return checks, exif
+    return checks, exif, tf.stack([height, width])
 
 
 def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
@@ -270,8 +323,8 @@ def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     return choose(known, orientation, 1)
 
 
-def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the reason for a PNG, and its orientation if an eXIf chunk precedes the data."""
+def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the reason for a PNG, its orientation if eXIf precedes the data, and its size."""
     end = length_of(encoded)
     header = bytes_at(encoded, 8, 18)
     width, height = _big_endian(header[8:12]), _big_endian(header[12:16])
@@ -307,11 +360,14 @@ def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         maximum_iterations=_MAX_HEADER_PARTS,
         parallel_iterations=1,
     )
-    return reason, _exif_orientation(encoded, exif)
+    return reason, _exif_orientation(encoded, exif), tf.stack([height, width])
 
 
-def gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the reason for a GIF, the position of its first frame, its transparent index or 0."""
+def gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns the reason for a GIF, its size, and the numbers that decoding needs.
+
+    They are the position of its first frame, and its transparent index or 0.
+    """
     end = length_of(encoded)
     screen = bytes_at(encoded, 6, 5)
     has_palette = screen[4] >= 128
@@ -348,7 +404,78 @@ def gif_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         *_size_checks("a frame of the GIF", width, height),
         *_size_checks("GIF", canvas_width, canvas_height),
     )
-    return reason, position, transparent
+    return reason, tf.stack([canvas_height, canvas_width]), position, transparent
+
+
+def webp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns the reason for a WebP, its size, the position of its image chunk, and of EXIF or 0.
+
+    The file is a list of chunks (RFC 9649): name, length, content, and a byte of padding after an
+    odd length. EXIF counts where the first chunk, VP8X, announces it, as libwebp takes it.
+    """
+    declared = 8 + little_endian(bytes_at(encoded, 4, 4))
+    end = tf.minimum(declared, length_of(encoded))
+    extended = bytes_at(encoded, 12, 18)
+    is_extended = _spells(extended, b"VP8X")
+    flags = choose(is_extended, extended[8], 0)
+    names = np.array([list(name) for name in (b"VP8 ", b"VP8L", b"EXIF", b"ANIM", b"ANMF")])
+
+    def walk(position, image, exif, is_animated, _):
+        part = bytes_at(encoded, position, 8)
+        size = little_endian(part[4:])
+        named = tf.reduce_all(tf.equal(part[:4], names), axis=1)
+        is_image = tf.reduce_any(named[:2])
+        return (
+            position + 8 + size + size % 2,
+            choose(is_image & (image == 0), position, image),
+            choose(named[2] & (exif == 0), position, exif),
+            is_animated | tf.reduce_any(named[3:]),
+            position + 8 + size > end,
+        )
+
+    zero = tf.constant(0, tf.int64)
+    position, image, exif, is_animated, is_cut = tf.while_loop(
+        lambda position, image, exif, is_animated, is_cut: ~is_animated & (position + 8 <= end),
+        walk,
+        (tf.constant(12, tf.int64), zero, zero, flags // 2 % 2 == 1, tf.constant(False)),
+        maximum_iterations=_MAX_HEADER_PARTS,
+        parallel_iterations=1,
+    )
+    chunk = bytes_at(encoded, image, 18)
+    is_lossless, frame = _spells(chunk, b"VP8L"), chunk[8:]
+    bits = little_endian(frame[1:5])
+    # A lossy frame must be a key frame and be shown; of each side, two bits are for scaling.
+    is_frame = tf.where(
+        is_lossless,
+        (frame[0] == 0x2F) & (bits // 2**29 == 0),
+        (frame[0] % 2 == 0) & (frame[0] // 16 % 2 == 1) & _spells(frame[3:], b"\x9d\x01\x2a"),
+    )
+    width = choose(is_lossless, bits % 2**14 + 1, little_endian(frame[6:8]) % 2**14)
+    height = choose(is_lossless, bits // 2**14 % 2**14 + 1, little_endian(frame[8:10]) % 2**14)
+    canvas_width, canvas_height = tf.unstack(1 + little_endian(tf.reshape(extended[12:18], (2, 3))))
+    reason = _first_reason(
+        (~_spells(bytes_at(encoded, 8, 4), b"WEBP"), _UNKNOWN_FORMAT),
+        (is_animated, "animated WebP is not read; still ones are"),
+        (
+            (declared > length_of(encoded)) | is_cut,
+            "the WebP is truncated: {} of {} bytes",
+            length_of(encoded),
+            tf.maximum(declared, position),
+        ),
+        (position + 8 <= end, f"the WebP holds {_MAX_HEADER_PARTS} chunks or more"),
+        ((image == 0) | (~is_extended & (image > 12)), "the WebP holds no image"),
+        (~is_frame, "the WebP's image has no valid header"),
+        (
+            is_extended & ((width != canvas_width) | (height != canvas_height)),
+            "the WebP declares {} x {} pixels, and its image {} x {}",
+            *(canvas_width, canvas_height, width, height),
+        ),
+        *_size_checks("WebP", width, height),
+    )
+    content = bytes_at(encoded, exif + 8, 6)
+    prefix = choose(_spells(content, b"Exif\0\0"), 6, 0)
+    has_exif = (exif > 0) & (flags // 8 % 2 == 1)
+    return reason, tf.stack([height, width]), image, choose(has_exif, exif + 8 + prefix, 0)
 
 
 def bmp_header(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -13,6 +13,8 @@ def generated_images() -> list[bytes]:
     coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
     picture = coarse.resize((64, 48), Image.Resampling.BILINEAR)
     flipped = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    transparent = picture.copy()
+    transparent.putalpha(picture.convert("L"))
     exif = Image.Exif()
     exif[0x0112] = 6
     grey16 = Image.fromarray(random.integers(0, 65536, (48, 64), np.uint16))
@@ -26,6 +28,9 @@ def generated_images() -> list[bytes]:
         written(picture.convert("P"), "GIF"),
         written(picture, "GIF", save_all=True, append_images=[flipped] * 3),
         written(picture, "BMP"),
+        written(picture, "WEBP"),
+        written(transparent, "WEBP", exif=exif),
+        written(transparent, "WEBP", lossless=True),
     ]
 
 
@@ -35,9 +40,15 @@ def written(image: Image.Image, form: str, **options) -> bytes:
     return file.getvalue()
 
 
+def animated_webp() -> bytes:
+    """An animation, which is refused; TensorFlow's own decoder ends the process on it."""
+    frames = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
+    return written(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+
+
 def declaring(width: int, height: int) -> list[bytes]:
     """Small files of each format that say to be so large; at most 65 535 a side."""
-    jpeg, progressive, _, png, _, _, gif, _, bmp = map(bytearray, generated_images())
+    jpeg, progressive, _, png, _, _, gif, _, bmp, *_ = map(bytearray, generated_images())
     for encoded, marker in ((jpeg, b"\xff\xc0"), (progressive, b"\xff\xc2")):
         struct.pack_into(">HH", encoded, encoded.index(marker) + 5, height, width)
     struct.pack_into(">II", png, 16, width, height)
@@ -50,6 +61,11 @@ def strings(count: int, images: list[bytes]) -> list[bytes]:
     """`count` byte strings: random, cut off and with flipped bits, from `images`."""
     random = np.random.default_rng(1)
     hostile = [b"", b"\xff", *declaring(65_535, 65_535), *declaring(50_000, 40_000)]
+    animation = bytearray(animated_webp())
+    hostile.append(bytes(animation))
+    animation[20] ^= 2  # its header denies that it moves
+    hostile.append(bytes(animation))
+    images = [*images, animated_webp()]
     while len(hostile) < count:
         image = images[random.integers(len(images))]
         cut = int(random.integers(1, len(image)))

@@ -171,6 +171,30 @@ EXACT = {
     "BMP by PIL": written(NOISE, "BMP"),
 }
 
+TRANSPARENT = Image.fromarray(BGRX, "RGBA")
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+WEBPS = {
+    "lossy": written(NOISE, "WEBP"),
+    "lossless": written(NOISE, "WEBP", lossless=True),
+    "lossy with alpha": written(TRANSPARENT, "WEBP"),
+    "lossless with alpha": written(TRANSPARENT, "WEBP", lossless=True, exact=True),
+    "gray": written(NOISE.convert("L"), "WEBP"),
+    "EXIF": written(NOISE, "WEBP", exif=TURNED),
+    "EXIF without prefix": written(NOISE, "WEBP", exif=TURNED.tobytes()[6:]),
+    "EXIF, lossless with alpha": written(TRANSPARENT, "WEBP", lossless=True, exif=TURNED),
+    "ICC profile": written(NOISE, "WEBP", icc_profile=bytes(2001)),
+    "bytes after its end": written(NOISE, "WEBP") + b"ANMF" + bytes(9),
+}
+WEBP = WEBPS["lossy"]
+MOVING = written(NOISE, "WEBP", save_all=True, append_images=[ImageOps.flip(NOISE)])
+
+
+@pytest.mark.parametrize("name", WEBPS)
+def test_webp_is_exactly_as_pil_reads_it(name):
+    assert reason_of(WEBPS[name]) == ""
+    np.testing.assert_array_equal(decode(WEBPS[name]), pil_pixels(WEBPS[name]))
+
 
 @pytest.mark.parametrize("name", JPEGS)
 def test_jpeg_is_as_pil_reads_it(name):
@@ -263,14 +287,28 @@ JPEG = JPEGS["baseline"]
 FRAME = JPEG.index(b"\xff\xc0")
 CMYK = JPEGS["CMYK"]
 ADOBE = CMYK.index(b"\xff\xee\0\x0eAdobe")
-RIFF = b"RIFF\x10\0\0\0WEBPVP8 "
 GIF = EXACT["GIF"]
 PNG = EXACT["PNG RGB"]
 REFUSED = {
     "no bytes": (b"", "empty"),
-    "text": (b"<html>404</html>", "no known image format; JPEG, PNG, GIF and BMP are"),
+    "text": (b"<html>404</html>", "no known image format; JPEG, PNG, GIF, WebP and BMP are"),
     "one byte": (b"\xff", "no known image format"),
-    "WebP": (RIFF, "WebP"),
+    "WebP start": (WEBP[:20], "truncated"),
+    "WebP cut": (WEBP[:-2], "truncated"),
+    "WebP animation": (MOVING, "animated WebP is not read"),
+    "WebP animation that its header denies": (
+        declared(MOVING, 20, "B", MOVING[20] & ~2),
+        "animated WebP is not read",
+    ),
+    "WebP without image": (b"RIFF\x0c\0\0\0WEBPICCP\0\0\0\0", "no image"),
+    "WebP of another canvas": (declared(WEBPS["EXIF"], 24, "B", 9), "declares 10 x"),
+    "WebP without key frame": (declared(WEBP, 20, "B", WEBP[20] | 1), "no valid header"),
+    "WebP lossless, other version": (
+        declared(WEBPS["lossless"], 24, "B", WEBPS["lossless"][24] | 0x20),
+        "no valid header",
+    ),
+    "WebP too large": (declared(WEBP, 26, "<HH", 16_383, 16_383), "16383 x 16383"),
+    "sound": (b"RIFF\x0c\0\0\0WAVEfmt \0\0\0\0", "no known image format"),
     "TIFF": (written(NOISE, "TIFF"), "TIFF"),
     "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
     "AVIF": (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF"),
@@ -345,9 +383,25 @@ def test_truncated_data_are_refused_not_filled(encoded):
         assert encoded is ANIMATION
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("side", "ratio"), [(127, 1), (128, 2), (255, 2), (256, 4), (600, 8)])
+def test_a_large_jpeg_is_decoded_at_twice_the_size_that_is_needed(side, ratio, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = written(PICTURE.resize((side + 7, side)), "JPEG", exif=exif.tobytes())
+    part = images.decode_window(encoded, decoding.whole, 32, full_decoding=False)
+    stored = (-(-side // ratio), -(-(side + 7) // ratio))
+    assert tuple(part.shape[:2]) == (stored if orientation == 1 else stored[::-1])
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.draft("RGB", ((side + 7) // ratio, side // ratio))
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    assert np.abs(part.numpy() - expected).max() <= 2
+
+
 def test_gif_of_countless_blocks_is_given_up(monkeypatch):
     monkeypatch.setattr(decoding, "MAX_GIF_BLOCKS", 1)
-    monkeypatch.setattr(decoding, "_decode_gif", decoding._decode_gif.python_function)
+    for name in ("_decode_gif", "_decode_other"):
+        monkeypatch.setattr(decoding, name, getattr(decoding, name).python_function)
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1 blocks"):
         images.decode(written(PICTURE.convert("P"), "GIF"))
 
@@ -360,7 +414,7 @@ def test_bmp_index_beyond_its_palette_is_an_error():
 def hostile_strings() -> list[bytes]:
     rng = np.random.default_rng(1)
     seeds = [JPEG, CMYK, JPEGS["progressive"], PNG, EXACT["PNG P"], GIF, ANIMATION]
-    seeds += [EXACT["BMP palette"], EXACT["BMP 32 bit masks"]]
+    seeds += [EXACT["BMP palette"], EXACT["BMP 32 bit masks"], MOVING, *WEBPS.values()]
     exif = Image.Exif()
     exif[0x0112] = 6
     seeds += [written(PICTURE, form, exif=exif) for form in ("JPEG", "PNG")]
@@ -621,7 +675,7 @@ def test_exported_graph_reads_the_same_pixels_with_tensorflow_alone(tmp_path):
     tf.saved_model.save(reader, tmp_path / "model", signatures=reader.__call__)
     exif = Image.Exif()
     exif[0x0112] = 6
-    good = [*JPEGS.values(), *EXACT.values(), written(PICTURE, "JPEG", exif=exif)]
+    good = [*JPEGS.values(), *EXACT.values(), *WEBPS.values(), written(PICTURE, "JPEG", exif=exif)]
     bad = [JPEG[:400], *(encoded for encoded, _ in REFUSED.values())]
     np.savez(tmp_path / "batch.npz", batch=np.array(good + bad, object))
     subprocess.run(
