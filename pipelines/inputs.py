@@ -29,6 +29,7 @@ def training_batches(
     indices: tf.data.Dataset,
     *,
     image_size: int,
+    full_decoding: bool = True,
     seed: int,
     augmentation: Augmentation = PHOTOGRAPHS,
     weighting: Weighting | None = None,
@@ -44,6 +45,7 @@ def training_batches(
         indices: the positions of the examples of each batch, int64 (B,), as the samplers of
             `pipelines.sampling` return them, starting with batch `start_step`.
         image_size: the side S of the images.
+        full_decoding: whether JPEGs are decoded at their full size; see `images.decode_window`.
         seed: the seed of the augmentation.
         augmentation: the options of the augmentation, none of which may be None.
         weighting: the function that computes weights from labels; None for batches without weights.
@@ -57,6 +59,7 @@ def training_batches(
     batch_size = int(indices.element_spec.shape[0])
     rows = _rows(share, batch_size)
     labels_at, weigh = dense_labels(examples.labels), _attach(weighting)
+    augmented = _augmenting(image_size, full_decoding, seed, augmentation)
 
     def places(step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         place, index = (step * batch_size + tf.range(batch_size, dtype=tf.int64))[rows], batch[rows]
@@ -67,7 +70,7 @@ def training_batches(
     ) -> tuple[tf.Tensor, tf.Tensor]:
         if encoded is None:
             encoded = examples.read(index)
-        return _augmented(encoded, place, image_size, seed, augmentation), index
+        return augmented(encoded, place), index
 
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     return (
@@ -86,6 +89,7 @@ def streamed_batches(
     batch_size: int,
     *,
     image_size: int,
+    full_decoding: bool = True,
     seed: int,
     augmentation: Augmentation = PHOTOGRAPHS,
     weighting: Weighting | None = None,
@@ -104,14 +108,14 @@ def streamed_batches(
     """
     weigh = _attach(weighting)
     rows = _rows(share, batch_size)
+    augmented = _augmenting(image_size, full_decoding, seed, augmentation)
 
     def is_own(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tf.Tensor:
         row = place % batch_size
         return (row >= rows.start) & (row < rows.stop)
 
     def read(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        image = _augmented(draw["image"], place, image_size, seed, augmentation)
-        return image, tf.cast(draw["labels"], tf.uint8)
+        return augmented(draw["image"], place), tf.cast(draw["labels"], tf.uint8)
 
     draws = draws.enumerate(start_step * batch_size)
     return (
@@ -150,11 +154,14 @@ def evaluation_features(features: FeatureRows, batch_size: int) -> tf.data.Datas
     return positions.map(features.reader()).prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(examples: Examples, *, image_size: int, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    examples: Examples, *, image_size: int, batch_size: int, full_decoding: bool = True
+) -> tf.data.Dataset:
     """Returns batches of all images in their order, resized: float32 (≤ B, S, S, 3) in [0, 255]."""
+    read = _traced(images.read_for_evaluation, image_size, full_decoding=full_decoding)
     return (
         examples.encoded()
-        .map(_traced(images.read_for_evaluation, image_size), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(read, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(batch_size)
         .prefetch(tf.data.AUTOTUNE)
     )
@@ -227,13 +234,17 @@ def _rows(share: Share, batch_size: int) -> slice:
     return slice(share.index * size, (share.index + 1) * size)
 
 
-def _augmented(
-    encoded: tf.Tensor, place: tf.Tensor, image_size: int, seed: int, augmentation: Augmentation
-) -> tf.Tensor:
-    """Returns the training image at a place, int64 (), in the sequence of all draws."""
-    image_seed = tf.stack([tf.constant(seed, tf.int64), place])
-    read = _traced(images.read_for_training, image_size, augmentation=augmentation)
-    return read(encoded, image_seed)
+def _augmenting(
+    image_size: int, full_decoding: bool, seed: int, augmentation: Augmentation
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns a function from an encoded image and its place in all draws to the training image."""
+    read = _traced(
+        images.read_for_training,
+        image_size,
+        augmentation=augmentation,
+        full_decoding=full_decoding,
+    )
+    return lambda encoded, place: read(encoded, tf.stack([tf.constant(seed, tf.int64), place]))
 
 
 # Tracing takes seconds, and a run makes several pipelines that read images in the same way.

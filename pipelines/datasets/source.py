@@ -124,6 +124,7 @@ class Defaults:
         backbone: the name of the network.
         backbone_weights: the initial weights, "imagenet" or "none".
         image_size: the side of the images that the network sees; None for features.
+        full_decoding: whether large JPEGs are decoded at their full size.
         steps: the number of training steps; None for the epochs of the method.
         freeze_backbone: whether a pre-trained network serves for features alone, on which the head
             is trained, as suits a few thousand examples of somebody's own.
@@ -132,13 +133,14 @@ class Defaults:
     backbone: str
     backbone_weights: str
     image_size: int | None
+    full_decoding: bool = True
     steps: int | None = None
     freeze_backbone: bool = False
 
 
 # Benchmarks are trained as in the paper, all layers at once.
 BENCHMARKS = Defaults(backbone="ResNet50", backbone_weights="imagenet", image_size=224)
-PHOTOGRAPHS = dataclasses.replace(BENCHMARKS, freeze_backbone=True)
+PHOTOGRAPHS = dataclasses.replace(BENCHMARKS, freeze_backbone=True, full_decoding=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

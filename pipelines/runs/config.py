@@ -38,7 +38,13 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
 }
 # What runs did before these settings existed, whose `config.json` does not hold them.
-_EARLIER = {"optimizer": "sgd", "schedule": "step", "keep": "last", "calibrate": False}
+_EARLIER = {
+    "optimizer": "sgd",
+    "schedule": "step",
+    "keep": "last",
+    "calibrate": False,
+    "full_decoding": True,
+}
 
 # Paths of what is written, memory-mapped, or read by libraries that know no schemes.
 _LOCAL = (
@@ -219,6 +225,7 @@ class ResolvedConfig(SharedConfig):
     backbone_weights: str = setting(settings.REQUIRED, "")
     frozen_layers: Sequence[str] = setting(settings.REQUIRED, "")
     image_size: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
+    full_decoding: bool = setting(settings.REQUIRED, "")
     freeze_backbone: bool = setting(settings.REQUIRED, "")
     epochs: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
     steps: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
@@ -316,6 +323,12 @@ class RunConfig(SharedConfig):
         None,
         "Side of the square images that the network sees. The default depends on the data.",
         range=POSITIVE,
+    )
+    full_decoding: bool | None = setting(
+        None,
+        "Decode JPEGs at their full size. Otherwise, large ones are decoded at a half, a quarter "
+        "or an eighth of it, such that what is resized still has twice the side that the network "
+        "sees. The default is to decode the data sets of the paper fully, and your own scaled.",
     )
     freeze_backbone: bool | None = setting(
         None,

@@ -61,7 +61,9 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
     model = keras.models.load_model(directory / "model.keras", compile=False)
-    logits_of = network_predictor(model, network_inputs.of_data(config.image_size))
+    logits_of = network_predictor(
+        model, network_inputs.of_data(config.image_size, config.full_decoding)
+    )
     path = directory / "calibration.json"
     result = score_test(
         logits_of(data.splits["test"]),

@@ -50,7 +50,7 @@ class Features:
         if features is not None:
             return FeatureRows.of(features)
         print(f"computing features of {len(examples)} images")
-        images = ImageInputs(self.backbone.input_shape[1])
+        images = ImageInputs(self.backbone.input_shape[1], self.config.full_decoding)
         with images.naming_unreadable(examples):
             features = prediction.predict_logits(self.backbone, images.batches(examples))
         with cache.writing(path) as temporary:
@@ -61,6 +61,8 @@ class Features:
         config = self.config
         yield f"tensorflow {tf.__version__}, keras {keras.__version__}"
         yield repr((config.backbone, dict(config.backbone_options), config.image_size))
+        if not config.full_decoding:
+            yield "scaled decoding"
         # Nothing else identifies data that are not read from files.
         yield repr((config.dataset, config.loading.data_seed, config.source))
 

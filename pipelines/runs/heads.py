@@ -75,7 +75,7 @@ def logits_of_splits(config: ResolvedConfig, data: LabelledData) -> dict[str, np
     """
     statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
     head = fit_head(config.with_settings(clamp_counts=True), data, statistics)
-    inputs = network_inputs.of_data(image_size=None)
+    inputs = network_inputs.FeatureInputs(network_inputs.given_features)
     return {
         name: prediction.predict_logits(head, inputs.batches(examples), verbose=0)
         for name, examples in data.splits.items()

@@ -45,15 +45,19 @@ class ImageInputs:
 
     Args:
         image_size: the side S of the images.
+        full_decoding: whether JPEGs are decoded at their full size; see `images.decode_window`.
     """
 
-    def __init__(self, image_size: int):
-        self.image_size = image_size
+    def __init__(self, image_size: int, full_decoding: bool):
+        self.image_size, self.full_decoding = image_size, full_decoding
 
     def batches(self, examples: Examples) -> tf.data.Dataset:
         """Returns the images of the examples in their order, float32 (≤ B, S, S, 3)."""
         return inputs.evaluation_batches(
-            examples, image_size=self.image_size, batch_size=BATCH_SIZE
+            examples,
+            image_size=self.image_size,
+            batch_size=BATCH_SIZE,
+            full_decoding=self.full_decoding,
         )
 
     @contextlib.contextmanager
@@ -103,13 +107,16 @@ def given_features(examples: Examples) -> FeatureRows:
     return examples.features
 
 
-def of_data(image_size: int | None) -> ImageInputs | FeatureInputs:
+def of_data(image_size: int | None, full_decoding: bool) -> ImageInputs | FeatureInputs:
     """Returns the inputs of a network that sees the data themselves.
 
     Args:
         image_size: the side of the images; None for data that are features.
+        full_decoding: see `ImageInputs`.
     """
-    return FeatureInputs(given_features) if image_size is None else ImageInputs(image_size)
+    if image_size is None:
+        return FeatureInputs(given_features)
+    return ImageInputs(image_size, full_decoding)
 
 
 def _every_position(examples: Examples) -> tf.data.Dataset:

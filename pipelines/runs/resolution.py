@@ -32,6 +32,7 @@ _OF_IMAGES = (
     "backbone_rate",
     "frozen_layers",
     "image_size",
+    "full_decoding",
     "freeze_backbone",
     "head_steps",
 )
@@ -99,7 +100,7 @@ def resolve(
         _refuse_image_settings(asked)
         backbone, weights, image_size = models.NO_BACKBONE, NO_WEIGHTS, None
         frozen_layers: tuple[str, ...] = ()
-        freeze = True
+        freeze = full_decoding = True
     else:
         weights = asked.backbone_weights or (
             NO_WEIGHTS if asked.backbone == models.SMALL_RESNET else defaults.backbone_weights
@@ -108,6 +109,9 @@ def resolve(
             defaults.backbone if weights == defaults.backbone_weights else "ResNet50"
         )
         image_size = asked.image_size or defaults.image_size
+        full_decoding = (
+            defaults.full_decoding if asked.full_decoding is None else asked.full_decoding
+        )
         pretrained = weights != NO_WEIGHTS or asked.init_from is not None
         frozen_layers = (
             models.default_frozen_layers(backbone, pretrained)
@@ -162,6 +166,7 @@ def resolve(
         backbone_weights=weights if image_size is None else absolute.backbone_weights or weights,
         frozen_layers=frozen_layers,
         image_size=image_size,
+        full_decoding=full_decoding,
         freeze_backbone=freeze,
         epochs=epochs,
         steps=steps,

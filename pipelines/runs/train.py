@@ -229,7 +229,7 @@ def _stages(
                 plan=build.make_plan(config, statistics),
                 directory=run_dir,
                 network=network,
-                inputs=network_inputs.ImageInputs(config.image_size),
+                inputs=network_inputs.ImageInputs(config.image_size, config.full_decoding),
                 batches=lambda: build.make_image_batches(config, data, statistics),
                 rate_factors=build.rate_factors(config, backbone, network),
             )
@@ -393,7 +393,7 @@ def _export(
     serving.export(
         model,
         statistics,
-        lambda encoded: images.read_batch(encoded, size),
+        lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
         lambda image: images.resize(image, size),
         path,
         example_image=next(train.encoded().take(1).as_numpy_iterator()),

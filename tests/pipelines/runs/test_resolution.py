@@ -47,6 +47,17 @@ def test_the_head_on_own_data_leaves_its_method_to_cross_validation(settings, me
     assert asked.method == method
 
 
+def test_large_photographs_of_your_own_are_decoded_scaled():
+    assert not resolved(**OF_TABLE).full_decoding
+    assert resolved(**OF_TABLE, full_decoding=True).full_decoding
+    assert resolved().full_decoding
+    assert resolved(dataset="voc_mlt", data_dir="x").full_decoding
+    with pytest.raises(ConfigError, match="--full_decoding goes with images"):
+        resolved(
+            make_data(num_features=3), dataset="features", examples="x.npz", full_decoding=True
+        )
+
+
 def test_imagenet_weights_bring_resnet50_and_its_frozen_stage():
     run = resolved(**OF_TABLE)
     assert (run.backbone, run.backbone_weights) == ("ResNet50", "imagenet")

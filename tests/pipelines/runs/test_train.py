@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from dbl_tf import LabelStatistics, training
 from pipelines.runs import build, costs, evaluate
@@ -88,6 +89,35 @@ def test_run_and_exported_model_give_the_same_figures(finished, picture_table, t
             np.float64([row[name] for row in theirs]),
             atol=1e-6,
         )
+
+
+def test_large_photographs_are_read_alike_in_training_and_after_export(tmp_path):
+    random = np.random.default_rng(0)
+    lines = ["image,split,labels"]
+    for i in range(20):
+        pixels = random.integers(0, 256, (12, 16, 3)).astype(np.uint8)
+        image = Image.fromarray(pixels).resize((320, 240), Image.Resampling.NEAREST)
+        image.save(tmp_path / f"{i}.jpg")
+        lines.append(f"{i}.jpg,{'test' if i % 4 == 3 else 'train'},{'cat' if i % 2 else 'dog'}")
+    table = tmp_path / "examples.csv"
+    table.write_text("\n".join(lines))
+
+    def probabilities(folder):
+        rows = read_predictions(folder / "predictions.csv")
+        return np.float64([[row["cat"], row["dog"]] for row in rows])
+
+    found = {}
+    for name, full in (("scaled", None), ("full", True)):
+        config = make_config(table, tmp_path / name, full_decoding=full, method="erm")
+        train_and_evaluate(config)
+        found[name] = probabilities(tmp_path / name)
+        data = DataConfig.of(dataset="table", examples=str(table), cache_dir=str(tmp_path))
+        model = str(tmp_path / name / "saved_model" / "1")
+        evaluate.evaluate_saved_model(model, data, str(tmp_path / f"{name} exported"))
+        exported = probabilities(tmp_path / f"{name} exported")
+        np.testing.assert_allclose(exported, found[name], atol=1e-6)
+    # 240 rows hold 16 fifteen times: they are decoded at a quarter.
+    assert np.abs(found["full"] - found["scaled"]).max() > 1e-4
 
 
 def test_a_folder_of_unlabeled_images_is_predicted(finished, picture_table, tmp_path):
