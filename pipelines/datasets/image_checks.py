@@ -36,6 +36,8 @@ _SECONDS_BEFORE_PROGRESS = 2
 _SECONDS_BETWEEN_SAVES = 60
 # Reasons that differ in numbers alone are of one kind.
 _DIGITS = re.compile(r"\d+")
+# Reasons of images that are whole, but of a kind that is not decoded.
+_UNREAD_FORMAT = re.compile(r".* is not read[;,]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +274,11 @@ def _remedies(bad: Sequence[BadImage], images_dir: str | None) -> Iterator[str]:
     missing = [image.path for image in bad if image.reason == NOT_FOUND]
     if missing and images_dir is not None and not _is_url_elsewhere(missing[0], images_dir):
         yield _remedy_for_missing(missing[0], images_dir)
+    if any(_UNREAD_FORMAT.match(image.reason) for image in bad):
+        yield (
+            "python -m pipelines.prepare --output_dir=DIR, with the same flags of the data, makes "
+            "JPEGs of images of other formats."
+        )
     yield "Repair these images or remove them from the list."
     yield "--skip_bad_images continues without them."
     if len(missing) < len(bad):

@@ -9,7 +9,7 @@ from pipelines.images.decoding import (
     read_for_evaluation,
     resize,
 )
-from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect
+from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
 
 __all__ = [
     "EVALUATION_VERSION",
@@ -25,4 +25,5 @@ __all__ = [
     "read_for_evaluation",
     "read_for_training",
     "resize",
+    "stored_size",
 ]

@@ -52,6 +52,15 @@ def inspect(encoded: tf.Tensor) -> tf.Tensor:
     return read_header(tf.convert_to_tensor(encoded)).reason
 
 
+def stored_size(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns the height and width of an image file as its header says, int64 (2,).
+
+    An EXIF orientation may exchange them when the image is decoded. They mean nothing where
+    `inspect` gives a reason.
+    """
+    return read_header(tf.convert_to_tensor(encoded)).size
+
+
 class Header(NamedTuple):
     """What the header of an image file says.
 

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from dbl_tf import methods, models
 from dbl_tf.statistics import LabelStatistics
+from pipelines import images
 from pipelines.examples import LabelledData
 from pipelines.runs.build import Plan
 from pipelines.runs.config import ResolvedConfig
 
 # A rate that differs from the default by this factor is more often a slip than a choice.
 _UNUSUAL_FACTOR = 10.0
+# The longer side of prepared images by default, and how many files tell the size of the images.
+_PREPARED_SIDE = 512
+_NUM_SAMPLED = 15
 
 
 def describe(
@@ -51,13 +56,16 @@ def describe(
             network,
             *_stages(config, statistics, plans),
             f"on {_devices(strategy)}; in {config.run_dir}",
-            *(f"Caution: {caution}" for caution in cautions(config, statistics, strategy)),
+            *(f"Caution: {caution}" for caution in cautions(config, data, statistics, strategy)),
         ]
     )
 
 
 def cautions(
-    config: ResolvedConfig, statistics: LabelStatistics, strategy: tf.distribute.Strategy
+    config: ResolvedConfig,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    strategy: tf.distribute.Strategy,
 ) -> Iterator[str]:
     """Yields what a person may not have meant, as sentences."""
     if config.batch_size > statistics.num_examples:
@@ -66,6 +74,8 @@ def cautions(
             "training examples, so that each step sees some of them again. A smaller --batch_size "
             "trains more steps in the same time."
         )
+    if config.image_size is not None:
+        yield from _large_images(data, config.image_size)
     if config.strategy == "mirrored" and not _has_gpu(strategy):
         yield "--strategy=mirrored finds no GPU and trains on the CPU."
     usual = models.default_learning_rate(
@@ -80,6 +90,26 @@ def cautions(
         yield (
             f"--learning_rate={config.learning_rate:g} is {far} the default for "
             f"{config.optimizer}, this network and {statistics.num_classes} classes, {usual:.3g}."
+        )
+
+
+def _large_images(data: LabelledData, image_size: int) -> Iterator[str]:
+    """Yields that most of a sample of the training files are far larger than what is seen."""
+    train = data.splits["train"]
+    if not train.files or train.is_stream:
+        return
+    max_side = max(_PREPARED_SIDE, 2 * image_size)
+    positions = np.unique(np.linspace(0, len(train) - 1, _NUM_SAMPLED).astype(np.int64))
+    sizes = [images.stored_size(train.read(tf.constant(i))).numpy() for i in positions]
+    height, width = (int(side) for side in np.median(sizes, axis=0))
+    if max(height, width) > max_side:
+        command = "python -m pipelines.prepare --output_dir=DIR"
+        if max_side != _PREPARED_SIDE:
+            command += f" --max_side={max_side}"
+        yield (
+            f"the images are around {width}×{height} pixels, of which the network sees "
+            f"{image_size}². They are read several times faster as small copies, which {command} "
+            "makes once."
         )
 
 

@@ -34,6 +34,15 @@ def make_config(table, run_dir, **arguments):
     )
 
 
+def described(asked):
+    """What a run says at its start."""
+    data = asked.load_data()
+    config = resolve(asked, data)
+    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
+    plans = [build.make_plan(config, statistics)]
+    return costs.describe(config, data, statistics, plans, tf.distribute.OneDeviceStrategy("CPU:0"))
+
+
 @pytest.fixture(scope="module")
 def finished(picture_table, tmp_path_factory):
     """Directory and scores of a run."""
@@ -116,6 +125,12 @@ def test_large_photographs_are_read_alike_in_training_and_after_export(tmp_path)
         evaluate.evaluate_saved_model(model, data, str(tmp_path / f"{name} exported"))
         exported = probabilities(tmp_path / f"{name} exported")
         np.testing.assert_allclose(exported, found[name], atol=1e-6)
+    large = make_config(table, tmp_path / "large", image_size=100)
+    assert "around" not in described(large)
+    for i in range(20):
+        shape = (200, 600, 3)
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{i}.jpg")
+    assert "Caution: the images are around 600×200 pixels" in described(large)
     # 240 rows hold 16 fifteen times: they are decoded at a quarter.
     assert np.abs(found["full"] - found["scaled"]).max() > 1e-4
 
@@ -371,12 +386,7 @@ def test_a_run_says_what_it_costs_and_what_looks_like_a_slip(picture_table, tmp_
     asked = make_config(
         picture_table, tmp_path, batch_size=64, steps=2, learning_rate=0.9, strategy="mirrored"
     )
-    data = asked.load_data()
-    config = resolve(asked, data)
-    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
-    plans = [build.make_plan(config, statistics)]
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    text = costs.describe(config, data, statistics, plans, strategy)
+    text = described(asked)
     # Two steps of 64 images out of 40.
     assert "2 steps of 64; the class_aware sampler draws 128 times from the 40" in text
     assert "3.2 for each" in text and "on 1 CPU" in text
