@@ -467,7 +467,8 @@ def _write_table(folder: pathlib.Path, data: LabelledData, prepared: Mapping[str
     path = folder / EXAMPLES_NAME
     with (
         atomic.replacing(path) as tmp_path,
-        open(tmp_path, "w", encoding="utf-8", newline="") as stream,
+        # Half of a surrogate pair is written as JSON escapes it.
+        open(tmp_path, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
     ):
         for name, split in data.splits.items():
             for i, file in enumerate(split.files):

@@ -102,20 +102,23 @@ def shrink(encoded: bytes, *, max_side: int, quality: int) -> Shrunk:
 def _shrink(encoded: bytes, max_side: int, quality: int) -> Shrunk:
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=_formats())
     num_frames = getattr(image, "n_frames", 1)
-    orientation = _orientation(image)
     profile, ignored = _profile(image)
     size = _scaled(image.size, max_side)
     if (
         image.format == "JPEG"
         and image.mode in ("L", "RGB")
-        and orientation == 1
+        and _orientation(image) == 1
         and (profile is None or profile.is_srgb)
         and size == image.size
     ):
         image.load()
         return Shrunk(encoded, True, num_frames, ignored)
-    # The result has at least this size, so the filter still sees two pixels for one.
-    image.draft(None, (2 * size[0], 2 * size[1]))
+    # The filter is to see at least two pixels for one.
+    is_scaled = image.draft(None, (2 * size[0], 2 * size[1])) is not None
+    image.load()
+    orientation = _orientation(image)  # which loading a TIFF applies and removes
+    if not is_scaled:
+        size = _scaled(image.size, max_side)
     image = _eight_bits(image)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
@@ -168,7 +171,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Returns the pixels as one of L, RGB, CMYK and LAB, without transparency."""
     mode = image.mode
     if mode in ("L", "RGB", "CMYK", "LAB"):
-        image.load()
         return image
     if mode in ("1", "LA", "La"):
         return image.convert("L")
