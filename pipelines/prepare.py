@@ -15,18 +15,17 @@ from pipelines import prepared_table
 from pipelines.datasets import LoadOptions, table
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
+from pipelines.shrinking import Settings
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder that receives the images and the table.", required=True
 )
 _MAX_SIDE = flags.DEFINE_integer(
     "max_side",
-    prepared_table.Settings.max_side,
+    Settings.max_side,
     "Largest width and height in pixels; smaller images are not enlarged.",
 )
-_QUALITY = flags.DEFINE_integer(
-    "quality", prepared_table.Settings.quality, "Quality of the JPEGs, from 1 to 100."
-)
+_QUALITY = flags.DEFINE_integer("quality", Settings.quality, "Quality of the JPEGs, from 1 to 100.")
 _PROCESSES = flags.DEFINE_integer(
     "processes", None, "Number of processes. The default is the number of usable cores."
 )
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
             config.source,
             config.loading,
             _OUTPUT_DIR.value,
-            prepared_table.Settings(max_side=_MAX_SIDE.value, quality=_QUALITY.value),
+            Settings(max_side=_MAX_SIDE.value, quality=_QUALITY.value),
             num_processes=_PROCESSES.value,
         )
     except (ValueError, OSError) as error:

@@ -24,17 +24,16 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
-import PIL
 from absl import logging
 
 from dbl_tf import atomic
 from dbl_tf.cores import usable_cores
 from dbl_tf.lock import Lock
-from pipelines import locations, shrinking, shrinking_processes
+from pipelines import locations, shrinking_processes
 from pipelines.datasets import LoadOptions, image_checks, table
 from pipelines.datasets.image_checks import BadImage, BadImagesError
 from pipelines.examples import LabelledData
-from pipelines.shrinking import ImageError, Shrunk
+from pipelines.shrinking import ImageError, Settings, Shrunk
 
 EXAMPLES_NAME = "examples.jsonl"
 MANIFEST_NAME = "prepared.jsonl"
@@ -50,30 +49,7 @@ _UNSAFE = re.compile(r"[^\w.-]+")
 
 
 class PreparationError(ValueError):
-    """A table cannot be prepared with these settings, or in this folder."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the bytes of the JPEGs depend on, beside the images.
-
-    Attributes:
-        max_side: the largest width and height of the JPEGs, in pixels.
-        quality: their quality, from 1 to 100, as Pillow counts it.
-        version: the version of `shrinking.shrink`.
-        pillow: the version of Pillow.
-    """
-
-    max_side: int = 512
-    quality: int = 92
-    version: int = shrinking.VERSION
-    pillow: str = PIL.__version__
-
-    def __post_init__(self) -> None:
-        if self.max_side < 1:
-            raise PreparationError(f"max_side must be at least 1, got {self.max_side}")
-        if not 1 <= self.quality <= 100:
-            raise PreparationError(f"quality must be from 1 to 100, got {self.quality}")
+    """A table cannot be prepared in this folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -410,8 +386,7 @@ def _prepare(
     with open(folder / MANIFEST_NAME, "a", encoding="ascii", newline="") as manifest:
         for file, shrunk in shrinking_processes.shrink_all(
             requests(),
-            max_side=settings.max_side,
-            quality=settings.quality,
+            settings=settings,
             num_processes=min(num_processes, max(1, len(todo))),
         ):
             if isinstance(shrunk, ImageError):

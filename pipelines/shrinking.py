@@ -17,6 +17,7 @@ import struct
 import sys
 import warnings
 
+import PIL
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 # The version of `shrink`. Raise it whenever a change here changes a byte of its results.
@@ -45,6 +46,32 @@ _BAD_EXIF = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, st
 
 class ImageError(ValueError):
     """An image cannot be turned into a JPEG; the message is the reason, without the file."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the bytes of a JPEG depend on, beside the image.
+
+    Attributes:
+        max_side: the largest width and height of the JPEG, in pixels.
+        quality: its quality, from 1 to 100, as Pillow counts it.
+        version: the version of `shrink`.
+        pillow: the version of Pillow.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    max_side: int = 512
+    quality: int = 92
+    version: int = VERSION
+    pillow: str = PIL.__version__
+
+    def __post_init__(self) -> None:
+        if self.max_side < 1:
+            raise ValueError(f"max_side must be at least 1, got {self.max_side}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be from 1 to 100, got {self.quality}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from pipelines import shrinking
-from pipelines.shrinking import ImageError, Shrunk
+from pipelines.shrinking import ImageError, Settings, Shrunk
 
 _Key = TypeVar("_Key")
 
@@ -22,8 +22,7 @@ _AHEAD = 4
 def shrink_all(
     requests: Iterable[tuple[_Key, str | bytes]],
     *,
-    max_side: int,
-    quality: int,
+    settings: Settings,
     num_processes: int,
 ) -> Iterator[tuple[_Key, Shrunk | ImageError]]:
     """Yields what `shrinking.shrink` makes of each image, in the order of the requests.
@@ -34,8 +33,7 @@ def shrink_all(
     Args:
         requests: for each image a key, which is given back, and the local path or the bytes of its
             file. They are drawn as processes become free.
-        max_side: see `shrinking.shrink`.
-        quality: see `shrinking.shrink`.
+        settings: the size and quality of the JPEGs.
         num_processes: the number of processes.
     """
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -46,7 +44,7 @@ def shrink_all(
     def shrink(source: str | bytes) -> Shrunk | ImageError:
         process = idle.get()
         try:
-            return process.shrink(source, max_side, quality)
+            return process.shrink(source, settings.max_side, settings.quality)
         finally:
             idle.put(process)
 

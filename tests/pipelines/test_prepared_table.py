@@ -16,8 +16,9 @@ from PIL import Image
 from dbl_tf.lock import InUseError, Lock
 from pipelines import prepared_table, shrinking
 from pipelines.datasets.image_checks import BadImagesError
-from pipelines.prepared_table import PreparationError, Settings
+from pipelines.prepared_table import PreparationError
 from pipelines.runs.config import DataConfig
+from pipelines.shrinking import Settings
 
 FORMATS = ("jpg", "png", "webp", "tiff", "gif", "bmp")
 SETTINGS = Settings(max_side=32, quality=90)
@@ -137,6 +138,7 @@ MOMENTS = {
 KILLED = """
 import os, signal, sys
 from pipelines import prepared_table
+from pipelines.shrinking import Settings
 from pipelines.runs.config import DataConfig
 
 def die():
@@ -178,7 +180,7 @@ def within_line(count):
 examples, output_dir, cache_dir, moment = sys.argv[1:]
 config = DataConfig.of(dataset="table", examples=examples, cache_dir=cache_dir)
 exec(moment)
-settings = prepared_table.Settings(max_side=32, quality=90)
+settings = Settings(max_side=32, quality=90)
 prepared_table.write(config.source, config.loading, output_dir, settings, num_processes=2)
 """
 
@@ -235,7 +237,7 @@ def test_other_settings_are_refused(settings, difference, photos, write, tmp_pat
 
 @pytest.mark.parametrize("arguments", [{"max_side": 0}, {"quality": 0}, {"quality": 101}])
 def test_settings_out_of_range_are_refused(arguments):
-    with pytest.raises(PreparationError, match="must be"):
+    with pytest.raises(ValueError, match="must be"):
         Settings(**arguments)
 
 

@@ -14,7 +14,7 @@ from hostile_images import declaring, generated_images, strings
 from PIL import Image, ImageCms, ImageOps, features
 
 from pipelines import images, shrinking, shrinking_processes
-from pipelines.shrinking import ImageError
+from pipelines.shrinking import ImageError, Settings
 
 # Columns: red, green and blue in CIE XYZ under D50, as the profiles of the two spaces give them.
 SRGB = np.array(
@@ -321,7 +321,9 @@ def test_hostile_bytes_give_an_image_or_a_reason():
     usual += [written(photograph(64, 48), name) for name in FORMATS if name not in ("JPEG", "PNG")]
     requests = enumerate(strings(400, usual))
     results = list(
-        shrinking_processes.shrink_all(requests, max_side=32, quality=90, num_processes=2)
+        shrinking_processes.shrink_all(
+            requests, settings=Settings(max_side=32, quality=90), num_processes=2
+        )
     )
     assert [i for i, _ in results] == list(range(400))
     made = [result for _, result in results if not isinstance(result, ImageError)]
@@ -336,7 +338,9 @@ def test_processes_give_what_the_function_gives_in_order(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded[0])
     requests = [*enumerate(encoded), (20, str(tmp_path / "a.jpg")), (21, str(tmp_path / "none"))]
     results = dict(
-        shrinking_processes.shrink_all(requests, max_side=50, quality=92, num_processes=2)
+        shrinking_processes.shrink_all(
+            requests, settings=Settings(max_side=50, quality=92), num_processes=2
+        )
     )
     assert list(results) == list(range(22))
     for i, each in enumerate(encoded):
