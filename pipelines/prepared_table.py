@@ -199,7 +199,9 @@ def write(
         )
         bad |= failed
         # In the order of the table, whatever was finished when.
-        ordered = {file: finished.pop(file) for file in files if file in finished}
+        ordered = {
+            file: finished.pop(file) for file in files if file in finished and file not in bad
+        }
         _write_manifest(folder, settings, [*ordered.values(), *finished.values()])
         found = [BadImage(i, file, bad[file]) for i, file in enumerate(files) if file in bad]
         _write_bad_images(folder, found)

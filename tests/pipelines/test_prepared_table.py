@@ -341,6 +341,16 @@ def test_bad_images_are_all_listed_and_the_others_finished(photos, write, tmp_pa
     assert not (tmp_path / "out" / "bad_images.csv").exists()
 
 
+def test_an_image_that_was_finished_and_is_gone_is_bad(photos, write):
+    write(photos / "examples.csv")
+    (photos / "a" / "x0.jpg").unlink()
+    with pytest.raises(BadImagesError, match="1 of 24 images"):
+        write(photos / "examples.csv")
+    skipped = write(photos / "examples.csv", skip_bad_images=True)
+    assert len(skipped.images) == 23 and len(skipped.bad) == 1
+    assert "x0.jpg" not in {os.path.basename(each.source) for each in skipped.images}
+
+
 def test_images_behind_a_scheme_are_read(photos, write, tmp_path):
     location = f"ram://{tmp_path.name}"
     for path in ("a/x0.jpg", "b/x0.png"):
