@@ -26,6 +26,7 @@ COMMANDS = {
     "python -m pipelines.write_features": "pipelines.write_features",
     "python -m pipelines.write_shards": "pipelines.write_shards",
     "python -m pipelines.write_longtail": "pipelines.write_longtail",
+    "python -m pipelines.prepare": "pipelines.prepare",
 }
 # More choices than this are left to the description: networks come and go with versions of Keras.
 _MOST_CHOICES = 10

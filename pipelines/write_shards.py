@@ -15,6 +15,7 @@ from pipelines.record_files import FORMATS
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, writing
+from pipelines.shrinking import Settings
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder that receives the shards.", required=True
@@ -30,6 +31,12 @@ _EXAMPLES_PER_SHARD = flags.DEFINE_integer(
 )
 _SHUFFLE_SEED = flags.DEFINE_integer(
     "shuffle_seed", 0, "Seed for the order of the training examples."
+)
+_MAX_SIDE = flags.DEFINE_integer(
+    "max_side",
+    None,
+    "Write JPEGs of at most this width and height, as pipelines.prepare makes them. The default "
+    "keeps the bytes of the files.",
 )
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Write nothing, but read every byte and compare digests."
@@ -56,6 +63,7 @@ def main(argv: list[str]) -> None:
             record_format=_FORMAT.value,
             examples_per_shard=_EXAMPLES_PER_SHARD.value,
             shuffle_seed=_SHUFFLE_SEED.value,
+            shrinking=None if _MAX_SIDE.value is None else Settings(max_side=_MAX_SIDE.value),
         )
         if _BEAM.value:
             manifest = _write_with_beam(data_config, plan, beam_options)

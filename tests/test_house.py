@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = ("train.py", "evaluate.py")
 COMMANDS = (
     "pipelines.compare",
+    "pipelines.prepare",
     "pipelines.write_features",
     "pipelines.write_longtail",
     "pipelines.write_shards",

@@ -2,7 +2,8 @@
 
 A folder of shards holds for each split, for example for "train" in ten shards:
 
-* `train-00003-of-00010.array_record` or `….tfrecord`: the images, with their original bytes. A
+* `train-00003-of-00010.array_record` or `….tfrecord`: the images, with their original bytes or,
+  with `Plan.shrinking`, as small JPEGs. A
   record of an ArrayRecord file is the image itself; a record of a TFRecord file is a
   `tf.train.Example` with `image/encoded`, `image/name` and `image/labels`, the indices of its
   classes.
@@ -29,6 +30,7 @@ import scipy.sparse
 
 from pipelines.examples import LabelledData
 from pipelines.record_files import FORMATS
+from pipelines.shrinking import Settings
 
 MANIFEST = "shards.json"
 UNFINISHED_MANIFEST = "shards.unfinished.json"
@@ -56,6 +58,8 @@ class Plan:
         num_examples: the number of examples of each split.
         num_shards: the number of shards of each split.
         data_digest: a digest of the names and labels of all examples.
+        shrinking: the size and quality of the JPEGs that are made of the images; None for their
+            original bytes.
     """
 
     record_format: str
@@ -65,6 +69,7 @@ class Plan:
     num_examples: Mapping[str, int]
     num_shards: Mapping[str, int]
     data_digest: str
+    shrinking: Settings | None = None
 
     def shards(self) -> list[tuple[str, int]]:
         """Returns all shards, each as its split and its number."""
@@ -87,7 +92,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan in the form that the manifest holds."""
-        return {"format": _FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
+        content = {"format": _FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
+        if self.shrinking is None:
+            del content["shrinking"]  # as in manifests of versions that did not know it
+        return content
 
 
 @functools.lru_cache(maxsize=2)
@@ -102,6 +110,7 @@ def make_plan(
     record_format: str = FORMATS[0],
     examples_per_shard: int = EXAMPLES_PER_SHARD,
     shuffle_seed: int = 0,
+    shrinking: Settings | None = None,
 ) -> Plan:
     """Decides how a data set is divided into shards.
 
@@ -111,6 +120,8 @@ def make_plan(
             stream.
         examples_per_shard: the largest number of examples in one shard.
         shuffle_seed: the seed that orders the train examples, in [0, 2^32).
+        shrinking: the size and quality of JPEGs that are made of the images; None keeps their
+            bytes.
 
     Raises:
         ShardsError: a split has no examples, or is read as a stream.
@@ -149,6 +160,7 @@ def make_plan(
         num_examples=sizes,
         num_shards={split: -(-size // examples_per_shard) for split, size in sizes.items()},
         data_digest=digest.hexdigest(),
+        shrinking=shrinking,
     )
 
 
@@ -244,6 +256,8 @@ class Manifest:
             statistics = ShardInfo(**content.pop("statistics"))
             del content["format"]
             content["class_names"] = tuple(content["class_names"])
+            if "shrinking" in content:
+                content["shrinking"] = Settings(**content["shrinking"])
             return cls(Plan(**content), splits, statistics)
         except (KeyError, TypeError, AttributeError) as error:
             raise ShardsError(f"{path} is damaged: {error!r}") from error

@@ -16,12 +16,14 @@ from absl import logging
 from array_record.python import array_record_module
 
 from dbl_tf import atomic
+from dbl_tf.cores import usable_cores
 from dbl_tf.messages import first_lines
 from dbl_tf.statistics import LabelStatistics
-from pipelines import record_files
+from pipelines import record_files, shrinking_processes
 from pipelines.examples import Examples, LabelledData
 from pipelines.shards import layout
 from pipelines.shards.layout import Manifest, Plan, ShardInfo, ShardsError
+from pipelines.shrinking import ImageError
 
 # One record a group, so that each record can be read alone. Images are already compressed. One
 # thread, because with several the bytes of a file would depend on which of them was first.
@@ -40,7 +42,7 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
         plan: the result of `layout.make_plan` for these data.
 
     Raises:
-        ShardsError: the folder holds something else.
+        ShardsError: the folder holds something else, or an image cannot be shrunk.
         OSError: a file cannot be written, for example on a full disk; no file is left half-written.
     """
     finished = open_directory(directory, plan)
@@ -123,10 +125,10 @@ def write_shard(
     path = pathlib.Path(directory, plan.shard_name(split, shard))
     positions = plan.positions(split, shard)
     if path.exists():
-        _check_kept_shard(path, plan.record_format, examples, positions)
+        _check_kept_shard(path, plan, examples, positions)
         progress(len(positions))
         return ShardInfo.of(path, len(positions))
-    records = _records(plan.record_format, examples, positions)
+    records = _records(plan, examples, positions)
 
     def counted() -> Iterator[bytes]:
         for record in records:
@@ -213,15 +215,15 @@ def _check_plan(directory: pathlib.Path, found: dict, plan: Plan) -> None:
 
 
 def _check_kept_shard(
-    path: pathlib.Path, record_format: str, examples: Examples, positions: np.ndarray
+    path: pathlib.Path, plan: Plan, examples: Examples, positions: np.ndarray
 ) -> None:
     """Compares the first record and the number of records of a shard that is kept with the data.
 
     The plan depends on names and labels only, and the same names may stand for other images now.
     """
     try:
-        if record_format == "array_record":
-            count, read = record_files.open_records([path], record_format)
+        if plan.record_format == "array_record":
+            count, read = record_files.open_records([path], plan.record_format)
             found = read(tf.constant(0, tf.int64)).numpy() if count else None
         else:  # TensorFlow's own reader compares the checksums of all records too
             records = tf.data.TFRecordDataset(os.fspath(path))
@@ -229,22 +231,20 @@ def _check_kept_shard(
             count = int(records.reduce(np.int64(0), lambda count, _: count + 1))
     except Exception as error:  # the readers raise errors of many types
         raise ShardsError(f"{path} is damaged, delete it: {error}") from error
-    wanted = next(_records(record_format, examples, positions[:1]))
+    wanted = next(_records(plan, examples, positions[:1]))
     if found != wanted or count != len(positions):
         raise ShardsError(
             f"{path} holds other images than the data; choose another folder, or delete it"
         )
 
 
-def _records(record_format: str, examples: Examples, positions: np.ndarray) -> Iterator[bytes]:
-    encoded = tf.data.Dataset.from_tensor_slices(positions).map(
-        examples.read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    if record_format == "array_record":
-        yield from encoded.as_numpy_iterator()
+def _records(plan: Plan, examples: Examples, positions: np.ndarray) -> Iterator[bytes]:
+    encoded = _encoded(plan, examples, positions)
+    if plan.record_format == "array_record":
+        yield from encoded
         return
     labels = layout.canonical_labels(examples.labels[positions])
-    for row, image in enumerate(encoded.as_numpy_iterator()):
+    for row, image in enumerate(encoded):
         classes = labels.indices[labels.indptr[row] : labels.indptr[row + 1]]
         name = examples.names[positions[row]]
         features = {
@@ -256,6 +256,27 @@ def _records(record_format: str, examples: Examples, positions: np.ndarray) -> I
         }
         example = tf.train.Example(features=tf.train.Features(feature=features))
         yield example.SerializeToString(deterministic=True)
+
+
+def _encoded(plan: Plan, examples: Examples, positions: np.ndarray) -> Iterator[bytes]:
+    """Yields the images at positions, as files hold them or as small JPEGs."""
+    encoded = (
+        tf.data.Dataset.from_tensor_slices(positions)
+        .map(examples.read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .as_numpy_iterator()
+    )
+    if plan.shrinking is None:
+        yield from encoded
+        return
+    names = (examples.names[i] for i in positions)
+    for name, shrunk in shrinking_processes.shrink_all(
+        zip(names, encoded, strict=True),
+        settings=plan.shrinking,
+        num_processes=min(usable_cores(), len(positions)),
+    ):
+        if isinstance(shrunk, ImageError):
+            raise ShardsError(f"the image {name} {shrunk}")
+        yield shrunk.encoded
 
 
 def _write_records(record_format: str, path: pathlib.Path, records: Iterable[bytes]) -> None:

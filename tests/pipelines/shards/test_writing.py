@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,10 +12,10 @@ import tensorflow as tf
 from scipy import stats
 
 from dbl_tf.statistics import LabelStatistics
-from pipelines import record_files
+from pipelines import record_files, shrinking
 from pipelines.datasets import digits_mlt
 from pipelines.examples import LabelledData
-from pipelines.shards import layout, writing
+from pipelines.shards import layout, reading, writing
 
 
 def contents(directory) -> dict[str, bytes]:
@@ -56,7 +57,7 @@ _KILLED = """
 import os, signal, sys
 import tensorflow as tf
 from pipelines.datasets import digits_mlt
-from pipelines.shards import layout, writing
+from pipelines.shards import layout, reading, writing
 data = digits_mlt.compose()
 train, left = data.splits["train"], [300]
 def read(position):
@@ -122,6 +123,47 @@ def test_another_data_set_or_form_in_the_folder_is_refused(small_data, tmp_path)
     (tmp_path / "b" / "letter.txt").write_text("dear")
     with pytest.raises(layout.ShardsError, match="not empty"):
         writing.write(small_data, tmp_path / "b", plan)
+
+
+@pytest.mark.parametrize("record_format", record_files.FORMATS)
+def test_shards_of_small_jpegs_hold_what_shrink_makes_of_the_files(
+    small_data, tmp_path, record_format
+):
+    settings = shrinking.Settings(max_side=8)
+    plan = layout.make_plan(
+        small_data, record_format=record_format, examples_per_shard=100, shrinking=settings
+    )
+    manifest = writing.write(small_data, tmp_path, plan)
+    assert manifest.plan == plan == layout.Manifest.load(tmp_path).plan
+    assert json.loads((tmp_path / "shards.json").read_text())["shrinking"]["max_side"] == 8
+    test, read = small_data.splits["test"], reading.load(tmp_path).splits["test"]
+    for i in range(3):
+        encoded = test.read(tf.constant(i)).numpy()
+        expected = shrinking.shrink(encoded, max_side=8, quality=92).encoded
+        if record_format == "tfrecord":
+            found = next(iter(read.stream(i)))["image"].numpy()
+        else:
+            found = read.read(tf.constant(i, tf.int64)).numpy()
+        assert found == expected
+    for other in (None, shrinking.Settings(max_side=9)):
+        with pytest.raises(layout.ShardsError, match="other settings"):
+            writing.write(small_data, tmp_path, dataclasses.replace(plan, shrinking=other))
+    before = contents(tmp_path)
+    (tmp_path / "shards.json").rename(tmp_path / "shards.unfinished.json")
+    (tmp_path / "shards.unfinished.json").write_text(json.dumps(plan.to_json()))
+    (tmp_path / plan.shard_name("train", 1)).unlink()
+    writing.write(small_data, tmp_path, plan)
+    assert contents(tmp_path) == before
+
+
+def test_an_image_that_cannot_be_shrunk_is_named(small_data, tmp_path):
+    train = small_data.splits["train"]
+    broken = dataclasses.replace(train, read=lambda position: tf.constant(b"no image"))
+    data = dataclasses.replace(small_data, splits={**small_data.splits, "train": broken})
+    plan = layout.make_plan(data, shrinking=shrinking.Settings(max_side=8))
+    with pytest.raises(layout.ShardsError, match=r"the image train/ä \d+\.png is no image"):
+        writing.write(data, tmp_path, plan)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards.unfinished.json"]
 
 
 @pytest.mark.parametrize("record_format", record_files.FORMATS)
