@@ -58,6 +58,7 @@ _LOCAL = (
 )
 
 _Record = TypeVar("_Record", bound="DataConfig")
+_Shared = TypeVar("_Shared", bound="SharedConfig")
 
 
 class ConfigError(ValueError):
@@ -191,6 +192,12 @@ class SharedConfig(DataConfig):
         affects_result=False,
     )
     export: bool = setting(True, "Write a SavedModel.", affects_result=False)
+
+    def with_absolute_paths(self: _Shared) -> _Shared:
+        """Returns a copy whose paths are absolute, as those of a saved configuration are."""
+        absolute = settings.with_absolute_paths(self, locations.absolute)
+        source = settings.with_absolute_paths(self.source, locations.absolute)
+        return dataclasses.replace(absolute, source=source)
 
     def _differing(self, saved: "SharedConfig") -> Iterator[tuple[str, str]]:
         """Yields the settings that affect the result and that a saved run has otherwise."""
@@ -460,7 +467,7 @@ class RunConfig(SharedConfig):
         """
         return {
             name: line
-            for name, line in self._differing(saved)
+            for name, line in self.with_absolute_paths()._differing(saved)
             if getattr(self, name, self) is not None
             and not (getattr(self, name, None) == AUTO and name in saved.chosen)
         }

@@ -74,6 +74,12 @@ def cautions(
             "training examples, so that each step sees some of them again. A smaller --batch_size "
             "trains more steps in the same time."
         )
+    num_unlabeled = int((np.diff(data.splits["train"].labels.indptr) == 0).sum())
+    if config.sampler != "uniform" and num_unlabeled:
+        yield (
+            f"{num_unlabeled} of the {statistics.num_examples} training examples have no label, "
+            f"and the {config.sampler} sampler never draws them."
+        )
     if config.image_size is not None:
         yield from _large_images(data, config.image_size)
     if config.strategy == "mirrored" and not _has_gpu(strategy):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dbl_tf import methods, models, settings
 from dbl_tf.parameters import LossParameters
-from pipelines import datasets, locations
+from pipelines import datasets
 from pipelines.examples import LabelledData
 from pipelines.runs import config as run_config
 from pipelines.runs.config import (
@@ -153,13 +153,13 @@ def resolve(
             "a head on fixed features is trained in float32; leave --precision out, or pass "
             "--nofreeze_backbone"
         )
-    absolute = settings.with_absolute_paths(asked, locations.absolute)
+    absolute = asked.with_absolute_paths()
     shared = {
         field.name: getattr(absolute, field.name)
         for field in dataclasses.fields(run_config.SharedConfig)
     }
     return ResolvedConfig(
-        **shared | {"source": settings.with_absolute_paths(asked.source, locations.absolute)},
+        **shared,
         method=method,
         sampler=sampler,
         backbone=backbone,

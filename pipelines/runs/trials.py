@@ -128,7 +128,8 @@ class Trials:
         judged = np.flatnonzero(fold_of < self.num_folds)
         self._fold_of = fold_of[judged]
         self._statistics = LabelStatistics.from_labels(train.labels)
-        settings = {name: value for name, value in asked.flat().items() if name != "run_dir"}
+        settings = asked.with_absolute_paths().flat()
+        del settings["run_dir"]
         self._content: dict[str, Any] = {"asked": settings, "labels": train.label_checksum()}
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / ASKED

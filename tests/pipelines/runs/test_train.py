@@ -1,6 +1,7 @@
 import contextlib
 import csv
 import json
+import pathlib
 import resource
 
 import keras
@@ -10,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from dbl_tf import LabelStatistics, training
-from pipelines.runs import build, costs, evaluate
+from pipelines.runs import build, costs, directory, evaluate
 from pipelines.runs.config import ConfigError, DataConfig, RunConfig
 from pipelines.runs.resolution import resolve
 from pipelines.runs.train import train_and_evaluate
@@ -178,6 +179,16 @@ def test_the_same_command_continues_and_another_is_refused(finished, picture_tab
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ConfigError, match=r"another configuration(.|\n)*--mu: 0.2 there, 0.4 now"):
         train_and_evaluate(make_config(picture_table, run_dir, val_fraction=0.2, mu=0.4))
+
+
+def test_the_same_command_continues_with_a_relative_path(finished, picture_table, monkeypatch):
+    run_dir, _ = finished
+    monkeypatch.chdir(picture_table.parent)
+    asked = make_config(pathlib.Path(picture_table.name), run_dir, val_fraction=0.2)
+    assert directory.saved_config(asked).source.examples == str(picture_table)
+    other = make_config(pathlib.Path("other.csv"), run_dir, val_fraction=0.2)
+    with pytest.raises(ConfigError, match=r"--examples: '.*examples.csv' there, '.*other.csv' now"):
+        directory.saved_config(other)
 
 
 @contextlib.contextmanager

@@ -103,6 +103,17 @@ def test_a_head_that_could_not_be_trained_counts_as_chance(train, fold_of, tmp_p
     assert summary.mean == pytest.approx(1 / NUM_CLASSES)
 
 
+def test_a_choice_goes_on_with_a_relative_path(train, fold_of, tmp_path, monkeypatch):
+    Trials(
+        tmp_path / "run", asked().with_settings(examples=str(tmp_path / "x.npz")), train, fold_of
+    )
+    monkeypatch.chdir(tmp_path)
+    Trials(tmp_path / "run", asked(), train, fold_of)
+    monkeypatch.chdir("/")
+    with pytest.raises(ConfigError, match="started with other settings: examples"):
+        Trials(tmp_path / "run", asked(), train, fold_of)
+
+
 def test_the_choice_is_kept_and_the_predictions_are_not(train, fold_of, tmp_path):
     made = Trials(tmp_path, asked(), train, fold_of)
     candidate = Candidate("rs", 0.1)
