@@ -23,7 +23,7 @@ def photographs(tmp_path_factory) -> pathlib.Path:
             pixels = random.integers(256, size=(30, 40, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{i}.jpg")
             split = "test" if i > 8 else "train"
-            writer.writerow([f"{i}.jpg", split, ("a", "b", "a c")[i % 3]])
+            writer.writerow([f"{i}.jpg", split, ("a", "b", "a|c")[i % 3]])
     return folder / "examples.csv"
 
 
