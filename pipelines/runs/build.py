@@ -67,8 +67,8 @@ def check_classes(config: SharedConfig, statistics: LabelStatistics) -> None:
     empty = np.array(statistics.class_names, object)[statistics.class_counts == 0]
     if len(empty) and not config.clamp_counts:
         raise ValueError(
-            f"{len(empty)} classes have no training example: {first_few(empty)}. Add "
-            "some, leave the classes out, or pass --clamp_counts"
+            f"no training example has {'this class' if len(empty) == 1 else 'these classes'}: "
+            f"{first_few(empty)}. Add some, leave the classes out, or pass --clamp_counts"
         )
 
 

@@ -138,8 +138,8 @@ def _with_features(template: RunConfig, data: LabelledData) -> LabelledData:
     if config.backbone_weights == NO_WEIGHTS and config.init_from is None:
         raise ConfigError(
             f'"{AUTO}" compares heads on the features of a trained network, and {config.backbone} '
-            "starts from random weights; pass --init_from=RUN_DIR or --backbone_weights=FILE, or "
-            "choose with python -m pipelines.compare"
+            "starts from random weights; pass --init_from=RUN_DIR or --backbone_weights=FILE, give "
+            "a --method, or choose with python -m pipelines.compare"
         )
     statistics = LabelStatistics.from_labels(train.labels, data.class_names)
     backbone, _ = build.build_networks(config, statistics)

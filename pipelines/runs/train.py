@@ -356,7 +356,8 @@ def _evaluate_and_export(
     calibration.save(run_dir / "calibration.json")
     thresholds = Thresholds.choose(judged.labels, calibration(judged.logits), judged.name)
     thresholds.save(run_dir / "thresholds.json")
-    print("evaluating on the test split")
+    held_out = config.loading.held_out
+    print(f"evaluating on {f'what is held out, {held_out}' if held_out else 'the test split'}")
     logits = logits_of(data.splits["test"])
     result = evaluate.score_test(logits, calibration, data, statistics, thresholds, run_dir)
     report.write_of_run(

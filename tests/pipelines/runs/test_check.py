@@ -36,7 +36,8 @@ def pictures(picture_table, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for path in picture_table.parent.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+        if path.is_file():  # other tests have a cache there
+            (folder / path.name).write_bytes(path.read_bytes())
     return folder / "examples.csv"
 
 
@@ -124,7 +125,7 @@ def test_all_that_training_would_refuse_is_named_with_status_1(pictures, tmp_pat
         check.check(config)
     reasons = str(error.value).splitlines()
     assert len(reasons) == 2
-    assert reasons[0].startswith("1 classes have no training example: zebra")
+    assert reasons[0].startswith("no training example has this class: zebra")
     assert reasons[1].startswith("--keep=best compares epochs on a val split")
     assert "40 train, 0 val, 12 test images; 4 classes" in capsys.readouterr().out
 

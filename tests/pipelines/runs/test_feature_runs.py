@@ -257,7 +257,7 @@ def test_a_class_without_training_examples_is_named_before_a_choice(examples, tm
         content = dict(file)
     content["labels"][content["split"] == "train", 3] = 0
     np.savez(tmp_path / "gap.npz", **content)
-    with pytest.raises(ValueError, match="1 classes have no training example: boat"):
+    with pytest.raises(ValueError, match="no training example has this class: boat"):
         train_and_evaluate(make_config(tmp_path / "gap.npz", tmp_path / "run", **AUTO))
     assert not (tmp_path / "run").exists()
 

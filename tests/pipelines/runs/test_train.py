@@ -304,7 +304,7 @@ def test_a_class_without_training_examples_is_named(picture_table, tmp_path):
     other = picture_table.parent / "gold.csv"
     other.write_text(text.replace("50.png,test,green", "49.png,test,red"))
     config = make_config(other, tmp_path / "refused")
-    with pytest.raises(ValueError, match="1 classes have no training example: gold"):
+    with pytest.raises(ValueError, match="no training example has this class: gold"):
         train_and_evaluate(config)
     assert not (tmp_path / "refused").exists()
     allowed = make_config(other, tmp_path / "allowed", clamp_counts=True, export=False)
