@@ -8,8 +8,8 @@ from dbl_tf.messages import first_few, first_lines, quoted
 from dbl_tf.statistics import LabelStatistics
 from pipelines import doubles
 from pipelines.examples import Examples, LabelledData
+from pipelines.tables.splits import SPLITS
 
-SPLITS = ("train", "val", "test")
 NUM_PAIRS = 10
 NUM_ROWS = 5
 # Of more classes, only the most and the least frequent ones are listed.
@@ -67,14 +67,10 @@ def _classes(data: LabelledData, statistics: LabelStatistics) -> Iterator[str]:
         yield from lines(order[:_NUM_ENDS])
         yield f"     ... {len(order) - 2 * _NUM_ENDS} more"
         yield from lines(order[-_NUM_ENDS:])
-    unlabeled = [(name, _num_unlabeled(data.splits[name])) for name in splits]
+    unlabeled = [(name, data.splits[name].num_unlabeled) for name in splits]
     if any(count for _, count in unlabeled):
         counted = ", ".join(f"{count} {name}" for name, count in unlabeled)
         yield f"Without any label: {counted}"
-
-
-def _num_unlabeled(examples: Examples) -> int:
-    return int(np.count_nonzero(np.diff(examples.labels.indptr) == 0))
 
 
 def _pairs(statistics: LabelStatistics) -> Iterator[str]:

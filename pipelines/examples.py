@@ -113,6 +113,11 @@ class Examples:
         return len(self.names)
 
     @property
+    def num_unlabeled(self) -> int:
+        """The number of examples without any label."""
+        return int(np.count_nonzero(np.diff(self.labels.indptr) == 0))
+
+    @property
     def is_stream(self) -> bool:
         """Whether the examples are images that cannot be read by position."""
         return self.stream is not _not_a_stream

@@ -138,7 +138,7 @@ def write(
             reached=LabelStatistics.from_labels(train.labels[chosen], data.class_names),
             ranking=ranking,
             references=references,
-            num_unlabeled=int(np.count_nonzero(np.diff(train.labels.indptr) == 0)),
+            num_unlabeled=train.num_unlabeled,
         )
         _write_counts(thinned, folder / COUNTS_NAME)
         if picture:

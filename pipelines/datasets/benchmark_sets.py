@@ -131,7 +131,7 @@ def load(
             len(loaded[split]),
             split,
             source,
-            np.count_nonzero(np.diff(loaded[split].labels.indptr) == 0),
+            loaded[split].num_unlabeled,
         )
     origin = f"{benchmark.name} from {' and '.join(dict.fromkeys(sources))}"
     return LabelledData(class_names=benchmark.class_names, splits=loaded, origin=origin)

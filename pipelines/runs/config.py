@@ -248,6 +248,11 @@ class ResolvedConfig(SharedConfig):
     run_dir: str = setting(settings.REQUIRED, "", affects_result=False)
     chosen: Sequence[str] = setting((), "", affects_result=False)
 
+    @property
+    def has_trained_backbone(self) -> bool:
+        """Whether the network below the head starts from weights that have been trained."""
+        return self.backbone_weights != NO_WEIGHTS or self.init_from is not None
+
     def differences(self, saved: "ResolvedConfig") -> dict[str, str]:
         """Returns a line, by name, for each setting that differs from a saved run and matters."""
         return dict(self._differing(saved))

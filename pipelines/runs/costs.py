@@ -7,15 +7,14 @@ import tensorflow as tf
 
 from dbl_tf import methods, models
 from dbl_tf.statistics import LabelStatistics
-from pipelines import images
+from pipelines import images, shrinking
 from pipelines.examples import LabelledData
 from pipelines.runs.build import Plan
 from pipelines.runs.config import ResolvedConfig
 
 # A rate that differs from the default by this factor is more often a slip than a choice.
 _UNUSUAL_FACTOR = 10.0
-# The longer side of prepared images by default, and how many files tell the size of the images.
-_PREPARED_SIDE = 512
+# How many files tell the size of the images.
 _NUM_SAMPLED = 15
 
 
@@ -74,7 +73,7 @@ def cautions(
             "training examples, so that each step sees some of them again. A smaller --batch_size "
             "trains more steps in the same time."
         )
-    num_unlabeled = int((np.diff(data.splits["train"].labels.indptr) == 0).sum())
+    num_unlabeled = data.splits["train"].num_unlabeled
     if config.sampler != "uniform" and num_unlabeled:
         yield (
             f"{num_unlabeled} of the {statistics.num_examples} training examples have no label, "
@@ -104,13 +103,13 @@ def _large_images(data: LabelledData, image_size: int) -> Iterator[str]:
     train = data.splits["train"]
     if not train.files or train.is_stream:
         return
-    max_side = max(_PREPARED_SIDE, 2 * image_size)
+    max_side = max(shrinking.Settings.max_side, 2 * image_size)
     positions = np.unique(np.linspace(0, len(train) - 1, _NUM_SAMPLED).astype(np.int64))
     sizes = [images.stored_size(train.read(tf.constant(i))).numpy() for i in positions]
     height, width = (int(side) for side in np.median(sizes, axis=0))
     if max(height, width) > max_side:
         command = "python -m pipelines.prepare --output_dir=DIR"
-        if max_side != _PREPARED_SIDE:
+        if max_side != shrinking.Settings.max_side:
             command += f" --max_side={max_side}"
         yield (
             f"the images are around {width}×{height} pixels, of which the network sees "

@@ -13,7 +13,7 @@ from pipelines import cache
 from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.images import EVALUATION_VERSION
 from pipelines.runs import build
-from pipelines.runs.config import NO_WEIGHTS, ConfigError, ResolvedConfig
+from pipelines.runs.config import ConfigError, ResolvedConfig
 from pipelines.runs.network_inputs import ImageInputs
 
 _FEATURES = cache.Kind("features", version=EVALUATION_VERSION, suffix=".npy")
@@ -79,7 +79,7 @@ def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -
     train = data.splits["train"]
     if train.features is not None:
         raise ConfigError("the data are features already")
-    if config.backbone_weights == NO_WEIGHTS and config.init_from is None:
+    if not config.has_trained_backbone:
         raise ConfigError(
             f"{config.backbone} starts from random weights; pass --init_from=RUN_DIR or "
             "--backbone_weights=FILE"

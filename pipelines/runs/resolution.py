@@ -56,10 +56,8 @@ def with_default_method(asked: RunConfig, data: LabelledData) -> RunConfig:
         return asked
     resolved = resolve(asked.with_settings(method=DEFAULT_METHOD, learning_rate=None), data)
     is_own = datasets.SOURCES[asked.dataset].defaults.freeze_backbone
-    is_random = resolved.image_size is not None and (
-        resolved.backbone_weights == NO_WEIGHTS and asked.init_from is None
-    )
-    if not is_own or not resolved.freeze_backbone or is_random:
+    has_features = resolved.image_size is None or resolved.has_trained_backbone
+    if not is_own or not resolved.freeze_backbone or not has_features:
         return asked
     return asked.with_settings(method=AUTO)
 

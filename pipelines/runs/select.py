@@ -15,7 +15,6 @@ from pipelines.runs import build, heads, network_inputs, resolution
 from pipelines.runs.config import (
     AUTO,
     DEFAULT_METHOD,
-    NO_WEIGHTS,
     ConfigError,
     ResolvedConfig,
     RunConfig,
@@ -135,7 +134,7 @@ def _with_features(template: RunConfig, data: LabelledData) -> LabelledData:
     if train.features is not None:
         return heads.with_features(data, network_inputs.given_features)
     config = resolution.resolve(template.with_settings(method=None, learning_rate=None), data)
-    if config.backbone_weights == NO_WEIGHTS and config.init_from is None:
+    if not config.has_trained_backbone:
         raise ConfigError(
             f'"{AUTO}" compares heads on the features of a trained network, and {config.backbone} '
             "starts from random weights; pass --init_from=RUN_DIR or --backbone_weights=FILE, give "

@@ -10,23 +10,25 @@ from pipelines.runs.config import RunConfig
 from pipelines.runs.train import train_and_evaluate
 
 
-@pytest.mark.parametrize("method", ["ldam", "ml_gcn"])
-def test_methods_with_a_classifier_of_their_own_train_export_and_serve(
-    method, picture_table, tmp_path
-):
-    config = RunConfig.of(
-        method=method,
+def make_config(picture_table, tmp_path, **arguments):
+    return RunConfig.of(
         dataset="table",
         examples=str(picture_table),
         backbone="small_resnet",
         backbone_weights="none",
         backbone_options={"width": 4},
         image_size=16,
-        batch_size=8,
-        steps=2,
         run_dir=str(tmp_path / "run"),
         cache_dir=str(tmp_path / "cache"),
+        **arguments,
     )
+
+
+@pytest.mark.parametrize("method", ["ldam", "ml_gcn"])
+def test_methods_with_a_classifier_of_their_own_train_export_and_serve(
+    method, picture_table, tmp_path
+):
+    config = make_config(picture_table, tmp_path, method=method, batch_size=8, steps=2)
     scores = train_and_evaluate(config)
     assert 0 < scores["mAP"]["total"] < 1
     model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
@@ -49,20 +51,14 @@ def test_methods_with_a_classifier_of_their_own_train_export_and_serve(
 def test_losses_of_examples_and_losses_that_change_train_from_flags(
     method, picture_table, tmp_path
 ):
-    config = RunConfig.of(
+    config = make_config(
+        picture_table,
+        tmp_path,
         method=method,
-        dataset="table",
-        examples=str(picture_table),
-        backbone="small_resnet",
-        backbone_weights="none",
-        backbone_options={"width": 4},
-        image_size=16,
         batch_size=4,
         epochs=3,
         correction_epochs=1.5,
         export=False,
-        run_dir=str(tmp_path / "run"),
-        cache_dir=str(tmp_path / "cache"),
     )
     scores = train_and_evaluate(config)
     assert 0.5 < scores["AUC"]["total"] <= 1
