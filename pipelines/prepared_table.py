@@ -240,6 +240,11 @@ def _check_originals_are_elsewhere(
     real = os.path.realpath(folder)
     if real == os.path.realpath(images_dir):
         raise PreparationError(f"{folder} is the folder of the images; choose a new output_dir")
+    if os.path.isdir(options.examples) and _is_below(real, os.path.realpath(options.examples)):
+        raise PreparationError(
+            f"{folder} is in {options.examples}, whose folders are labels or splits; choose an "
+            "output_dir elsewhere"
+        )
     originals = [options.examples, *filter(None, [options.class_names]), *files]
     parents: dict[str, str] = {}
     for original in originals:

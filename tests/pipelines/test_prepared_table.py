@@ -235,7 +235,9 @@ def test_other_settings_are_refused(settings, difference, photos, write, tmp_pat
     assert states(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("arguments", [{"max_side": 0}, {"quality": 0}, {"quality": 101}])
+@pytest.mark.parametrize(
+    "arguments", [{"max_side": 0}, {"max_side": 65501}, {"quality": 0}, {"quality": 101}]
+)
 def test_settings_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         Settings(**arguments)
@@ -252,6 +254,16 @@ def test_a_folder_that_holds_originals_is_refused(place, photos, write, tmp_path
     with pytest.raises(PreparationError, match="choose a new output_dir"):
         write(photos / "examples.csv", link)
     assert states(tmp_path) == before
+
+
+def test_a_folder_among_folders_of_labels_is_refused(write, tmp_path):
+    for name in ("train/cat/1.jpg", "test/cat/2.jpg"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True)
+        picture(len(name)).save(file)
+    with pytest.raises(PreparationError, match="whose folders are labels or splits"):
+        write(tmp_path / "photos", tmp_path / "photos" / "small")
+    write(tmp_path / "photos", tmp_path / "small")
 
 
 def test_a_folder_of_other_files_is_refused(photos, write, tmp_path):
