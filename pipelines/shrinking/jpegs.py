@@ -1,7 +1,7 @@
 """Turns one image of any format and size into a small JPEG in sRGB.
 
 Pillow and the standard library only: this file is also the program of the processes that
-`pipelines.shrinking_processes` starts, which would wait for seconds for TensorFlow and hold its
+`pipelines.shrinking.processes` starts, which would wait for seconds for TensorFlow and hold its
 memory.
 """
 
