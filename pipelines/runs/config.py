@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from dbl_tf import atomic, methods, models, settings, training
+from dbl_tf import atomic, methods, models, portable, settings, training
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import (
     AT_LEAST_TWO,
@@ -192,6 +192,13 @@ class SharedConfig(DataConfig):
         affects_result=False,
     )
     export: bool = setting(True, "Write a SavedModel.", affects_result=False)
+    export_format: Sequence[str] = setting(
+        (portable.SAVED_MODEL,),
+        "Formats of the export: saved_model, onnx and litert. The last two need the extras of "
+        "their names, are written next to the SavedModel, and are compared with it.",
+        choices=(portable.SAVED_MODEL, *portable.FORMATS),
+        affects_result=False,
+    )
 
     def with_absolute_paths(self: _Shared) -> _Shared:
         """Returns a copy whose paths are absolute, as those of a saved configuration are."""
@@ -294,7 +301,8 @@ class ResolvedConfig(SharedConfig):
                         raise ConfigError(f"{old} must be one of {[*value_names]}; got {value!r}")
                     content.setdefault(new, value_names[value])
             content = {**_EARLIER, **content}
-            for name in ("frozen_layers", "chosen"):
+            content.setdefault("export_format", (portable.SAVED_MODEL,))
+            for name in ("frozen_layers", "chosen", "export_format"):
                 content[name] = tuple(content.get(name, ()))
             return cls.of(**content)
         except (ValueError, TypeError) as error:
@@ -440,11 +448,16 @@ class RunConfig(SharedConfig):
             )
 
     def check_files(self) -> None:
-        """Refuses initial weights that do not exist, before the data are loaded.
+        """Refuses files and libraries that do not exist, before the data are loaded.
 
         Raises:
-            ConfigError: the message names the flag and the file.
+            ConfigError: the message names the flag, and the file or the extra.
         """
+        for name in self.export_format if self.export else ():
+            try:
+                portable.check_installed(name)
+            except ValueError as error:
+                raise ConfigError(f"--export_format: {error}") from None
         weights = self.backbone_weights
         if weights not in (None, IMAGENET, NO_WEIGHTS) and not os.path.isfile(weights):
             raise ConfigError(

@@ -291,7 +291,7 @@ def _define_flag(described: _Described, default: Any, values: flags.FlagValues) 
     name, help_, kind = flag_name(described.field), described.details.description, described.kind
     if name in values:  # another source has the same option
         return
-    if described.details.choices:
+    if described.details.choices and not _is_any(kind, Sequence):
         flags.DEFINE_enum(name, default, described.details.choices, help_, flag_values=values)
     elif described.details.words:
         parser = _NumberOrWord(described.details.words)
@@ -303,7 +303,8 @@ def _define_flag(described: _Described, default: Any, values: flags.FlagValues) 
     elif _is_any(kind, float):
         flags.DEFINE_float(name, default, help_, flag_values=values)
     elif _is_any(kind, Sequence):
-        flags.DEFINE_list(name, default, help_, flag_values=values)
+        listed = None if default is None else list(default)
+        flags.DEFINE_list(name, listed, help_, flag_values=values)
     elif _is_any(kind, Mapping):
         flags.DEFINE_string(name, "", help_, flag_values=values)
     else:
