@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, prediction, serving
+from dbl_tf import metrics, models, prediction, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -60,7 +60,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
-    model = keras.models.load_model(directory / "model.keras", compile=False)
+    model = models.load(directory / "model.keras")
     logits_of = network_predictor(
         model, network_inputs.of_data(config.image_size, config.full_decoding)
     )
