@@ -118,7 +118,7 @@ class LabelStatistics:
             cooccurrence, unknown = np.zeros((num_classes, num_classes)), np.zeros(num_classes)
             for first_row, block in _row_blocks(labels):
                 positive, known = label_values.positive_and_known(
-                    block, lambda index, first_row=first_row: _place(index, first_row, names)
+                    block, functools.partial(_place, first_row, names)
                 )
                 positive = positive.astype(np.float64)
                 cooccurrence += positive.T @ positive
@@ -204,7 +204,7 @@ class LabelStatistics:
         parts = [np.zeros(0)]
         for first_row, block in _row_blocks(labels):
             positive, _ = label_values.positive_and_known(
-                block, lambda index, first_row=first_row: _place(index, first_row, self.class_names)
+                block, functools.partial(_place, first_row, self.class_names)
             )
             self._check_not_empty(positive)
             parts.append(positive.astype(np.float64) @ share)
@@ -333,10 +333,10 @@ def _checked_sparse(labels: Any, class_names: Sequence[str]) -> tuple[Any, np.nd
     if wrong.any():
         entry = int(np.flatnonzero(wrong)[0])
         row = int(np.searchsorted(rows.indptr, entry, side="right")) - 1
-        place = _place((row, rows.indices[entry]), 0, class_names)
+        place = _place(0, class_names, (row, rows.indices[entry]))
         raise label_values.label_error(rows.data[entry], place)
     return rows, unknown
 
 
-def _place(index: Sequence[int], first_row: int, class_names: Sequence[str]) -> str:
+def _place(first_row: int, class_names: Sequence[str], index: Sequence[int]) -> str:
     return f"row {first_row + index[0]}, class {class_names[index[1]]!r}"

@@ -138,17 +138,14 @@ def unknown_values(labels, logits):
     """Losses and weights of labels that are partly unknown, NaN or −1."""
     with_nan = np.where(UNKNOWN, np.float32(np.nan), labels)
     with_minus_one = np.where(UNKNOWN, -1, labels.round()).astype(np.int8)
+    for name, make in LOSSES.items():
+        yield f"elements/{name}", make(reduction=None)(with_nan, ops.convert_to_tensor(logits))
     for given in (with_nan, with_minus_one):
         _, gradient = value_and_gradients(
             lambda z, given=given: sum(make()(given, z) for make in LOSSES.values()), [logits]
         )
         assert not gradient[UNKNOWN].any() and gradient[~UNKNOWN].any()
         yield f"{given.dtype}/gradient", gradient
-        for name, make in LOSSES.items():
-            yield (
-                f"{given.dtype}/{name}",
-                make(reduction=None)(given, ops.convert_to_tensor(logits)),
-            )
         for name, weights_of in WEIGHTINGS.items():
             yield f"{given.dtype}/{name}", weights_of(ops.convert_to_tensor(given), COUNTS)
 
