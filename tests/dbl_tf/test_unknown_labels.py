@@ -7,11 +7,13 @@ are float64 NumPy and scikit-learn on the known labels of each row or class.
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.sparse
+import sklearn.metrics
 import tensorflow as tf
 
 import dbl_tf
-from dbl_tf import LabelStatistics, weighting
+from dbl_tf import LabelStatistics, calibration, metrics, weighting
 
 COUNTS, NUM_EXAMPLES = np.array([775, 310, 95, 40, 12, 4]), 1142
 # Of how many examples each class is known.
@@ -331,3 +333,146 @@ def test_statistics_of_known_labels_are_saved_as_ever(tmp_path):
     )
     statistics = LabelStatistics.load(tmp_path / "statistics.json")
     assert statistics.unknown_counts is None and statistics.examples_of_classes == 2
+
+
+def scores_of(labels, logits):
+    """Scores with ties, in [0, 1]."""
+    return sigmoid(logits + labels).round(1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_metrics_of_a_class_are_those_of_its_known_examples(dtype, seed):
+    labels, logits, known = draw(seed, num_rows=60)
+    labels[:, 5] *= ~known[:, 5]  # a class whose positives are unknown
+    scores, thresholds = scores_of(labels, logits), np.linspace(0.2, 0.8, 6)
+    given = with_unknown(labels, known, dtype)
+    decided = metrics.precision_recall_f1(given, scores, thresholds)
+    chosen = metrics.best_f1_thresholds(given, scores)
+    per_class = {
+        "ap": (metrics.average_precision(given, scores), sklearn.metrics.average_precision_score),
+        "auc": (metrics.area_under_roc(given, scores), sklearn.metrics.roc_auc_score),
+        "brier": (
+            metrics.brier_score_by_class(given, scores),
+            lambda y, s: np.mean((s - y) ** 2),
+        ),
+        "log_loss": (
+            metrics.log_loss_by_class(given, scores),
+            lambda y, s: sklearn.metrics.log_loss(y, s, labels=[0, 1]),
+        ),
+        "ece": (
+            metrics.expected_calibration_error_by_class(given, scores),
+            lambda y, s: metrics.expected_calibration_error(y[:, None], s[:, None]),
+        ),
+    }
+    for i, k in enumerate(known.T):
+        y, s = labels[k, i], scores[k, i]
+        for found, reference in per_class.values():
+            if y.any() or reference not in (per_class["ap"][1], per_class["auc"][1]):
+                np.testing.assert_allclose(found[i], reference(y, s), rtol=1e-9)
+            else:
+                assert np.isnan(found[i])
+        precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
+            y, s >= thresholds[i], average="binary", zero_division=0
+        )
+        for name, value in (("precision", precision), ("recall", recall), ("f1", f1)):
+            np.testing.assert_allclose(decided[name][i], value)
+        assert chosen[i] == metrics.best_f1_thresholds(y[:, None], s[:, None])[0]
+        if y.any():
+            curve = metrics.precision_recall_curve(given[:, i], scores[:, i])
+            assert curve.num_accepted[-1] == k.sum() and curve.num_hits[-1] == y.sum()
+    pairs = labels[known], scores[known]
+    pooled = {
+        metrics.micro_area_under_roc: sklearn.metrics.roc_auc_score(*pairs),
+        metrics.log_loss: sklearn.metrics.log_loss(*pairs),
+        metrics.brier_score: sklearn.metrics.brier_score_loss(*pairs),
+        metrics.expected_calibration_error: metrics.expected_calibration_error(
+            *(array[:, None] for array in pairs)
+        ),
+    }
+    for function, expected in pooled.items():
+        np.testing.assert_allclose(function(given, scores), expected, rtol=1e-9)
+    decisions = (scores >= thresholds)[known]
+    np.testing.assert_allclose(decided["OF1"], sklearn.metrics.f1_score(pairs[0], decisions))
+    np.testing.assert_allclose(decided["micro_f1"], decided["OF1"])
+    means = metrics.mean_average_precision(given, scores, {"tail": [0, 5]})
+    np.testing.assert_allclose(means["total"], np.nanmean(per_class["ap"][0]))
+    np.testing.assert_allclose(means["tail"], per_class["ap"][0][0])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_rankings_of_an_example_are_those_of_its_known_labels(seed):
+    labels, logits, known = draw(seed, num_rows=40)
+    scores, given = scores_of(labels, logits), with_unknown(labels, known, "int8")
+    scores[3] = -np.inf
+    losses, depths = [], []
+    for y, s, k in zip(labels, scores, known, strict=True):
+        y, s = y[k], np.maximum(s[k], -1e9)
+        has_pairs = 0 < y.sum() < len(y)
+        losses.append(sklearn.metrics.label_ranking_loss([y], [s]) if has_pairs else 0.0)
+        # scikit-learn wants two labels at least; one below all others changes nothing.
+        y, s = np.append(y, 0), np.append(s, -2e9)
+        depths.append(sklearn.metrics.coverage_error([y], [s]) if y.any() else 0.0)
+    np.testing.assert_allclose(metrics.ranking_loss(given, scores), np.mean(losses))
+    np.testing.assert_allclose(metrics.coverage(given, scores), np.mean(depths))
+    # The two highest of all labels are given, and judged where they are known.
+    scores = scores + 1e-3 * np.arange(6)
+    order = np.argsort(-scores[4:], axis=1)[:, :2]
+    is_given = np.zeros((36, 6), bool)
+    np.put_along_axis(is_given, order, True, axis=1)
+    top = metrics.top_k_scores(given[4:], scores[4:], k=2)
+    is_judged = is_given & known[4:]
+    np.testing.assert_allclose(top["OP"], labels[4:][is_judged].mean())
+    np.testing.assert_allclose(top["OR"], labels[4:][is_judged].sum() / labels[4:][known[4:]].sum())
+
+
+def test_an_evaluation_measures_all_metrics_with_unknown_labels():
+    labels, logits, known = draw(1, num_rows=50)
+    known[:, 2] = False  # nothing is known of a class
+    scores = scores_of(labels, logits)
+    given = with_unknown(labels, known, "float32")
+    statistics = LabelStatistics.from_labels(given)
+    measured = metrics.measure(metrics.Evaluation(given, scores, np.full(6, 0.5), statistics))
+    expected = metrics.mean_average_precision(given, scores, statistics.groups)
+    assert measured["mAP"] == pytest.approx(expected, nan_ok=True)
+    assert measured["probabilities"]["brier_score"] == pytest.approx(
+        np.mean((scores - labels)[known] ** 2)
+    )
+    assert np.isnan(measured["per_class"]["2"]["ap"])
+    assert np.isnan(measured["per_class"]["2"]["brier_score"])
+    with pytest.raises(ValueError, match=r"found 2 in row 0, column 1; an unknown label is −1"):
+        metrics.average_precision(np.int8([[0, 2]]), np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_calibration_maximizes_the_likelihood_of_the_known_labels(seed):
+    labels, logits, known = draw(seed, num_rows=400)
+    logits += 2 * labels
+    logits[~known] += 100  # which must not matter
+    given = with_unknown(labels, known, "int8")
+    prevalence = np.full(6, 0.3)
+    fitted = calibration.fit_calibration(
+        logits, given, prevalence=prevalence, fitted_on="val", pseudo_positives=0
+    )
+
+    def loss(parameters):
+        x = (parameters[0] * logits + parameters[1:])[known]
+        return np.sum(softplus(x) - labels[known] * x)
+
+    best = scipy.optimize.minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-5})
+    np.testing.assert_allclose([fitted.slope, *fitted.offsets], best.x, atol=2e-4)
+    # With a prior, the mean over the known examples of a class is between k/N and π.
+    fitted = calibration.fit_calibration(logits, given, prevalence=prevalence, fitted_on="val")
+    for i, k in enumerate(known.T):
+        share, num = labels[k, i].mean(), k.sum()
+        weight = num * share * (1 - share) / (num * share * (1 - share) + 4)
+        mean = fitted(logits)[k, i].mean()
+        np.testing.assert_allclose(mean, weight * share + (1 - weight) * 0.3, rtol=1e-6)
+
+
+def test_a_class_of_which_nothing_is_known_is_calibrated_to_its_prevalence():
+    labels, logits, _ = draw(0, num_rows=50)
+    given = np.column_stack([labels.astype(np.int8), np.full(50, -1, np.int8)])
+    logits = np.column_stack([logits, logits[:, 0]])
+    fitted = calibration.fit_calibration(logits, given, prevalence=np.full(7, 0.2), fitted_on="val")
+    np.testing.assert_allclose(fitted(logits)[:, 6].mean(), 0.2, rtol=1e-6)
