@@ -33,7 +33,7 @@ def summarize(data: LabelledData, *, compare_images: bool = True) -> str:
     Raises:
         OSError: an image that should be compared cannot be read.
     """
-    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
+    statistics = LabelStatistics.from_labels(data.splits["train"].targets, data.class_names)
     sizes = ", ".join(f"{len(data.splits.get(name, ()))} {name}" for name in SPLITS)
     return "\n".join(
         [
