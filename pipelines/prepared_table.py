@@ -450,13 +450,14 @@ def _write_table(folder: pathlib.Path, data: LabelledData, prepared: Mapping[str
         for name, split in data.splits.items():
             for i, file in enumerate(split.files):
                 if file in prepared:
-                    start, end = split.labels.indptr[i : i + 2]
                     row = {
                         "image": prepared[file].image,
                         "split": name,
-                        "labels": [data.class_names[c] for c in split.labels.indices[start:end]],
+                        **table.label_fields(split.labels, split.unknown, i, data.class_names),
                     }
                     stream.write(f"{json.dumps(row, ensure_ascii=False)}\n")
+    if any(split.unknown is not None for split in data.splits.values()):
+        table.check_classes(str(path), data.class_names)
     return str(path)
 
 

@@ -199,7 +199,7 @@ def test_each_row_of_a_table_is_an_example_of_its_own(tmp_path):
         ),
         ({"split": np.array(["train", "test", "dev", "Train"] * 2)}, "row 2: 'dev'"),
         ({"labels": np.arange(24).reshape(8, 3)}, "row 0: 2 for old dog"),
-        ({"labels": np.full((8, 3), np.nan)}, "neither 0 nor 1: 24"),
+        ({"labels": np.full((8, 3), -1.0)}, r"neither 0 nor 1 (an unknown label is −1 in integers"),
     ],
 )
 def test_what_is_wrong_with_an_archive_is_named(tmp_path, changed, message):
