@@ -134,7 +134,8 @@ def write(
 ) -> PreparedTable:
     """Writes JPEGs of at most `settings.max_side` pixels, and a table that names them.
 
-    The table is JSON lines with the fields image, split and labels, where labels are a list. It has
+    The table is JSON lines with the fields image, split and labels, where labels are a list; where
+    some are unknown, there is a field for each class in their place, with 0, 1 or −1. It has
     a row for each image that `table.load` gives, in the order of the splits. The originals are read
     only. The name of a JPEG is made of the name of its image and of a digest of its path, so that
     no two have the same one.
