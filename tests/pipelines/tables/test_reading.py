@@ -308,7 +308,8 @@ def test_null_in_json_says_that_a_label_is_not_known(read):
 def test_other_cells_of_classes_are_refused(read, cell):
     text, _ = wide_text(2000)
     message = refused(read, text + f"\n9999,train,1,0,{cell},0,1\n")
-    assert "neither 0 nor 1: 1" in message and f"line 2002: {cell!r} in column 'c'" in message
+    assert "neither 0 nor 1 nor, where it is not known, -1: 1" in message
+    assert f"line 2002: {cell!r} in column 'c'" in message
 
 
 def test_columns_of_numbers_are_no_classes(read):
