@@ -220,6 +220,11 @@ def _run_summary(
         f"images and was tested on {len(labels):,} images that it had not seen.</p>",
         _cards(scores),
     ]
+    if num_unknown := int(np.count_nonzero(labels == -1)):
+        parts.append(
+            f"<p>Of {num_unknown:,} labels of the test images it is not known whether the images "
+            "have them. They are left out of all scores.</p>"
+        )
     if ranked:
         guessing = sum(chance.values()) / len(chance)
         parts.append(

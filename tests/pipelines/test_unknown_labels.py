@@ -15,7 +15,7 @@ import tensorflow as tf
 from benchmarks import hidden_labels
 from dbl_tf import weighting
 from dbl_tf.statistics import LabelStatistics
-from pipelines import inputs, longtail, record_files, sampling
+from pipelines import data_summary, inputs, longtail, record_files, sampling
 from pipelines.datasets import table
 from pipelines.examples import Examples, FeatureRows, LabelledData, set_aside_val
 from pipelines.runs.config import DataConfig, RunConfig
@@ -198,6 +198,8 @@ def test_a_wide_table_says_which_labels_are_not_known(wide_table, tmp_path, empt
     np.testing.assert_array_equal(data.splits["train"].targets.toarray(), expected)
     np.testing.assert_array_equal(data.splits["test"].targets.toarray(), [[-1, 1, 0], [0, 0, 1]])
     assert data.splits["val"].num_unknown == 0
+    counted = f"Labels that are not known, and are left out: {3 - empty} train, 0 val, 1 test"
+    assert counted in data_summary.summarize(data)
 
 
 def test_the_classes_of_a_file_choose_among_the_columns(wide_table, tmp_path):
@@ -287,7 +289,8 @@ def test_a_run_trains_and_is_judged_on_the_known_labels(archive, method, tmp_pat
     np.testing.assert_array_equal(statistics.known_counts, known[split == "train"].sum(axis=0))
     # Continuing the finished run finds the labels that it was started with.
     assert train_and_evaluate(config)["mAP"] == scores["mAP"]
-    assert "wrong or missing label" in (run_dir / "report.html").read_text()
+    report = (run_dir / "report.html").read_text()
+    assert f"Of {(~known[test]).sum()} labels of the test images it is not known" in report
 
 
 def test_loading_features_tells_known_from_unknown(archive):
