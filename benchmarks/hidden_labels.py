@@ -5,9 +5,8 @@
 Each seed hides a share of the training labels at random, positive and negative ones alike, and
 trains a head on features with every method at its default rate: on all labels, with the hidden ones
 left out as unknown, and with the hidden ones as negative, as data have it in which only what was
-seen was written down. The test split is untouched. Differences are those at the same seed to the
-first method with hidden labels as negative. Started again, the program goes on behind the last row
-of `hidden_labels.csv`.
+seen was written down. The test split is untouched. Started again, the program goes on behind the
+last row of `hidden_labels.csv`, which has the scores by group too.
 """
 
 import dataclasses
@@ -19,7 +18,6 @@ import scipy.sparse
 from absl import app, flags
 
 from benchmarks.scoring import Scores, score
-from dbl_tf import metrics
 from dbl_tf.statistics import LabelStatistics
 from pipelines.differences import PairedDifference, mean_and_error
 from pipelines.examples import Examples, LabelledData
@@ -67,29 +65,32 @@ def train(
     scores.add(**keys, **found)
 
 
-def table(
-    scores: Scores, share: float, rows: Sequence[tuple[str, str]], seeds: Sequence[int]
-) -> list[str]:
-    """Returns a line for each method and treatment: mAP by group, and the paired difference."""
+def table(scores: Scores, share: float, methods: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Returns a line for each method: its total mAP by treatment, and differences at equal seeds.
 
-    def values(row: tuple[str, str], group: str) -> dict[int, float]:
-        method, treatment = row
+    The first method, with hidden labels as unknown, is compared with each of them, with hidden
+    labels as negative.
+    """
+
+    def totals(method: str, treatment: str) -> dict[int, float]:
         found = scores.of(method=method, hidden=treatment, share=share)
-        return {int(r["seed"]): float(r[group]) for r in found if int(r["seed"]) in seeds}
+        return {int(row["seed"]): float(row["total"]) for row in found if int(row["seed"]) in seeds}
 
-    reference = next(row for row in rows if row[1] == NEGATIVE)
-    heading = f"total − `{reference[0]}`, {reference[1]}"
-    lines = [f"| method | hidden | {' | '.join(metrics.TOTAL_AND_GROUPS)} | {heading} |"]
-    lines.append("|---|---|" + "---|" * 5)
-    for row in rows:
+    def difference(ours: dict[int, float], theirs: dict[int, float]) -> str:
+        paired = PairedDifference.of(ours, theirs)
+        return f"{paired.mean:+.2f} ± {paired.standard_error:.2f}".replace("-", "−")
+
+    headings = [*TREATMENTS, f"{UNKNOWN} − {NEGATIVE}", f"`{methods[0]}`, {UNKNOWN} − {NEGATIVE}"]
+    lines = [f"| method | {' | '.join(headings)} |", "|---|" + "---|" * len(headings)]
+    for method in methods:
+        by_treatment = {treatment: totals(method, treatment) for treatment in TREATMENTS}
         cells = []
-        for group in metrics.TOTAL_AND_GROUPS:
-            mean, error = mean_and_error(np.array(list(values(row, group).values())))
+        for of_treatment in by_treatment.values():
+            mean, error = mean_and_error(np.array(list(of_treatment.values())))
             cells.append(f"{mean:.2f} ± {error:.2f}")
-        paired = PairedDifference.of(values(row, "total"), values(reference, "total"))
-        mark = "" if row == reference else f"{paired.mean:+.2f} ± {paired.standard_error:.2f}"
-        line = f"| `{row[0]}` | {row[1]} | {' | '.join(cells)} | {mark} |"
-        lines.append(line.replace("-", "−"))
+        cells.append(difference(by_treatment[UNKNOWN], by_treatment[NEGATIVE]))
+        cells.append(difference(totals(methods[0], UNKNOWN), by_treatment[NEGATIVE]))
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return lines
 
 
@@ -112,12 +113,12 @@ def main(argv: list[str]) -> None:
     scores = Scores(output_dir / "hidden_labels.csv")
     asked = run_flags.read(RunConfig)
     data = asked.load_data()
-    rows = [(method, treatment) for method in _METHODS.value for treatment in TREATMENTS]
     seeds = [int(seed) for seed in _SEEDS.value]
     for seed in seeds:
-        for method, treatment in rows:
-            train(asked, data, scores, _SHARE.value, (method, treatment, seed))
-    print("\n".join(table(scores, _SHARE.value, rows, seeds)))
+        for method in _METHODS.value:
+            for treatment in TREATMENTS:
+                train(asked, data, scores, _SHARE.value, (method, treatment, seed))
+    print("\n".join(table(scores, _SHARE.value, _METHODS.value, seeds)))
 
 
 if __name__ == "__main__":

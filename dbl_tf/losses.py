@@ -269,7 +269,7 @@ class MultiLabelLoss(keras.losses.Loss):
         if self._all_known:
             return self._values(y_true, logits, None)
         is_known = y_true >= 0  # false for NaN too
-        return self._values(ops.where(is_known, y_true, ops.zeros_like(y_true)), logits, is_known)
+        return self._values(ops.where(is_known, y_true, 0.0), logits, is_known)
 
     def _values(self, y_true: Any, logits: Any, is_known: Any) -> Any:
         """The loss before the reduction, from tensors of the type of the loss.
@@ -349,7 +349,7 @@ class ElementwiseLoss(MultiLabelLoss):
         loss = self._elements(y_true, logits)
         if self.rebalance == "labels":
             loss = loss * self._weights(y_true)
-        return loss if is_known is None else ops.where(is_known, loss, ops.zeros_like(loss))
+        return loss if is_known is None else ops.where(is_known, loss, 0.0)
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
         """ℓ, (B, C), from tensors of the type of the loss."""

@@ -26,7 +26,7 @@ def _log_sum_exp(weights: Any, values: Any, axis: int) -> Any:
 def _negatives(y_true: Any, is_known: Any) -> Any:
     """1 − y, and 0 for labels that are not known."""
     negatives = 1.0 - y_true
-    return negatives if is_known is None else ops.where(is_known, negatives, ops.zeros_like(y_true))
+    return negatives if is_known is None else ops.where(is_known, negatives, 0.0)
 
 
 class RowLoss(MultiLabelLoss):
