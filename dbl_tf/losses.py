@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from dbl_tf import weighting
+from dbl_tf import output_checks, weighting
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
 REBALANCE_MODES = ("labels", "sample_weight", None)
@@ -230,6 +230,13 @@ class MultiLabelLoss(keras.losses.Loss):
             dtype = "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.from_logits = bool(from_logits)
+        self._check_outputs = output_checks.OutputCheck(type(self).__name__, self.from_logits)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the reduced loss; the class documents the arguments."""
+        # Before Keras converts the outputs, which hides what they come from.
+        self._check_outputs(y_pred)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss before the reduction; the class documents its shape."""
@@ -317,7 +324,7 @@ class ElementwiseLoss(MultiLabelLoss):
             # `copy` is made by Keras from the configuration, which takes long and loses state.
             loss = object.__new__(type(self))
             loss.__dict__.update(self.__dict__, _hard_targets=True)
-        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
+        return MultiLabelLoss.__call__(loss, y_true, y_pred, sample_weight)
 
     def _values(self, y_true: Any, logits: Any) -> Any:
         loss = self._elements(y_true, logits)
