@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from dbl_tf import output_checks, weighting
+from dbl_tf import label_arrays, output_checks, weighting
+from dbl_tf.messages import first_few
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
 REBALANCE_MODES = ("labels", "sample_weight", None)
@@ -236,7 +237,7 @@ class MultiLabelLoss(keras.losses.Loss):
         """Returns the reduced loss; the class documents the arguments."""
         # Before Keras converts the outputs, which hides what they come from.
         self._check_outputs(y_pred)
-        return super().__call__(y_true, y_pred, sample_weight)
+        return super().__call__(self._batch_labels(y_true, y_pred), y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss before the reduction; the class documents its shape."""
@@ -252,6 +253,9 @@ class MultiLabelLoss(keras.losses.Loss):
     def _values(self, y_true: Any, logits: Any) -> Any:
         """The loss before the reduction, from tensors of the type of the loss."""
         raise NotImplementedError
+
+    def _batch_labels(self, y_true: Any, y_pred: Any) -> Any:
+        return label_arrays.batch_labels(y_true, getattr(y_pred, "shape", (None,))[-1])
 
     def at_step(self, step: int) -> bool:
         """Tells the loss how many steps have been trained.
@@ -304,6 +308,7 @@ class ElementwiseLoss(MultiLabelLoss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the reduced loss; the class documents the arguments."""
+        y_true = self._batch_labels(y_true, y_pred)
         if sample_weight is None:
             if self.rebalance == "sample_weight":
                 raise ValueError(
@@ -429,6 +434,8 @@ class DistributionBalancedLoss(ElementwiseLoss):
         dtype: Any = None,
     ):
         super().__init__(from_logits, reduction, name, dtype)
+        _check_num_examples(num_examples, class_counts)
+        weighting.checked_counts(class_counts)
         # A list, because an array in the configuration does not survive a `.keras` file.
         self.class_counts = np.asarray(class_counts).tolist()
         self.num_examples = int(num_examples)
@@ -461,10 +468,14 @@ class DistributionBalancedLoss(ElementwiseLoss):
         self._counts = counts
         nu = class_margins(counts, self.num_examples, self.kappa)
         self._nu = nu / self.lambda_ if margin == "released" else nu
+        limit = float(np.finfo(self.dtype).max)
+        if not (abs(self._nu) <= limit).all():
+            raise ValueError(
+                f"kappa={self.kappa} makes the margin ν (Eq. 9) infinite in {self.dtype}; the "
+                f"paper uses {DEFAULTS.kappa}"
+            )
 
     def _check_counts(self, counts: np.ndarray) -> None:
-        if counts.ndim != 1 or counts.size == 0:
-            raise ValueError(f"class_counts must be of shape (C,), got {counts.shape}")
         wrong = ~((counts >= 0) & (counts <= self.num_examples))
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
@@ -472,20 +483,22 @@ class DistributionBalancedLoss(ElementwiseLoss):
                 f"class_counts must lie in [0, num_examples = {self.num_examples}], but class {i} "
                 f"has {counts[i]}"
             )
-        remedy = "; leave these classes out, or pass clamp_counts=True"
+        remedy = "; leave these classes out"
+        if not self.clamp_counts:
+            remedy += ", or pass clamp_counts=True"
         if self.kappa != 0 or self.rebalance is not None:
-            empty = np.flatnonzero(counts == 0).tolist()
-            if empty:
+            empty = np.flatnonzero(counts == 0)
+            if empty.size:
                 raise ValueError(
-                    f"classes {empty} have no training examples, so neither ν (Eq. 9) nor r̂ "
-                    f"(Eq. 3) is defined for them{remedy}"
+                    f"classes [{first_few(empty.tolist())}] have no training examples, so neither ν (Eq. 9) "
+                    f"nor r̂ (Eq. 3) is defined for them{remedy}"
                 )
         if self.kappa != 0:
-            full = np.flatnonzero(counts == self.num_examples).tolist()
-            if full:
+            full = np.flatnonzero(counts == self.num_examples)
+            if full.size:
                 raise ValueError(
-                    f"classes {full} are in every one of the {self.num_examples} training "
-                    f"examples, so ν (Eq. 9) is not finite for them{remedy}, or kappa=0"
+                    f"classes [{first_few(full.tolist())}] are in every one of the {self.num_examples} "
+                    f"training examples, so ν (Eq. 9) is not finite for them{remedy}, or kappa=0"
                 )
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
@@ -771,6 +784,17 @@ class AsymmetricLoss(ElementwiseLoss):
             "gamma_positive": self.gamma_positive,
             "clip": self.clip,
         }
+
+
+def _check_num_examples(num_examples: Any, class_counts: Any) -> None:
+    number = np.asarray(num_examples)
+    is_whole = number.dtype.kind in "iuf" and number.ndim == 0 and number >= 1 and number % 1 == 0
+    if not is_whole:
+        are_exchanged = np.ndim(class_counts) == 0 and number.ndim == 1
+        raise ValueError(
+            "num_examples must be the number of training examples, a whole number of at least 1; "
+            f"got {num_examples!r:.80}{'. class_counts comes first' if are_exchanged else ''}"
+        )
 
 
 def _check_rebalance(rebalance: str | None, modes: Sequence[str | None]) -> None:

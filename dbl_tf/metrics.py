@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dbl_tf import label_arrays
 from dbl_tf.cores import usable_cores
-from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
+from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
 
 # The means that are reported, in the order shown.
 TOTAL_AND_GROUPS = ("total", *GROUP_NAMES)
@@ -1077,6 +1078,9 @@ def _look_up(content: Mapping[str, Any], key: Sequence[str]) -> Any:
 
 
 def _checked(labels: Any, scores: Any, num_dimensions: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    if num_dimensions == 2:
+        labels = label_arrays.label_array(labels)
+        labels = labels.toarray() if is_sparse(labels) else labels
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != num_dimensions or labels.shape != scores.shape:
         shape = "(N, C)" if num_dimensions == 2 else "(N,)"

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from dbl_tf import label_arrays
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples, FeatureRows
@@ -167,13 +168,16 @@ def evaluation_batches(
     )
 
 
-def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
+def dense_labels(labels: Any) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function for `tf.data` from positions, int64 (B,), to labels, uint8 (B, C).
 
-    The matrix stays sparse, so that a million examples of a thousand classes fit into memory.
+    The labels are kept sparse, so that a million examples of a thousand classes fit into memory.
+
+    Args:
+        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes.
     """
+    labels = scipy.sparse.csr_array(label_arrays.label_array(labels)).astype(bool)
     num_classes = labels.shape[1]
-    labels = labels.astype(bool).tocsr()
     labels.eliminate_zeros()
     with tf.device("CPU"):
         row_starts = tf.constant(labels.indptr, tf.int64)

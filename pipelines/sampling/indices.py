@@ -21,7 +21,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from dbl_tf import statistics
+from dbl_tf import label_arrays
 from pipelines.sampling.permutation import (
     CLASS_ORDER,
     MEMBER_ORDER,
@@ -78,7 +78,7 @@ def class_aware_indices(
     examples without labels are never drawn.
 
     Args:
-        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
+        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes.
         batch_size: the number B of examples in a batch, at least 1.
         seed: a 64-bit integer.
         start_step: the number t of the first batch, at least 0.
@@ -125,7 +125,7 @@ def class_cycle_indices(
     in the short run, it varies less.
 
     Args:
-        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
+        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes.
         batch_size: the number B of examples in a batch, at least 1.
         seed: a 64-bit integer.
         start_step: the number t of the first batch, at least 0.
@@ -306,20 +306,15 @@ def _by_position(draw: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor,
 
 def _label_matrix(labels: Any) -> scipy.sparse.csr_array:
     """Checks labels and returns them as a CSR matrix of ones, in time linear in their number."""
-    if not statistics.is_sparse(labels):
-        labels = np.asarray(labels)
-    if labels.ndim != 2:
-        raise ValueError(f"labels must be of shape (N, C), got {labels.shape}")
+    labels = label_arrays.label_array(labels)
     matrix = scipy.sparse.csr_array(labels, copy=True)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     wrong = np.flatnonzero(matrix.data != 1)
     if wrong.size:
         row = int(np.searchsorted(matrix.indptr, wrong[0], side="right")) - 1
-        raise ValueError(
-            f"labels must be 0 or 1, found {matrix.data[wrong[0]]} in row {row}, "
-            f"class {matrix.indices[wrong[0]]}"
-        )
+        place = f"row {row}, class {matrix.indices[wrong[0]]}"
+        raise label_arrays.label_error(matrix.data[wrong[0]], place)
     if not matrix.nnz:
         raise ValueError(f"there is nothing to draw: labels of shape {labels.shape} hold no 1")
     return matrix
