@@ -490,15 +490,16 @@ class DistributionBalancedLoss(ElementwiseLoss):
             empty = np.flatnonzero(counts == 0)
             if empty.size:
                 raise ValueError(
-                    f"classes [{first_few(empty.tolist())}] have no training examples, so neither ν (Eq. 9) "
-                    f"nor r̂ (Eq. 3) is defined for them{remedy}"
+                    f"classes [{first_few(empty.tolist())}] have no training examples, so "
+                    f"neither ν (Eq. 9) nor r̂ (Eq. 3) is defined for them{remedy}"
                 )
         if self.kappa != 0:
             full = np.flatnonzero(counts == self.num_examples)
             if full.size:
                 raise ValueError(
-                    f"classes [{first_few(full.tolist())}] are in every one of the {self.num_examples} "
-                    f"training examples, so ν (Eq. 9) is not finite for them{remedy}, or kappa=0"
+                    f"classes [{first_few(full.tolist())}] are in every one of the "
+                    f"{self.num_examples} training examples, so ν (Eq. 9) is not finite for "
+                    f"them{remedy}, or kappa=0"
                 )
 
     def _elements(self, y_true: Any, logits: Any) -> Any:

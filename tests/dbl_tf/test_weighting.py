@@ -103,7 +103,7 @@ def test_clamped_counts():
         ({"beta": 0}, "beta must be greater than 0; got 0"),
         ({"beta": float("nan")}, "beta must be greater than 0; got nan"),
         ({"mu": float("inf")}, "mu must be a finite number; got inf"),
-        ({"class_counts": [400, 0, 7]}, r"without training examples.*\[0.0\] at \[1\]"),
+        ({"class_counts": [400, 0, 7]}, r"without training examples: class 1 has 0;"),
         ({"class_counts": [400, 60]}, r"shape \(B, 2\).*got \(4, 3\)"),
     ],
 )
