@@ -396,11 +396,18 @@ def _host_values(array: Any) -> np.ndarray | None:
     if library in ("jax", "jaxlib"):
         jax = sys.modules["jax"]
         is_there = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer)
-        in_host = is_there and all(device.platform == "cpu" for device in array.devices())
+        in_host = (
+            is_there
+            and array.is_fully_addressable
+            and all(device.platform == "cpu" for device in array.devices())
+        )
         return np.asarray(array) if in_host else None
     if library == "torch":
-        is_there = array.device.type == "cpu" and not sys.modules["torch"].compiler.is_compiling()
-        return array.detach().float().numpy() if is_there else None
+        torch = sys.modules["torch"]
+        if array.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        values = array.detach()  # of the types of PyTorch, NumPy does not have this one
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return None if isinstance(array, keras.KerasTensor) else np.asarray(array)
 
 
