@@ -90,17 +90,6 @@ def batch_labels(labels: Any, num_classes: int | None = None) -> Any:
     return labels.toarray() if hasattr(labels, "tocsr") else labels
 
 
-def label_error(value: Any, place: str) -> ValueError:
-    """An error of a label that is neither 0 nor 1.
-
-    Args:
-        value: the label.
-        place: where it is, such as "row 3, class 'dog'".
-    """
-    hint = f". {OF_IDS}" if value > 1 and value == int(value) else ""
-    return ValueError(f"labels must be 0 or 1, found {value} in {place}{hint}")
-
-
 def _dense_of_ragged(labels: Any) -> Any:
     if labels.ragged_rank != 1:
         raise _not_multi_hot(f"a ragged tensor of shape {tuple(labels.shape)}")
@@ -135,9 +124,10 @@ def _numbers_of(array: np.ndarray) -> np.ndarray:
             raise _not_multi_hot(f"the text {got}")
         raise ValueError(
             f"{_WANTED}; got {got}. Of a pandas data frame, table.to_numpy(float, na_value=0) "
-            "makes missing entries labels that are absent"
+            "makes missing entries labels that are absent, and na_value=numpy.nan unknown ones"
         )
-    return array.astype(np.float64)
+    are_whole = all(isinstance(entry, numbers.Integral | np.bool_) for entry in array.flat)
+    return array.astype(np.int64 if are_whole else np.float64)
 
 
 def _kind(entry: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from dbl_tf import label_arrays
+from dbl_tf import label_arrays, label_values
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples, FeatureRows
@@ -55,11 +55,12 @@ def training_batches(
 
     Returns:
         A dataset of (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in
-        [0, 255], uint8 (B, C) and float32 (B, C), where B is the number of rows in the share.
+        [0, 255], labels as `dense_labels` gives them, (B, C), and float32 (B, C), where B is the
+        number of rows in the share.
     """
     batch_size = int(indices.element_spec.shape[0])
     rows = _rows(share, batch_size)
-    labels_at, weigh = dense_labels(examples.labels), _attach(weighting)
+    labels_at, weigh = dense_labels(examples.targets), _attach(weighting)
     augmented = _augmenting(image_size, full_decoding, seed, augmentation)
 
     def places(step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -115,8 +116,10 @@ def streamed_batches(
         row = place % batch_size
         return (row >= rows.start) & (row < rows.stop)
 
+    dtype = tf.int8 if draws.element_spec["labels"].dtype == tf.int8 else tf.uint8
+
     def read(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return augmented(draw["image"], place), tf.cast(draw["labels"], tf.uint8)
+        return augmented(draw["image"], place), tf.cast(draw["labels"], dtype)
 
     draws = draws.enumerate(start_step * batch_size)
     return (
@@ -169,17 +172,25 @@ def evaluation_batches(
 
 
 def dense_labels(labels: Any) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function for `tf.data` from positions, int64 (B,), to labels, uint8 (B, C).
+    """Returns a function for `tf.data` from positions, int64 (B,), to labels (B, C).
 
     The labels are kept sparse, so that a million examples of a thousand classes fit into memory.
 
     Args:
-        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes.
+        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes;
+            −1 in integers and NaN in floating-point numbers stand for labels that are not known.
+
+    Returns:
+        The function. Its labels are uint8, or int8 with −1 if some of all labels are unknown.
     """
-    labels = scipy.sparse.csr_array(label_arrays.label_array(labels)).astype(bool)
+    labels = scipy.sparse.csr_array(label_arrays.label_array(labels), copy=True)
     num_classes = labels.shape[1]
+    is_unknown = label_values.is_unknown(labels.data)
+    has_unknown = bool(is_unknown.any())
+    labels.data = np.where(is_unknown, -1, labels.data != 0).astype(np.int8)
     labels.eliminate_zeros()
     with tf.device("CPU"):
+        values = tf.constant(labels.data) if has_unknown else None
         row_starts = tf.constant(labels.indptr, tf.int64)
         columns = tf.constant(labels.indices, tf.int64)
 
@@ -187,7 +198,11 @@ def dense_labels(labels: Any) -> Callable[[tf.Tensor], tf.Tensor]:
         entries = tf.ragged.range(tf.gather(row_starts, index), tf.gather(row_starts, index + 1))
         cells = tf.stack([entries.value_rowids(), tf.gather(columns, entries.values)], axis=1)
         shape = tf.stack([tf.size(index, tf.int64), num_classes])
-        dense = tf.scatter_nd(cells, tf.ones_like(entries.values, tf.uint8), shape)
+        if values is None:
+            of_cells = tf.ones_like(entries.values, tf.uint8)
+        else:
+            of_cells = tf.gather(values, entries.values)
+        dense = tf.scatter_nd(cells, of_cells, shape)
         return tf.ensure_shape(dense, (index.shape[0], num_classes))
 
     return labels_at

@@ -81,7 +81,7 @@ def check_loss(config: ResolvedConfig, statistics: LabelStatistics) -> None:
             logits of 0 is not finite, and the message names the parameters that were changed.
     """
     method = methods.get(config.method)
-    is_full = statistics.class_counts == statistics.num_examples
+    is_full = statistics.class_counts == statistics.known_counts
     full = np.array(statistics.class_names, object)[is_full]
     if len(full) and "kappa" in method.parameters and config.loss.kappa != 0:
         raise ValueError(
@@ -124,7 +124,7 @@ def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> MultiLabel
     """Creates the loss of a run."""
     return methods.get(config.method).make_loss(
         statistics.class_counts,
-        statistics.num_examples,
+        statistics.examples_of_classes,
         config.loss,
         rebalance=config.rebalance,
         clamp_counts=config.clamp_counts,
@@ -138,7 +138,7 @@ def make_weighting(config: ResolvedConfig, statistics: LabelStatistics) -> input
         return None
     return methods.get(config.method).make_weighting(
         statistics.class_counts,
-        statistics.num_examples,
+        statistics.examples_of_classes,
         config.loss,
         clamp_counts=config.clamp_counts,
     )
@@ -214,7 +214,7 @@ def make_draws(
             start_draw=start_draw,
             records_from=examples.stream,
         )
-    labels_at = inputs.dense_labels(examples.labels)
+    labels_at = inputs.dense_labels(examples.targets)
     labels = tf.data.Dataset.range(len(examples)).batch(_LABELS_AT_ONCE).map(labels_at).unbatch()
     return sampling.class_aware_stream(
         records,
@@ -356,5 +356,5 @@ def make_feature_batches(
     """
     weigh = make_weighting(config, statistics)
     return lambda step, share: inputs.feature_batches(
-        features, train.labels, make_indices(config, train, step), weigh, share
+        features, train.targets, make_indices(config, train, step), weigh, share
     )

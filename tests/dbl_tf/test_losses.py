@@ -436,9 +436,8 @@ def test_class_weight_of_keras_weighs_an_example_by_its_first_label():
 
 
 def test_what_is_passed_already_is_not_advised():
-    with pytest.raises(ValueError, match="every one of the 1 training") as error:
-        DistributionBalancedLoss([0, 1], 1, clamp_counts=True)
-    assert "clamp_counts" not in str(error.value)
+    loss = DistributionBalancedLoss([0, 1], 1, clamp_counts=True)
+    assert np.isfinite(loss(np.eye(2), np.zeros((2, 2))))
 
 
 @pytest.mark.parametrize(
