@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, models, serving, training
+from dbl_tf import atomic, models, portable, serving, training
 from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -22,6 +22,7 @@ from pipelines.runs import (
     directory,
     evaluate,
     heads,
+    model_card,
     network_inputs,
     report,
     resolution,
@@ -30,7 +31,7 @@ from pipelines.runs import (
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
 from pipelines.runs.network_inputs import NetworkInputs
-from pipelines.runs.scores import Thresholds
+from pipelines.runs.scores import EvaluationResult, Thresholds
 
 # A pipeline is fewer batches than this ahead of the training.
 _LOOK_AHEAD_BATCHES = 64
@@ -369,35 +370,52 @@ def _evaluate_and_export(
         history_path=run_dir / "history.csv",
     )
     if config.export:
-        _export(config, data, statistics, model, thresholds, calibration)
+        _export(config, data, model, result, calibration)
     return result.scores
 
 
 def _export(
     config: ResolvedConfig,
     data: LabelledData,
-    statistics: LabelStatistics,
     model: keras.Model,
-    thresholds: Thresholds,
+    result: EvaluationResult,
     calibration: Calibration,
 ) -> None:
+    """Writes the SavedModel, and compares the other formats with it."""
     train, size = data.splits["train"], config.image_size
+    run_dir, statistics = pathlib.Path(config.run_dir), result.statistics
+    card = model_card.model_card(config, data, result, calibration)
     known: dict[str, Any] = {
-        "thresholds": thresholds.values,
-        "thresholds_from": thresholds.chosen_on,
+        "thresholds": result.thresholds.values,
+        "thresholds_from": result.thresholds.chosen_on,
         "calibration": calibration,
+        "card": card,
     }
-    path = pathlib.Path(config.run_dir, "saved_model")
+    path = run_dir / portable.SAVED_MODEL
     if size is None:
         example = network_inputs.given_features(train)[[0]][0]
-        serving.export_features(model, statistics, path, example=example, **known)
-        return
-    serving.export(
-        model,
-        statistics,
-        lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
-        lambda image: images.resize(image, size),
-        path,
-        example_image=next(train.encoded().take(1).as_numpy_iterator()),
-        **known,
-    )
+        version = serving.export_features(model, statistics, path, example=example, **known)
+    else:
+        version = serving.export(
+            model,
+            statistics,
+            lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
+            lambda image: images.resize(image, size),
+            path,
+            example_image=next(train.encoded().take(1).as_numpy_iterator()),
+            **known,
+        )
+    of_data = network_inputs.of_data(size, config.full_decoding)
+    for name in dict.fromkeys(config.export_format):
+        if name == portable.SAVED_MODEL:
+            continue
+        place, check = portable.export(
+            model,
+            name,
+            run_dir / name,
+            saved_model=version,
+            examples=next(of_data.batches(train).as_numpy_iterator()),
+            calibration=calibration,
+            card=card,
+        )
+        print(f"{place / portable.FORMATS[name].file_name}: {check}")

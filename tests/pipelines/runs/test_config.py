@@ -243,7 +243,7 @@ def test_every_parameter_of_a_loss_is_a_flag():
 def test_help_shows_the_flags_in_groups_and_each_once():
     values = flags.FlagValues()
     run_flags.define(RunConfig, values)
-    text = run_flags.help_text("Trains.", values)
+    text = run_flags.help_text("Trains.", "train.py", values)
     shown = re.findall(r"^  --(?:\[no\])?(\w+)$", text, flags=re.MULTILINE)
     assert sorted(shown) == sorted(set(values) - set(config.RENAMED))
     assert shown[:3] == ["dataset", "examples", "method"]
