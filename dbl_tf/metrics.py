@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dbl_tf import label_values
+from dbl_tf import label_arrays, label_values
 from dbl_tf.cores import usable_cores
-from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
+from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
 
 # The means that are reported, in the order shown.
 TOTAL_AND_GROUPS = ("total", *GROUP_NAMES)
@@ -1148,6 +1148,9 @@ def _checked(
     labels: Any, scores: Any, num_dimensions: int = 2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Returns which labels are 1, bool, the scores, and which labels are known; None if all are."""
+    if num_dimensions == 2:
+        labels = label_arrays.label_array(labels)
+        labels = labels.toarray() if is_sparse(labels) else labels
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != num_dimensions or labels.shape != scores.shape:
         shape = "(N, C)" if num_dimensions == 2 else "(N,)"
