@@ -5,10 +5,11 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from dbl_tf.losses import ElementwiseLoss
 from dbl_tf.statistics import LabelStatistics
@@ -45,7 +46,7 @@ def write(
         thresholds=result.thresholds.values,
         scores=result.scores,
         image_names=result.test.names,
-        read_image=_image_reader(result.test) if result.test.features is None else None,
+        read_images=_images_reader(result.test) if result.test.features is None else None,
         **training,
     )
     print(f"report: {path}")
@@ -102,10 +103,11 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def _image_reader(examples: Examples) -> Callable[[int], np.ndarray]:
-    def read(position: int) -> np.ndarray:
-        encoded = next(iter(examples.take(np.array([position])).encoded()))
-        return images.decode(encoded).numpy()
+def _images_reader(examples: Examples) -> Callable[[Sequence[int]], Iterator[np.ndarray]]:
+    def read(positions: Sequence[int]) -> Iterator[np.ndarray]:
+        encoded = examples.take(np.array(positions, np.int64)).encoded()
+        for image in encoded.map(images.decode, num_parallel_calls=tf.data.AUTOTUNE):
+            yield image.numpy()
 
     return read
 
