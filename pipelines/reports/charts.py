@@ -27,7 +27,7 @@ from pipelines.reports.text import shortened
 
 # With more labels than this, an axis shows them by rank, or a matrix shows some of them.
 MAX_NAMED_CLASSES = 40
-# Each is at least 3 : 1 against white and against the dark background; shapes tell groups apart too.
+# At least 3 : 1 against white and against the dark background; shapes tell groups apart too.
 GROUP_COLORS = {"head": "#3b82c4", "medium": "#c77700", "tail": "#d1495b"}
 _GREY = "#7a7f87"
 MEAN_COLORS = {"total": _GREY, **GROUP_COLORS}
@@ -39,6 +39,9 @@ GROUP_RANGES = {
 }
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 _STATIC_WIDTH = 640
+_ROWS = alt.Chart(alt.NamedData("rows"))
+_PERCENT = alt.Axis(format="%")
+_COUNT_AXIS = alt.X("x:Q", title="training images of the label", scale=alt.Scale(type="log"))
 _LOGITS = np.linspace(-6.0, 6.0, 121)
 _NAME_LIMIT = 220  # pixels
 
@@ -54,6 +57,7 @@ class Chart:
         drawing: the Altair chart, which refers to its data by the name "rows".
         rows: the data, a dictionary for each mark.
         height: the height in pixels.
+        wide: whether it takes the whole width of a page.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Chart:
     drawing: alt.TopLevelMixin
     rows: Sequence[Mapping[str, Any]]
     height: int = 260
+    wide: bool = False
 
     def specification(self, width: int | str = "container") -> dict[str, Any]:
         """Returns the Vega-Lite specification, with its data."""
@@ -169,32 +174,24 @@ def average_precision(
         }
         for i in np.flatnonzero(~np.isnan(values)).tolist()
     ]
-    x = alt.X("x:Q", title="training images of the label", scale=alt.Scale(type="log"))
-    percent = alt.Axis(format="%")
-    y = alt.Y("ap:Q", title="average precision", axis=percent, scale=alt.Scale(domain=[0, 1]))
-    base = alt.Chart(alt.NamedData("rows"))
+    y = alt.Y("ap:Q", title="average precision", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
+    points = _points_of_groups(
+        _COUNT_AXIS,
+        y,
+        alt.Tooltip("count:Q", title="training images"),
+        alt.Tooltip("ap:Q", title="average precision", format=".1%"),
+        alt.Tooltip("low:Q", title="95 % interval from", format=".1%"),
+        alt.Tooltip("high:Q", title="to", format=".1%"),
+        alt.Tooltip("chance:Q", title="guessing", format=".2%"),
+    )
     chosen = alt.selection_point(name="chosen", fields=["id"], on="click")
+    dash = _ROWS.mark_tick(color=_GREY, thickness=2, size=9, orient="horizontal")
     drawing = alt.layer(
-        base.mark_tick(color=_GREY, thickness=2, size=9, orient="horizontal").encode(x=x, y=alt.Y("chance:Q")),
-        base.mark_rule(opacity=0.35).encode(
-            x=x, y=alt.Y("low:Q"), y2="high:Q", color=_group_color()
+        dash.encode(x=_COUNT_AXIS, y=alt.Y("chance:Q")),
+        _ROWS.mark_rule(opacity=0.4).encode(
+            x=_COUNT_AXIS, y=alt.Y("low:Q"), y2="high:Q", color=_group_color()
         ),
-        base.mark_point(filled=True, size=60, cursor="pointer")
-        .encode(
-            x=x,
-            y=y,
-            color=_group_color(),
-            shape=alt.Shape("group:N", scale=alt.Scale(domain=list(GROUP_NAMES))),
-            tooltip=[
-                alt.Tooltip("label:N"),
-                alt.Tooltip("count:Q", title="training images"),
-                alt.Tooltip("ap:Q", title="average precision", format=".1%"),
-                alt.Tooltip("low:Q", title="95 % interval from", format=".1%"),
-                alt.Tooltip("high:Q", title="to", format=".1%"),
-                alt.Tooltip("chance:Q", title="guessing", format=".2%"),
-            ],
-        )
-        .add_params(chosen, _zoom()),
+        points.add_params(chosen),
     )
     return Chart(
         "average_precision",
@@ -229,22 +226,14 @@ def class_shares(
         for row, share in _by_rank(statistics, values)
         if share > 0
     ]
-    y = alt.Y(
-        "share:Q", title="share of the images", scale=alt.Scale(type="log"), axis=alt.Axis(format="%")
-    )
     colors = [_GREY, GROUP_COLORS["head"], GROUP_COLORS["tail"]]
     scale = alt.Scale(domain=list(series), range=[colors[0], *colors[-len(series) + 1 :]])
-    drawing = (
-        alt.Chart(alt.NamedData("rows"))
-        .mark_point(filled=True, size=34)
-        .encode(
-            x=_rank_axis(statistics),
-            y=y,
-            color=alt.Color("series:N", scale=scale, legend=_legend()),
-            shape=alt.Shape("series:N", scale=alt.Scale(domain=list(series))),
-            tooltip=["label:N", "series:N", alt.Tooltip("share:Q", format=".2%"), "count:Q"],
-        )
-        .add_params(_zoom())
+    drawing = _ROWS.mark_point(filled=True, size=34, opacity=1).encode(
+        x=_rank_axis(statistics),
+        y=alt.Y("share:Q", title="share of the images", scale=alt.Scale(type="log"), axis=_PERCENT),
+        color=alt.Color("series:N", scale=scale, legend=_legend()),
+        shape=alt.Shape("series:N", scale=alt.Scale(domain=list(series))),
+        tooltip=["label:N", "series:N", alt.Tooltip("share:Q", format=".2%"), "count:Q"],
     )
     return Chart(
         "class_shares",
@@ -270,17 +259,11 @@ def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Char
         for row, value in _by_rank(statistics, variance)
         if not math.isnan(value)
     ]
-    drawing = (
-        alt.Chart(alt.NamedData("rows"))
-        .mark_point(filled=True, size=44)
-        .encode(
-            x=_rank_axis(statistics),
-            y=alt.Y("variance:Q", title="variance of normalized draws"),
-            color=_group_color(),
-            shape=alt.Shape("group:N", scale=alt.Scale(domain=list(GROUP_NAMES))),
-            tooltip=["label:N", alt.Tooltip("variance:Q", format=".3g"), "count:Q"],
-        )
-        .add_params(_zoom())
+    drawing = _points_of_groups(
+        _rank_axis(statistics),
+        alt.Y("variance:Q", title="variance of normalized draws"),
+        alt.Tooltip("variance:Q", format=".3g"),
+        "count:Q",
     )
     return Chart(
         "within_class_variance",
@@ -332,6 +315,7 @@ def conditional_probability_matrix(statistics: LabelStatistics) -> Chart:
         drawing,
         rows,
         max(180, 16 * len(order)),
+        wide=True,
     )
 
 
@@ -360,6 +344,7 @@ def confusion_matrix(pairs: Sequence[Mapping[str, Any]]) -> Chart:
         drawing,
         pairs,
         max(140, 20 * len(missed)),
+        wide=True,
     )
 
 
@@ -372,9 +357,8 @@ def precision_recall(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -
         rows: dictionaries with the "label", the "threshold" of a point, its "precision" and
             "recall", and whether it is "chosen". The points of a curve are in rising recall.
     """
-    base = alt.Chart(alt.NamedData("rows"))
-    percent = {"axis": alt.Axis(format="%"), "scale": alt.Scale(domain=[0, 1])}
-    encoding = {
+    percent: dict[str, Any] = {"axis": _PERCENT, "scale": alt.Scale(domain=[0, 1])}
+    encoding: dict[str, Any] = {
         "x": alt.X("recall:Q", **percent),
         "y": alt.Y("precision:Q", **percent),
         "color": alt.Color("label:N", legend=_legend() if name else None),
@@ -386,12 +370,10 @@ def precision_recall(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -
         ],
     }
     drawing = alt.layer(
-        base.mark_line(interpolate="step-before").encode(
+        _ROWS.mark_line(interpolate="step-before").encode(
             order=alt.Order("threshold:Q", sort="descending"), **encoding
         ),
-        base.mark_point(filled=True, size=110)
-        .transform_filter("datum.chosen")
-        .encode(**encoding),
+        _ROWS.mark_point(filled=True, size=110).transform_filter("datum.chosen").encode(**encoding),
     )
     return Chart(
         name,
@@ -432,16 +414,12 @@ def loss_gradients(
         if np.allclose(first, second, atol=1e-3):
             curves = {f"{label}, all labels": first}
         curves["binary cross-entropy"] = 1.0 / (1.0 + np.exp(-_LOGITS)) - target
-        drawing = (
-            alt.Chart(alt.NamedData("rows"))
-            .mark_line()
-            .encode(
-                x=alt.X("logit:Q", title="logit z"),
-                y=alt.Y("gradient:Q", title="gradient dℓ/dz"),
-                color=alt.Color("curve:N", sort=None, legend=_legend()),
-                strokeDash=alt.StrokeDash("curve:N", sort=None),
-                tooltip=["curve:N", "logit:Q", alt.Tooltip("gradient:Q", format=".3f")],
-            )
+        drawing = _ROWS.mark_line().encode(
+            x=alt.X("logit:Q", title="logit z"),
+            y=alt.Y("gradient:Q", title="gradient dℓ/dz"),
+            color=alt.Color("curve:N", sort=None, legend=_legend()),
+            strokeDash=alt.StrokeDash("curve:N", sort=None),
+            tooltip=["curve:N", "logit:Q", alt.Tooltip("gradient:Q", format=".3f")],
         )
         rows = [
             {"curve": curve, "logit": round(z, 2), "gradient": round(value, 5)}
@@ -498,14 +476,10 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> list[Chart]:
             # A course of a few points is not seen on an axis from 0 to 100 %.
             scale=alt.Scale(zero=not is_map, nice=True),
         )
-        drawing = (
-            alt.Chart(alt.NamedData("rows"))
-            .mark_line(point=len(rows) <= 60, color=GROUP_COLORS["head"])
-            .encode(
-                x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
-                y=y,
-                tooltip=["epoch:Q", alt.Tooltip("value:Q", format=".4g", title=title)],
-            )
+        drawing = _ROWS.mark_line(point=len(rows) <= 60, color=GROUP_COLORS["head"]).encode(
+            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=y,
+            tooltip=["epoch:Q", alt.Tooltip("value:Q", format=".4g", title=title)],
         )
         charts.append(Chart(f"training_{column}", title, caption, drawing, rows, 200))
     return charts
@@ -526,7 +500,7 @@ def map_by_variant(
     """
     rows = _mean_rows("variant", names, means, deviations)
     y = alt.Y("variant:N", sort=None, title=None, axis=alt.Axis(labelLimit=_NAME_LIMIT))
-    drawing = _means(alt.X("mean:Q", title="mAP", axis=alt.Axis(format="%")), y, "x", "variant")
+    drawing = _means(alt.X("mean:Q", title="mAP", axis=_PERCENT), y, "x", "variant")
     return Chart(
         "comparison_map",
         "mAP of each variant",
@@ -559,7 +533,7 @@ def map_by_value(
     x = alt.X(
         "value:Q", title=parameter, scale=alt.Scale(type="log" if log else "linear", zero=False)
     )
-    y = alt.Y("mean:Q", title="mAP", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
+    y = alt.Y("mean:Q", title="mAP", axis=_PERCENT, scale=alt.Scale(zero=False))
     return Chart(
         name,
         title,
@@ -588,7 +562,7 @@ def gain_by_class(
         names: the names of the C classes.
         groups: the names of their groups.
         train_counts: their numbers of training examples.
-        gain: the differences of average precision as fractions of 1, (C,); NaN if not defined.
+        gain: the differences of average precision in points, (C,); NaN if not defined.
     """
     rows = [
         {
@@ -596,25 +570,30 @@ def gain_by_class(
             "group": groups[i],
             "count": train_counts[i],
             "x": max(train_counts[i], 0.5),
-            "gain": 100 * gain[i],
+            "gain": gain[i],
         }
         for i in np.flatnonzero(~np.isnan(gain)).tolist()
     ]
-    x = alt.X("x:Q", title="training images of the label", scale=alt.Scale(type="log"))
-    base = alt.Chart(alt.NamedData("rows"))
     drawing = alt.layer(
-        base.mark_rule(color=_GREY).encode(y=alt.datum(0)),
-        base.mark_point(filled=True, size=60)
-        .encode(
-            x=x,
-            y=alt.Y("gain:Q", title="change of AP, points"),
-            color=_group_color(),
-            shape=alt.Shape("group:N", scale=alt.Scale(domain=list(GROUP_NAMES))),
-            tooltip=["label:N", alt.Tooltip("gain:Q", title="points", format="+.1f"), "count:Q"],
-        )
-        .add_params(_zoom()),
+        _ROWS.mark_rule(color=_GREY).encode(y=alt.datum(0)),
+        _points_of_groups(
+            _COUNT_AXIS,
+            alt.Y("gain:Q", title="change of AP, points"),
+            alt.Tooltip("gain:Q", title="points", format="+.1f"),
+            alt.Tooltip("count:Q", title="training images"),
+        ),
     )
     return Chart(name, title, f"{caption} Points below 0 are losses.", drawing, rows)
+
+
+def _points_of_groups(x: alt.X, y: alt.Y, *tooltip: Any) -> alt.Chart:
+    """A point for each label, whose group is told by its color and its shape."""
+    shape = alt.Shape("group:N", scale=alt.Scale(domain=list(GROUP_NAMES)))
+    encoded = _ROWS.mark_point(filled=True, size=60, opacity=1, cursor="pointer").encode(
+        x=x, y=y, color=_group_color(), shape=shape, tooltip=["label:N", *tooltip]
+    )
+    # Dragging moves. The wheel zooms with Shift alone, because otherwise it scrolls the page.
+    return encoded.add_params(alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]"))
 
 
 def _mean_rows(
@@ -635,7 +614,7 @@ def _mean_rows(
 
 def _means(x: alt.X, y: alt.Y, along: str, key: str, line: bool = False) -> alt.LayerChart:
     """Points with lines of one deviation to each side along an axis."""
-    base = alt.Chart(alt.NamedData("rows")).encode(
+    encoded = _ROWS.encode(
         x=x,
         y=y,
         color=alt.Color(
@@ -644,13 +623,18 @@ def _means(x: alt.X, y: alt.Y, along: str, key: str, line: bool = False) -> alt.
             legend=_legend(),
         ),
     )
-    ends = {along: alt.X("low:Q") if along == "x" else alt.Y("low:Q"), f"{along}2": "high:Q"}
-    layers: list[alt.Chart] = [base.mark_rule(opacity=0.5).encode(**ends)]
+    ends: dict[str, Any] = {
+        along: alt.X("low:Q") if along == "x" else alt.Y("low:Q"),
+        f"{along}2": "high:Q",
+    }
+    layers: list[alt.Chart] = [encoded.mark_rule(opacity=0.5).encode(**ends)]
     if line:
-        layers.append(base.mark_line())
+        layers.append(encoded.mark_line())
     tooltip = [f"{key}:{'Q' if line else 'N'}", "labels:N", alt.Tooltip("mean:Q", format=".2%")]
     shape = alt.Shape("labels:N", scale=alt.Scale(domain=list(MEAN_COLORS)))
-    layers.append(base.mark_point(filled=True, size=70).encode(tooltip=tooltip, shape=shape))
+    layers.append(
+        encoded.mark_point(filled=True, size=70, opacity=1).encode(tooltip=tooltip, shape=shape)
+    )
     return alt.layer(*layers)
 
 
@@ -662,16 +646,12 @@ def _matrix(
     rows: Sequence[str],
     tooltip: list[Any],
 ) -> alt.Chart:
-    axis = {"labelLimit": 130, "labelOverlap": False, "labelFontSize": 9}
-    return (
-        alt.Chart(alt.NamedData("rows"))
-        .mark_rect()
-        .encode(
-            x=alt.X(f"{x}:N", sort=list(columns), axis=alt.Axis(labelAngle=-60, **axis)),
-            y=alt.Y(f"{y}:N", sort=list(rows), axis=alt.Axis(**axis)),
-            color=color,
-            tooltip=tooltip,
-        )
+    axis: dict[str, Any] = {"labelLimit": 130, "labelOverlap": False, "labelFontSize": 9}
+    return _ROWS.mark_rect().encode(
+        x=alt.X(f"{x}:N", sort=list(columns), axis=alt.Axis(labelAngle=-60, **axis)),
+        y=alt.Y(f"{y}:N", sort=list(rows), axis=alt.Axis(**axis)),
+        color=color,
+        tooltip=tooltip,
     )
 
 
@@ -705,11 +685,6 @@ def _group_color() -> alt.Color:
 def _legend(number_format: str | None = None) -> alt.Legend:
     options: dict[str, Any] = {"format": number_format} if number_format else {}
     return alt.Legend(orient="top", title=None, labelLimit=320, columns=1, **options)
-
-
-def _zoom() -> alt.Parameter:
-    """Moving by dragging, and zooming by the wheel, which without Shift scrolls the page."""
-    return alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
 
 
 def _explain_deviations(deviations: Mapping[str, Sequence[float]]) -> str:

@@ -1,6 +1,7 @@
 """What a model does with each label: its best finds, misses, false alarms and confusions."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,10 +89,7 @@ class Decisions:
         sign = -1 if highest else 1
         pairs = pairs[np.lexsort((sign * self.probability[pairs], self.label[pairs]))]
         ends = np.searchsorted(self.label[pairs], np.arange(self.shape[1] + 1))
-        return [
-            pairs[start : min(start + number, end)]
-            for start, end in zip(ends[:-1], ends[1:], strict=True)
-        ]
+        return [pairs[start : min(start + number, end)] for start, end in itertools.pairwise(ends)]
 
     def confusions(self) -> scipy.sparse.coo_array:
         """Counts the images that miss label i and are wrongly given label j at [i, j], (C, C)."""
@@ -137,7 +135,7 @@ def strongest_by_row(
     ends = np.searchsorted(rows[order], np.arange(counts.shape[0] + 1))
     return [
         [(int(columns[k]), counts.data[k].item()) for k in order[start : min(start + number, end)]]
-        for start, end in zip(ends[:-1], ends[1:], strict=True)
+        for start, end in itertools.pairwise(ends)
     ]
 
 

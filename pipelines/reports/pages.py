@@ -96,14 +96,18 @@ class Page:
             f"img-src data:; script-src {' '.join(map(_hash, scripts))}"
         )
         made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-        content = _environment().get_template(template).render(
-            policy=policy,
-            style=markupsafe.Markup(_read("page.css")),
-            scripts=[markupsafe.Markup(script) for script in scripts],
-            data=_json({**self.data, "charts": drawings}),
-            made=made,
-            figures=self.figures_dir.name,
-            **context,
+        content = (
+            _environment()
+            .get_template(template)
+            .render(
+                policy=policy,
+                style=markupsafe.Markup(_read("page.css")),
+                scripts=[markupsafe.Markup(script) for script in scripts],
+                data=_json({**self.data, "charts": drawings}),
+                made=made,
+                figures=self.figures_dir.name,
+                **context,
+            )
         )
         _write(self.path, content)
 
@@ -127,9 +131,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FunctionLoader(_read),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: value
-        if isinstance(value, markupsafe.Markup)
-        else text.plain(value),
+        finalize=lambda value: value if isinstance(value, markupsafe.Markup) else text.plain(value),
     )
     environment.filters["percent"] = text.percent
     environment.filters["number"] = lambda value: f"{value:,}"

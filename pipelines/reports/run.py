@@ -21,7 +21,7 @@ from pipelines.reports.diagnosis import Decisions
 from pipelines.reports.pages import Column
 
 SUSPECTS = "suspected_label_errors.csv"
-MAX_PICTURES = 360
+MAX_PICTURES = 600
 MAX_WORST_IMAGES = 12
 _SUSPECTS_PER_LABEL = 20
 _IMAGES_PER_LABEL = 4
@@ -303,7 +303,7 @@ class _Labels:
             rows = []
             for i in dict.fromkeys([members[0], members[len(members) // 2], members[-1]]):
                 threshold = self.entries[i]["at_threshold"]["threshold"]
-                points = zip(*(curves[i][k] for k in ("thresholds", "precision", "recall")))
+                thresholds, precision, recall, _ = _points(curves[i])
                 rows += [
                     {
                         "label": self.names[i],
@@ -312,7 +312,7 @@ class _Labels:
                         "recall": r,
                         "chosen": t == threshold,
                     }
-                    for t, p, r in points
+                    for t, p, r in zip(thresholds, precision, recall, strict=True)
                 ]
             title = f"Precision and recall: best, middle and worst {group} label"
             drawn.append(charts.precision_recall(f"precision_recall_{group}", title, rows))

@@ -6,7 +6,9 @@ import unicodedata
 
 # Control characters, marks that turn the direction of the text around them, and half characters,
 # which no file can hold. The direction of a name itself is that of its letters.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _SHOWN = 40
 # What a spreadsheet takes for the beginning of a formula, also behind blanks.
 _FORMULA = re.compile(r"^\s*[=+\-@\t\r]")

@@ -37,7 +37,9 @@ def curve(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str,
         changes = changes[np.linspace(0, len(changes) - 1, limit).round().astype(int)]
     ranks = np.geomspace(1, len(scores), _GEOMETRIC_POINTS).round().astype(int)
     thresholds = np.unique(
-        np.concatenate([changes.astype(np.float64), ordered[-ranks].astype(np.float64), [threshold]])
+        np.concatenate(
+            [changes.astype(np.float64), ordered[-ranks].astype(np.float64), [threshold]]
+        )
     )[::-1]
     given = len(ordered) - np.searchsorted(ordered, thresholds)
     hits = len(positives) - np.searchsorted(positives, thresholds)
@@ -103,7 +105,10 @@ def of_classes(labels: Any, scores: np.ndarray, thresholds: np.ndarray) -> list[
     for start in range(0, scores.shape[1], block):
         columns = slice(start, start + block)
         for truth, values, threshold in zip(
-            labels[:, columns].T.copy(), scores[:, columns].T.copy(), thresholds[columns], strict=True
+            labels[:, columns].T.copy(),
+            scores[:, columns].T.copy(),
+            thresholds[columns],
+            strict=True,
         ):
             interval = average_precision_interval(truth, values)
             found.append({**curve(truth, values, float(threshold)), "interval": interval})

@@ -299,7 +299,8 @@
     return make("figure", {}, picture(at),
       make("figcaption", {}, named(data.images.names[at]),
         ...(probability === null ? [] : [make("div", {}, make("b", {}, percent(probability, 1)))]),
-        make("details", {}, make("summary", {}, "what the model said"), ...said)));
+        make("details", { open: probability === null ? "" : null },
+          make("summary", {}, "what the model said"), ...said)));
   }
 
   function showImages() {
