@@ -83,7 +83,7 @@ class Chart:
 @functools.cache
 def javascript() -> str:
     """Returns Vega, Vega-Lite and Vega-Embed as one script, made without a network in seconds."""
-    return vl_convert.javascript_bundle(vl_version=_VEGA_LITE)
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
 
 
 def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarray:
@@ -216,7 +216,7 @@ def class_shares(
         num_draws: the number of drawn examples.
     """
     series = {"in the data, n/N": statistics.priors}
-    if observed_counts is not None:
+    if observed_counts is not None and num_draws is not None:
         drawn = np.asarray(observed_counts, np.float64) / num_draws
         series["in the images that training drew"] = drawn
     series["class-aware re-sampling by Eq. 1"] = statistics.resampled_probability
@@ -612,7 +612,7 @@ def _mean_rows(
     return rows
 
 
-def _means(x: alt.X, y: alt.Y, along: str, key: str, line: bool = False) -> alt.LayerChart:
+def _means(x: alt.X, y: alt.Y, along: str, key: str, line: bool = False) -> alt.TopLevelMixin:
     """Points with lines of one deviation to each side along an axis."""
     encoded = _ROWS.encode(
         x=x,

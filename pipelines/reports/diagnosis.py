@@ -45,7 +45,7 @@ class Decisions:
             probabilities: the probabilities, (N, C).
             thresholds: the thresholds, (C,).
         """
-        images, columns, has, given = [], [], [], []
+        found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool))]
         rows_per_block = max(1, _ELEMENTS_PER_BLOCK // max(probabilities.shape[1], 1))
         for start in range(0, len(probabilities), rows_per_block):
             rows = slice(start, start + rows_per_block)
@@ -53,20 +53,16 @@ class Decisions:
             truth = np.asarray(block, bool)
             accepted = probabilities[rows] >= thresholds
             row, column = np.nonzero(truth | accepted)
-            images.append(row + start)
-            columns.append(column)
-            has.append(truth[row, column])
-            given.append(accepted[row, column])
-        image, label = np.concatenate(images or [[]]).astype(int), np.concatenate(columns or [[]])
-        label = label.astype(int)
+            found.append((row + start, column, truth[row, column], accepted[row, column]))
+        image, label, has, given = map(np.concatenate, zip(*found, strict=True))
         probability = probabilities[image, label].astype(np.float64)
         return cls(
             image,
             label,
             probability,
             _logit(probability) - _logit(np.asarray(thresholds, np.float64))[label],
-            np.concatenate(has or [[]]).astype(bool),
-            np.concatenate(given or [[]]).astype(bool),
+            has,
+            given,
             probabilities.shape,
         )
 
