@@ -23,7 +23,7 @@ from dbl_tf.statistics import (
     LabelStatistics,
     is_sparse,
 )
-from pipelines.reports.text import shortened
+from pipelines.reports.text import plain, shortened
 
 # With more labels than this, an axis shows them by rank, or a matrix shows some of them.
 MAX_NAMED_CLASSES = 40
@@ -70,13 +70,15 @@ class Chart:
 
     def specification(self, width: int | str = "container") -> dict[str, Any]:
         """Returns the Vega-Lite specification, with its data."""
-        content = self.drawing.to_dict()
+        content = self.drawing.to_dict() | {"datasets": {"rows": self.rows}}
         size = {"width": width, "height": self.height, "background": None}
-        return {**content, **size, "datasets": {"rows": list(self.rows)}}
+        # The library that draws ends the process where a text has a control character.
+        return _plain(content | size)
 
     def svg(self) -> str:
         """Draws the chart with its title on white."""
-        content = self.specification(_STATIC_WIDTH) | {"background": "white", "title": self.title}
+        content = self.specification(_STATIC_WIDTH) | {"background": "white"}
+        content["title"] = plain(self.title)
         return vl_convert.vegalite_to_svg(content, vl_version=_VEGA_LITE)
 
 
@@ -594,6 +596,19 @@ def _points_of_groups(x: alt.X, y: alt.Y, *tooltip: Any) -> alt.Chart:
     )
     # Dragging moves. The wheel zooms with Shift alone, because otherwise it scrolls the page.
     return encoded.add_params(alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]"))
+
+
+def _plain(value: Any) -> Any:
+    """Returns a specification whose texts have no control characters, and with null for NaN."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _mean_rows(

@@ -112,7 +112,10 @@ def write_run_report(
     page.data = {
         "tables": {"labels": [column.content() for column in found.columns()]},
         "flags": {"never": found.never.tolist(), "hardly": found.hardly.tolist()},
-        "curves": [_points(curve) for curve in scores["curves"].values()],
+        "curves": [
+            _points(curve, entry)
+            for curve, entry in zip(scores["curves"].values(), found.entries, strict=True)
+        ],
         "with": diagnosis.companions(statistics.conditional_probability, _OTHERS_PER_LABEL),
         **_label_details(found, decisions, confusions, image_names, read_images),
     }
@@ -302,17 +305,16 @@ class _Labels:
                 continue
             rows = []
             for i in dict.fromkeys([members[0], members[len(members) // 2], members[-1]]):
-                threshold = self.entries[i]["at_threshold"]["threshold"]
-                thresholds, precision, recall, _ = _points(curves[i])
+                curve, own = curves[i], _points(curves[i], self.entries[i])["own"]
                 rows += [
                     {
                         "label": self.names[i],
-                        "threshold": t,
-                        "precision": p,
-                        "recall": r,
-                        "chosen": t == threshold,
+                        "threshold": threshold,
+                        "precision": curve["precision"][k],
+                        "recall": curve["recall"][k],
+                        "chosen": k == own,
                     }
-                    for t, p, r in zip(thresholds, precision, recall, strict=True)
+                    for k, threshold in enumerate(curve["thresholds"])
                 ]
             title = f"Precision and recall: best, middle and worst {group} label"
             drawn.append(charts.precision_recall(f"precision_recall_{group}", title, rows))
@@ -342,9 +344,21 @@ def _check_run(
         )
 
 
-def _points(curve: Mapping[str, Sequence[float]]) -> list[list[float]]:
-    """Thresholds, precision, recall and numbers of given images, from the highest threshold."""
-    return [list(curve[name]) for name in ("thresholds", "precision", "recall", "given")]
+def _points(
+    curve: Mapping[str, Sequence[float]], entry: Mapping[str, Any]
+) -> dict[str, list[float] | int]:
+    """Returns the thresholds, and the numbers of images that are given the label and have it.
+
+    The numbers are smaller than the shares that follow from them. "own" is the point of the
+    threshold in use.
+    """
+    own = entry["at_threshold"]["threshold"]
+    return {
+        "thresholds": [float(f"{t:.5g}") for t in curve["thresholds"]],
+        "given": list(curve["given"]),
+        "right": [round(recall * entry["test_count"]) for recall in curve["recall"]],
+        "own": next((k for k, t in enumerate(curve["thresholds"]) if t <= own), 0),
+    }
 
 
 def _label_details(

@@ -45,7 +45,8 @@ def curve(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str,
     hits = len(positives) - np.searchsorted(positives, thresholds)
     precision = np.divide(hits, given, out=np.zeros(len(given)), where=given > 0)
     return {
-        "thresholds": thresholds.tolist(),
+        # Nine digits are enough for float32, and seven for a count to be found from its share.
+        "thresholds": [float(f"{t:.9g}") for t in thresholds],
         "precision": [float(f"{p:.7g}") for p in precision],
         "recall": [float(f"{r:.7g}") for r in hits / len(positives)],
         "given": given.tolist(),

@@ -215,9 +215,10 @@
           (low === null ? "" : ` (95 % interval ${low.toFixed(1)} to ${high.toFixed(1)} %)`) +
           `; guessing would reach ${guessing.toFixed(1)} %.`);
     const slider = panel.querySelector("input[type=range]");
-    slider.max = Math.max(data.curves[index][0].length - 1, 0);
-    slider.disabled = !data.curves[index][0].length;
-    reset();
+    const last = data.curves[index].thresholds.length - 1;
+    slider.max = Math.max(last, 0);
+    slider.disabled = last < 0;
+    move(data.curves[index].own);
     showImages();
     showOthers();
     if (go) {
@@ -226,17 +227,9 @@
     }
   }
 
-  /** The run's own threshold is one of the points. */
-  function reset() {
-    const thresholds = data.curves[chosen][0];
-    const own = data.thresholds[chosen];
-    const at = thresholds.findIndex((t) => t <= own);
-    move(at < 0 ? Math.max(thresholds.length - 1, 0) : at);
-  }
-
   function move(to) {
     point = to;
-    const [thresholds, precisions, recalls, givens] = data.curves[chosen];
+    const { thresholds } = data.curves[chosen];
     // To the right, the threshold rises.
     const slider = panel.querySelector("input[type=range]");
     slider.value = thresholds.length - 1 - point;
@@ -246,9 +239,7 @@
     if (!thresholds.length) {
       for (const cell of panel.querySelectorAll("[data-of]")) cell.textContent = "–";
     } else {
-      const [precision, recall, given] = [precisions, recalls, givens].map((list) => list[point]);
-      const positives = value("test images", chosen);
-      const right = Math.round(recall * positives);
+      const { given, right, positives, precision, recall } = at(point);
       slider.setAttribute("aria-valuetext", `threshold ${thresholds[point].toPrecision(4)}`);
       show("threshold", thresholds[point].toPrecision(4));
       show("precision", percent(precision, 2));
@@ -262,12 +253,19 @@
     showCurve();
   }
 
+  /** Counts and shares at a point of the curve of the chosen label. */
+  function at(k) {
+    const [given, right] = ["given", "right"].map((name) => data.curves[chosen][name][k]);
+    const positives = value("test images", chosen);
+    return { given, right, positives, precision: given ? right / given : 0,
+             recall: right / positives };
+  }
+
   function curve() {
-    const [thresholds, precisions, recalls] = data.curves[chosen];
-    return thresholds.map((threshold, k) => ({
-      label: value("label", chosen), threshold, precision: precisions[k], recall: recalls[k],
-      chosen: k === point,
-    }));
+    return data.curves[chosen].thresholds.map((threshold, k) => {
+      const { precision, recall } = at(k);
+      return { label: value("label", chosen), threshold, precision, recall, chosen: k === point };
+    });
   }
 
   function showCurve() {
@@ -342,8 +340,9 @@
   });
   if (panel) {
     panel.querySelector("input[type=range]").addEventListener("input", (event) =>
-      move(data.curves[chosen][0].length - 1 - Number(event.target.value)));
-    panel.querySelector("[data-reset]").addEventListener("click", reset);
+      move(data.curves[chosen].thresholds.length - 1 - Number(event.target.value)));
+    panel.querySelector("[data-reset]").addEventListener("click", () =>
+      move(data.curves[chosen].own));
     panel.querySelectorAll("[data-step]").forEach((button) =>
       button.addEventListener("click", () => {
         const { shown } = tables.get("labels");
