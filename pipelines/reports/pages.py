@@ -144,20 +144,10 @@ def _read(name: str) -> str:
 
 def _json(data: Mapping[str, Any]) -> markupsafe.Markup:
     """Returns JSON that cannot end the element of the page that contains it."""
-    content = json.dumps(_finite(data), separators=(",", ":"), allow_nan=False)
+    content = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         content = content.replace(character, f"\\u{ord(character):04x}")
     return markupsafe.Markup(content)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _hash(script: str) -> str:

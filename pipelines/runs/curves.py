@@ -1,14 +1,20 @@
 """Precision and recall of a class by threshold, and how far its average precision is uncertain."""
 
+import concurrent.futures
+import itertools
 import zlib
 from typing import Any
 
 import numpy as np
 
+from dbl_tf.cores import usable_cores
+
 MAX_POINTS = 200
 # Points between the positives, so that the false alarms of a rare class can be followed too.
 _GEOMETRIC_POINTS = 40
 _NUM_RESAMPLES = 200
+# The columns that a thread copies at a time, because a single one is scattered in memory.
+_CLASSES_PER_BLOCK = 16
 _INTERVAL = (0.025, 0.975)
 
 
@@ -101,16 +107,19 @@ def of_classes(labels: Any, scores: np.ndarray, thresholds: np.ndarray) -> list[
         scores: the scores, (N, C).
         thresholds: the thresholds, (C,).
     """
-    found = []
-    block = 16  # columns at a time, because a single column of a wide matrix is scattered
-    for start in range(0, scores.shape[1], block):
-        columns = slice(start, start + block)
-        for truth, values, threshold in zip(
-            labels[:, columns].T.copy(),
-            scores[:, columns].T.copy(),
-            thresholds[columns],
-            strict=True,
-        ):
-            interval = average_precision_interval(truth, values)
-            found.append({**curve(truth, values, float(threshold)), "interval": interval})
-    return found
+
+    def of_block(start: int) -> list[dict[str, Any]]:
+        columns = slice(start, start + _CLASSES_PER_BLOCK)
+        truths, values = labels[:, columns].T.copy(), scores[:, columns].T.copy()
+        return [
+            {
+                **curve(truth, of_class, float(threshold)),
+                "interval": average_precision_interval(truth, of_class),
+            }
+            for truth, of_class, threshold in zip(truths, values, thresholds[columns], strict=True)
+        ]
+
+    # NumPy releases the interpreter lock while it sorts and draws.
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:
+        starts = range(0, scores.shape[1], _CLASSES_PER_BLOCK)
+        return list(itertools.chain.from_iterable(executor.map(of_block, starts)))

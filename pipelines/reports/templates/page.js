@@ -94,7 +94,9 @@
       this.group = root.querySelector("[data-group]");
       this.flags = [...root.querySelectorAll("[data-flag]")];
       this.addHeadings();
-      root.querySelector(".controls").addEventListener("input", () => this.filter());
+      for (const event of ["input", "change"]) {
+        root.querySelector(".controls").addEventListener(event, () => this.filter());
+      }
       this.search.addEventListener("keydown", (event) => {
         if (event.key === "Enter" && this.shown.length) this.pick(this.shown[0]);
       });
