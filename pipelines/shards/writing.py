@@ -19,11 +19,11 @@ from dbl_tf import atomic
 from dbl_tf.cores import usable_cores
 from dbl_tf.messages import first_lines
 from dbl_tf.statistics import LabelStatistics
-from pipelines import record_files, shrinking_processes
+from pipelines import record_files
 from pipelines.examples import Examples, LabelledData
 from pipelines.shards import layout
 from pipelines.shards.layout import Manifest, Plan, ShardInfo, ShardsError
-from pipelines.shrinking import ImageError
+from pipelines.shrinking import ImageError, processes
 
 # One record a group, so that each record can be read alone. Images are already compressed. One
 # thread, because with several the bytes of a file would depend on which of them was first.
@@ -269,7 +269,7 @@ def _encoded(plan: Plan, examples: Examples, positions: np.ndarray) -> Iterator[
         yield from encoded
         return
     names = (examples.names[i] for i in positions)
-    for name, shrunk in shrinking_processes.shrink_all(
+    for name, shrunk in processes.shrink_all(
         zip(names, encoded, strict=True),
         settings=plan.shrinking,
         num_processes=min(usable_cores(), len(positions)),

@@ -5,7 +5,7 @@
 | list | a column of labels |
 | wide | a column of zeros and ones for each class |
 | metadata | a list in `metadata.jsonl` or `metadata.csv`, or whose images are in `file_name` |
-| COCO | JSON with the lists images, annotations and categories |
+| COCO | JSON with the lists images, annotations and categories, alone or in `annotations/` |
 | folders | a folder of folders of images |
 
 Each but the last may come as a file for each split. Where a folder holds tables of splits, or
@@ -32,8 +32,9 @@ from pipelines.tables.wide import WideReader
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 _METADATA = ("metadata.jsonl", "metadata.csv", "_classes.csv", "_annotations.coco.json")
+_ANNOTATIONS, _INSTANCES = "annotations", "instances"
 _MULTI_HOT = (
-    "lists of zeros and ones, which may stand for one class each; name the labels, or write a "
+    "zeros and ones in one cell, which may stand for one class each; name the labels, or write a "
     "column of zeros and ones for each class"
 )
 
@@ -111,6 +112,8 @@ def _parts_of_folder(path: str) -> list[_Part]:
     """
     by_split: dict[str, list[_Part]] = {}
     metadata, others = [], []
+    for part in _coco_parts(path):
+        by_split.setdefault(str(part.split), []).append(part)
     for name in sorted(os.listdir(path)):
         entry = os.path.join(path, name)
         if os.path.isdir(entry):
@@ -151,6 +154,28 @@ def _parts_of_folder(path: str) -> list[_Part]:
             "metadata.jsonl, or folders of images named after their labels"
         )
     return metadata
+
+
+def _coco_parts(path: str) -> list[_Part]:
+    """Returns the tables of a folder laid out as COCO is: annotations/instances_train2017.json.
+
+    Its images are in train2017 or images/train2017, or in the folders train or images.
+    """
+    folder = os.path.join(path, _ANNOTATIONS)
+    if not os.path.isdir(folder):
+        return []
+    parts = []
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        split = splits.split_in_name(stem)
+        if suffix.lower() != ".json" or split is None or not stem.startswith(_INSTANCES):
+            continue
+        own = stem.removeprefix(_INSTANCES).strip("_-")
+        candidates = [os.path.join(*up, down) for down in (own, split) for up in ((), ("images",))]
+        candidates.append("images")
+        images = next((c for c in candidates if c and os.path.isdir(os.path.join(path, c))), "")
+        parts.append(_Part(os.path.join(folder, name), split, images))
+    return parts
 
 
 def _read_folders(path: str) -> Rows:
@@ -321,6 +346,9 @@ class _TableReader:
         if cells.looks_like_indicators(all_lists):
             row = lists[0][0] if lists else texts[lists_in_cells[0]].row
             problems.add(_MULTI_HOT, places[row], str([*map(int, all_lists[0])]))
+        if not known.issuperset(plain) and cells.are_digits_of_indicators(list(plain)):
+            cell = next(iter(plain))
+            problems.add(_MULTI_HOT, places[plain[cell].row], repr(cell))
         _check_numbers(plain, places, name, problems)
         problems.raise_if_any(TableError)
         if plain:

@@ -198,9 +198,30 @@ def test_lists_and_plain_cells_in_one_column_are_refused(read):
 
 def test_lists_of_zeros_and_ones_are_no_names(read):
     rows = [{"image": f"{i}.jpg", "split": "train", "labels": [0, 1, i % 2]} for i in range(4)]
-    assert "lists of zeros and ones" in refused(read, {"t.json": rows})
+    assert "zeros and ones in one cell" in refused(read, {"t.json": rows})
     rows[0]["labels"] = [2, 7]
     assert read({"t.json": rows}).labels["0.jpg"] == ["2", "7"]
+
+
+@pytest.mark.parametrize("between", ["", ",", " ", ";"])
+def test_digits_of_zeros_and_ones_are_no_names(read, between):
+    texts = [between.join(digits) for digits in ("010", "110", "001", "110")]
+    message = refused(read, table_of(*texts))
+    assert "zeros and ones in one cell" in message and f"line 2: {texts[0]!r}" in message
+    # Numbers of classes are names, and those of a list of classes are known.
+    assert labels_of(read(table_of("10", "11", "2"))) == [["10"], ["11"], ["2"]]
+    assert labels_of(read(table_of("01", "10"), known=["01", "10"])) == [["01"], ["10"]]
+
+
+@pytest.mark.parametrize("mark", ["&", "+", "-", "·", "->"])
+def test_a_mark_between_blanks_is_no_label(read, mark):
+    message = refused(read, table_of("cat", "dog", f"cat {mark} dog"))
+    assert f"line 4: 'cat {mark} dog'" in message and f"--label_separator='{mark}'" in message
+    parted = read(table_of("cat", f"cat {mark} dog"), label_separator=mark)
+    assert labels_of(parted) == [["cat"], ["cat", "dog"]]
+    # Emojis are names, and so is a mark that stands alone, with a remark.
+    assert labels_of(read(table_of("🐈 🐕", "🐕"))) == [["🐈", "🐕"], ["🐕"]]
+    assert "labels without a letter or a digit: 1" in read(table_of("cat", mark)).remarks
 
 
 # Cells without labels
@@ -395,6 +416,29 @@ def test_files_that_are_no_text(read, start, kind):
     assert kind in refused(read, {"t.csv": start + bytes(100)})
 
 
+@pytest.mark.parametrize(
+    "header", ["label1,label2", "label,label.1", "labels,labels_2", "Tag 1,Tag 2"]
+)
+def test_columns_of_one_label_each_are_not_half_read(read, header):
+    rows = "".join(f"{i}.jpg,train,cat,{'dog' if i % 2 else ''}\n" for i in range(4))
+    message = refused(read, f"image,split,{header}\n{rows}")
+    first, second = header.split(",")
+    assert f"columns {first!r} and {second!r} seem to hold one label each" in message
+    assert f"--labels_column={first}" in message
+    taken = read(f"image,split,{header}\n{rows}", flags={"labels": first})
+    assert labels_of(taken) == [["cat"]] * 4
+
+
+@pytest.mark.parametrize(
+    "values, kind",
+    [(("0.9", "0.1"), "numbers other than 0 and 1"), (("x", ""), "marks and nothing")],
+)
+def test_columns_that_are_not_zeros_and_ones_are_named(read, values, kind):
+    rows = "".join(f"{i}.jpg,train,{values[i % 2]},{values[i // 2]}\n" for i in range(4))
+    message = refused(read, f"image,split,cat,dog\n{rows}")
+    assert f"2 columns hold {kind}, such as 'cat' (" in message and "write 1 where" in message
+
+
 # Metadata, COCO, folders, files by split
 
 
@@ -451,6 +495,17 @@ def test_coco_by_split(read):
         "person",
     }
     assert found.rows.layout == "COCO by split"
+
+
+@pytest.mark.parametrize("folder", ["train2017", "images/train2017", "train", "images"])
+def test_coco_as_it_is_distributed(read, folder):
+    other = {**COCO, "images": [{"id": 7, "file_name": "c.jpg"}], "annotations": []}
+    tables = {"instances_train2017.json": COCO, "instances_val2017.json": other}
+    files = {f"annotations/{name}": document for name, document in tables.items()}
+    files |= {"annotations/captions_train2017.json": {}, f"{folder}/a.jpg": b"one"}
+    found = read({**files, "val2017/c.jpg": b"two"}, ".")
+    assert found.rows.layout == "COCO by split" and found.splits == ["train", "train", "val"]
+    assert [*found.labels] == [f"{folder}/a.jpg", f"{folder}/b.jpg", "val2017/c.jpg"]
 
 
 def test_coco_that_contradicts_itself(read):

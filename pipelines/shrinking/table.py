@@ -29,11 +29,12 @@ from absl import logging
 from dbl_tf import atomic
 from dbl_tf.cores import usable_cores
 from dbl_tf.lock import Lock
-from pipelines import locations, shrinking_processes
+from pipelines import locations
 from pipelines.datasets import LoadOptions, image_checks, table
 from pipelines.datasets.image_checks import BadImage, BadImagesError
 from pipelines.examples import LabelledData
-from pipelines.shrinking import ImageError, Settings, Shrunk
+from pipelines.shrinking import processes
+from pipelines.shrinking.jpegs import ImageError, Settings, Shrunk
 
 EXAMPLES_NAME = "examples.jsonl"
 MANIFEST_NAME = "prepared.jsonl"
@@ -62,9 +63,9 @@ class Prepared:
         source_version: its time then, or a digest; see `locations.Status`.
         image: the path of the JPEG, relative to the folder.
         size: the number of bytes of the JPEG.
-        is_copy: see `shrinking.Shrunk`.
-        num_frames: see `shrinking.Shrunk`.
-        ignored_profile: see `shrinking.Shrunk`.
+        is_copy: see `Shrunk`.
+        num_frames: see `Shrunk`.
+        ignored_profile: see `Shrunk`.
     """
 
     source: str
@@ -240,6 +241,11 @@ def _check_originals_are_elsewhere(
     real = os.path.realpath(folder)
     if real == os.path.realpath(images_dir):
         raise PreparationError(f"{folder} is the folder of the images; choose a new output_dir")
+    if os.path.isdir(options.examples) and _is_below(real, os.path.realpath(options.examples)):
+        raise PreparationError(
+            f"{folder} is in {options.examples}, whose folders are labels or splits; choose an "
+            "output_dir elsewhere"
+        )
     originals = [options.examples, *filter(None, [options.class_names]), *files]
     parents: dict[str, str] = {}
     for original in originals:
@@ -386,7 +392,7 @@ def _prepare(
             yield file, source
 
     with open(folder / MANIFEST_NAME, "a", encoding="ascii", newline="") as manifest:
-        for file, shrunk in shrinking_processes.shrink_all(
+        for file, shrunk in processes.shrink_all(
             requests(),
             settings=settings,
             num_processes=min(num_processes, max(1, len(todo))),
