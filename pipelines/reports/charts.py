@@ -27,6 +27,8 @@ from pipelines.reports.text import plain, shortened
 
 # With more labels than this, an axis shows them by rank, or a matrix shows some of them.
 MAX_NAMED_CLASSES = 40
+# With more points than this, they are smaller.
+_MANY_POINTS = 200
 # At least 3 : 1 against white and against the dark background; shapes tell groups apart too.
 GROUP_COLORS = {"head": "#3b82c4", "medium": "#c77700", "tail": "#d1495b"}
 _GREY = "#7a7f87"
@@ -37,6 +39,8 @@ GROUP_RANGES = {
     "medium": f"{TAIL_MAX_COUNT} to {HEAD_MIN_COUNT - 1}",
     "tail": f"fewer than {TAIL_MAX_COUNT}",
 }
+# The chart of one curve, whose data the script of a page exchanges.
+CURVE = "curve"
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 _STATIC_WIDTH = 640
 _ROWS = alt.Chart(alt.NamedData("rows"))
@@ -180,6 +184,7 @@ def average_precision(
     points = _points_of_groups(
         _COUNT_AXIS,
         y,
+        len(rows),
         alt.Tooltip("count:Q", title="training images"),
         alt.Tooltip("ap:Q", title="average precision", format=".1%"),
         alt.Tooltip("low:Q", title="95 % interval from", format=".1%"),
@@ -190,7 +195,7 @@ def average_precision(
     dash = _ROWS.mark_tick(color=_GREY, thickness=2, size=9, orient="horizontal")
     drawing = alt.layer(
         dash.encode(x=_COUNT_AXIS, y=alt.Y("chance:Q")),
-        _ROWS.mark_rule(opacity=0.4).encode(
+        _ROWS.mark_rule(opacity=0.4 if len(rows) <= _MANY_POINTS else 0.1).encode(
             x=_COUNT_AXIS, y=alt.Y("low:Q"), y2="high:Q", color=_group_color()
         ),
         points.add_params(chosen),
@@ -264,6 +269,7 @@ def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Char
     drawing = _points_of_groups(
         _rank_axis(statistics),
         alt.Y("variance:Q", title="variance of normalized draws"),
+        len(rows),
         alt.Tooltip("variance:Q", format=".3g"),
         "count:Q",
     )
@@ -363,7 +369,7 @@ def precision_recall(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -
     encoding: dict[str, Any] = {
         "x": alt.X("recall:Q", **percent),
         "y": alt.Y("precision:Q", **percent),
-        "color": alt.Color("label:N", legend=_legend() if name else None),
+        "color": alt.Color("label:N", legend=None if name == CURVE else _legend()),
         "tooltip": [
             "label:N",
             alt.Tooltip("threshold:Q", format=".4g"),
@@ -581,6 +587,7 @@ def gain_by_class(
         _points_of_groups(
             _COUNT_AXIS,
             alt.Y("gain:Q", title="change of AP, points"),
+            len(rows),
             alt.Tooltip("gain:Q", title="points", format="+.1f"),
             alt.Tooltip("count:Q", title="training images"),
         ),
@@ -588,14 +595,20 @@ def gain_by_class(
     return Chart(name, title, f"{caption} Points below 0 are losses.", drawing, rows)
 
 
-def _points_of_groups(x: alt.X, y: alt.Y, *tooltip: Any) -> alt.Chart:
+def _points_of_groups(x: alt.X, y: alt.Y, num_points: int, *tooltip: Any) -> alt.Chart:
     """A point for each label, whose group is told by its color and its shape."""
     shape = alt.Shape("group:N", scale=alt.Scale(domain=list(GROUP_NAMES)))
-    encoded = _ROWS.mark_point(filled=True, size=60, opacity=1, cursor="pointer").encode(
+    size = 60 if num_points <= _MANY_POINTS else 20
+    encoded = _ROWS.mark_point(filled=True, size=size, opacity=1, cursor="pointer").encode(
         x=x, y=y, color=_group_color(), shape=shape, tooltip=["label:N", *tooltip]
     )
     # Dragging moves. The wheel zooms with Shift alone, because otherwise it scrolls the page.
-    return encoded.add_params(alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]"))
+    zoom = alt.selection_interval(
+        bind="scales",
+        zoom="wheel![event.shiftKey]",
+        encodings=["y"] if str(x["shorthand"]).endswith(":N") else ["x", "y"],
+    )
+    return encoded.add_params(zoom)
 
 
 def _plain(value: Any) -> Any:

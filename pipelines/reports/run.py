@@ -108,7 +108,7 @@ def write_run_report(
         {"missed": names[i], "given": names[j], "images": number}
         for i, j, number in diagnosis.strongest(confusions, _PAIRS)
     ]
-    page.charts["curve"] = charts.precision_recall("curve", "Precision and recall", [])
+    page.charts[charts.CURVE] = charts.precision_recall(charts.CURVE, "Precision and recall", [])
     page.data = {
         "tables": {"labels": [column.content() for column in found.columns()]},
         "flags": {"never": found.never.tolist(), "hardly": found.hardly.tolist()},
@@ -148,7 +148,7 @@ def write_run_report(
         method_name=config.get("method"),
         is_of_examples=is_of_examples,
         published=_published_rows(config, scores),
-        curve=page.charts["curve"],
+        curve=page.charts[charts.CURVE],
         further=_further_scores(scores),
         config=config,
         made_by=made_by or {},
