@@ -16,6 +16,7 @@ import tempfile
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from absl import flags
 
 from benchmarks import measuring
@@ -51,7 +52,8 @@ def of_labels(num_classes: int, num_examples: int) -> dict[str, Any]:
     rates = np.minimum(rates * _LABELS_PER_EXAMPLE / rates.sum(), 0.5)
     shape = (num_examples, num_classes)
     labels = random.random(shape, np.float32) < rates
-    train = random.random(shape, np.float32) < rates
+    train = scipy.sparse.csr_array(random.random(shape, np.float32) < rates)
+    test = scipy.sparse.csr_array(labels)
     logits = random.standard_normal(shape, np.float32)
     logits += np.where(labels, 1.5, -4.0).astype(np.float32)
     probabilities = 1 / (1 + np.exp(-logits))
@@ -69,7 +71,7 @@ def of_labels(num_classes: int, num_examples: int) -> dict[str, Any]:
                     path,
                     title="A run",
                     statistics=statistics,
-                    labels=labels,
+                    labels=test,
                     probabilities=probabilities,
                     thresholds=thresholds.values,
                     scores=scores,
@@ -92,7 +94,8 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"{result['examples']} test examples",
         "",
-        f"{'labels':>6}{'scores, s':>11}{'first, s':>10}{'page, s':>9}{'peak, MiB':>11}"
+        f"{'labels':>6}{'scores, s':>11}{'first, s':>10}{'page, s':>9}{'page, CPU s':>13}"
+        f"{'peak, MiB':>11}"
         f"{'page, MB':>10}{'metrics.json, MB':>18}{'suspects, MB':>14}",
     ]
     for number, found in result["pages"].items():
@@ -103,7 +106,7 @@ def describe(result: dict[str, Any]) -> str:
         )
         lines.append(
             f"{number:>6}{scores['seconds']:11.2f}{first['seconds']:10.2f}{page['seconds']:9.2f}"
-            f"{page['mib_peak']:11.0f}{sizes}"
+            f"{page['cpu_seconds']:13.2f}{page['mib_peak']:11.0f}{sizes}"
         )
     return "\n".join(lines)
 

@@ -240,4 +240,4 @@ def test_reports():
     assert set(figures["stages"]) == {"scores", "first", "page"}
     assert figures["bytes"]["report.html"] > figures["bytes"]["metrics.json"] > 1000
     row = reports.describe(result).splitlines()[-1].split()
-    assert row[0] == "12" and len(row) == 8
+    assert row[0] == "12" and len(row) == 9
