@@ -324,8 +324,9 @@
     ];
     const parts = lists.flatMap(([key, heading, shown]) => {
       const items = data[key][chosen].map(([label, number]) => {
-        const link = make("a", { href: `#label-${label}` }, named(value("label", label)));
-        return make("li", {}, link, ` ${shown(number)}`);
+        const button = make("button", { type: "button" }, named(value("label", label)));
+        button.addEventListener("click", () => choose(label, true));
+        return make("li", {}, button, ` ${shown(number)}`);
       });
       return items.length ? [make("h3", {}, heading), make("ul", {}, ...items)] : [];
     });

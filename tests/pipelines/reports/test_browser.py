@@ -204,7 +204,7 @@ def test_the_threshold_moves_the_numbers_of_the_scores(show, folder, scores):
     # Its pictures are those of test images; a link of its neighbors leads to another label.
     pictures = browser.find_elements(By.CSS_SELECTOR, "[data-images] img")
     assert pictures and all(p.get_attribute("naturalWidth") == "60" for p in pictures[:4])
-    browser.find_element(By.CSS_SELECTOR, "[data-others] a").click()
+    browser.find_element(By.CSS_SELECTOR, "[data-others] button").click()
     wait(browser, lambda: not browser.current_url.endswith("#label-3"))
     chosen = int(browser.current_url.rpartition("-")[2])
     assert browser.find_element(By.CSS_SELECTOR, "[data-name]").text == NAMES[chosen]
@@ -242,30 +242,16 @@ def test_nothing_is_cut_and_every_chart_is_drawn(show, folder, width, scheme):
         assert ("22, 24, 29" if scheme == "dark" else "255, 255, 255") in background
 
 
-def test_the_structure_can_be_read_aloud(show, folder):
-    browser = show(folder / "db" / "report.html")
-    faults = browser.execute_script(
-        """
-        const all = (selector) => [...document.querySelectorAll(selector)];
-        const faults = [];
-        let level = 0;
-        for (const heading of all("h1,h2,h3")) {
-          const own = Number(heading.tagName[1]);
-          if (own > level + 1) faults.push(`h${own} after h${level}: ${heading.textContent}`);
-          level = own;
-        }
-        for (const image of all("img")) if (!image.alt) faults.push("an image without alt");
-        for (const input of all("input,select")) if (!input.labels.length) faults.push("no label");
-        for (const cell of all("th")) if (!cell.scope) faults.push("a heading without scope");
-        for (const button of all("button")) if (!button.textContent) faults.push("empty button");
-        for (const box of all(".scroll")) {
-          if (box.tabIndex || !box.getAttribute("aria-label")) faults.push("a box without name");
-        }
-        if (!document.documentElement.lang) faults.push("no language");
-        return faults;
-        """
-    )
-    assert faults == []
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(show, folder, scheme):
+    axe = pytest.importorskip("axe_selenium_python", reason="axe-selenium-python is not installed")
+    for page in (folder / "db" / "report.html", folder / "report.html"):
+        audit = axe.Axe(show(page, scheme=scheme))
+        audit.inject()
+        # Vega gives its charts the roles of WAI-ARIA Graphics, which this version does not know.
+        found = audit.run({"exclude": [[".chart"]]})
+        faults = [(fault["id"], fault["nodes"][0]["html"]) for fault in found["violations"]]
+        assert faults == [] and len(found["passes"]) > 20
 
 
 def test_a_comparison_links_the_page_of_its_run(show, folder, scores):
