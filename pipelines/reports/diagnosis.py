@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from dbl_tf import label_values
 from dbl_tf.statistics import is_sparse
 
 _ELEMENTS_PER_BLOCK = 4_000_000
@@ -25,6 +26,7 @@ class Decisions:
             logits, (K,); negative below it.
         has: whether the image has the label, bool (K,).
         given: whether it is given the label, bool (K,).
+        num_known: of how many images it is known whether they have each label, int (C,).
         shape: the numbers N of images and C of labels.
     """
 
@@ -34,6 +36,7 @@ class Decisions:
     distance: np.ndarray
     has: np.ndarray
     given: np.ndarray
+    num_known: np.ndarray
     shape: tuple[int, int]
 
     @classmethod
@@ -41,17 +44,20 @@ class Decisions:
         """Compares probabilities with thresholds and labels.
 
         Args:
-            labels: the labels, bool (N, C), dense or `scipy.sparse`.
+            labels: the labels, 0 and 1 (N, C), dense or `scipy.sparse`, with −1 (or NaN) for
+                unknown ones, whose decisions are left out.
             probabilities: the probabilities, (N, C).
             thresholds: the thresholds, (C,).
         """
         found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool))]
+        num_known = np.zeros(probabilities.shape[1], int)
         rows_per_block = max(1, _ELEMENTS_PER_BLOCK // max(probabilities.shape[1], 1))
         for start in range(0, len(probabilities), rows_per_block):
             rows = slice(start, start + rows_per_block)
             block = labels[rows].toarray() if is_sparse(labels) else labels[rows]
-            truth = np.asarray(block, bool)
-            accepted = probabilities[rows] >= thresholds
+            truth, unknown = np.asarray(block) == 1, label_values.is_unknown(block)
+            accepted = (probabilities[rows] >= thresholds) & ~unknown
+            num_known += np.count_nonzero(~unknown, axis=0)
             row, column = np.nonzero(truth | accepted)
             found.append((row + start, column, truth[row, column], accepted[row, column]))
         image, label, has, given = map(np.concatenate, zip(*found, strict=True))
@@ -63,6 +69,7 @@ class Decisions:
             _logit(probability) - _logit(np.asarray(thresholds, np.float64))[label],
             has,
             given,
+            num_known,
             probabilities.shape,
         )
 

@@ -64,7 +64,8 @@ def write_run_report(
         path: the path of the HTML file. `suspected_label_errors.csv` is written next to it.
         title: the heading of the page.
         statistics: the statistics of the training labels.
-        labels: the labels of the test split, multi-hot (N, C), dense or `scipy.sparse`.
+        labels: the labels of the test split, multi-hot (N, C), dense or `scipy.sparse`, with −1
+            for unknown ones.
         probabilities: the probabilities, (N, C).
         thresholds: the thresholds of the decisions, (C,).
         scores: the content of the `metrics.json` of these predictions.
@@ -189,7 +190,8 @@ class _Labels:
         self.average_precision = metrics.AVERAGE_PRECISION.read(scores)
         self.num_test = decisions.shape[0]
         self.test_counts = np.array([entry["test_count"] for entry in self.entries])
-        self.chance = self.test_counts / max(self.num_test, 1)
+        self.chance = self.test_counts / np.maximum(decisions.num_known, 1)
+        self.num_unknown = int((self.num_test - decisions.num_known).sum())
         self.given = decisions.counts(decisions.given)
         self.right = decisions.counts(decisions.given & decisions.has)
         defined = np.flatnonzero(~np.isnan(self.average_precision))

@@ -103,21 +103,22 @@ def of_classes(labels: Any, scores: np.ndarray, thresholds: np.ndarray) -> list[
     """Returns the `curve` of each class, with its "interval".
 
     Args:
-        labels: the labels, bool (N, C).
+        labels: the labels, bool (N, C), or int8 with −1 for unknown ones, which are left out.
         scores: the scores, (N, C).
         thresholds: the thresholds, (C,).
     """
 
+    def of_class(truth: np.ndarray, values: np.ndarray, threshold: float) -> dict[str, Any]:
+        if truth.dtype != bool:
+            known = truth != -1
+            truth, values = truth[known] == 1, values[known]
+        interval = average_precision_interval(truth, values)
+        return {**curve(truth, values, threshold), "interval": interval}
+
     def of_block(start: int) -> list[dict[str, Any]]:
         columns = slice(start, start + _CLASSES_PER_BLOCK)
-        truths, values = labels[:, columns].T.copy(), scores[:, columns].T.copy()
-        return [
-            {
-                **curve(truth, of_class, float(threshold)),
-                "interval": average_precision_interval(truth, of_class),
-            }
-            for truth, of_class, threshold in zip(truths, values, thresholds[columns], strict=True)
-        ]
+        rows = (labels[:, columns].T.copy(), scores[:, columns].T.copy())
+        return list(map(of_class, *rows, thresholds[columns].tolist()))
 
     # NumPy releases the interpreter lock while it sorts and draws.
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:

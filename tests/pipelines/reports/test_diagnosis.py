@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.sparse
 
 from pipelines.reports import diagnosis, text
 from pipelines.reports.diagnosis import Decisions
@@ -71,6 +72,20 @@ def test_companions_are_the_most_frequent_others():
         [(0, 0.5), (2, 0.1)],
         [(1, 0.3)],
     ]
+
+
+@pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_array, np.float32])
+def test_unknown_labels_are_not_judged(convert):
+    labels = LABELS.astype(np.int8)
+    labels[2, 0] = labels[1, 1] = -1
+    given = convert(labels)
+    if given.dtype == np.float32:
+        given[given == -1] = np.nan
+    decisions = Decisions.of(given, PROBABILITIES, THRESHOLDS)
+    assert decisions.num_known.tolist() == [3, 3]
+    assert (2, 0) not in set(zip(decisions.image.tolist(), decisions.label.tolist(), strict=True))
+    positions, distance = decisions.mistakes()
+    assert positions.tolist() == [2, 1, 3] and distance[0] == pytest.approx(np.log(99))
 
 
 def test_no_images_have_no_decisions():

@@ -64,3 +64,12 @@ def test_ties_share_a_threshold_in_the_interval():
     low, high = curves.average_precision_interval(labels, np.zeros(1000), 4000)
     error = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert [low, high] == pytest.approx([0.3 - error, 0.3 + error], abs=0.004)
+
+
+def test_unknown_labels_are_left_out():
+    labels, scores = example(num=300)
+    known = np.arange(300) % 3 > 0
+    partly = np.where(known, labels, -1).astype(np.int8)
+    (found,) = curves.of_classes(partly[:, None], scores[:, None], np.array([0.5]))
+    (expected,) = curves.of_classes(labels[known][:, None], scores[known][:, None], np.array([0.5]))
+    assert found == expected
