@@ -61,14 +61,14 @@ __all__ = [
 
 # Modules of earlier versions, and where their contents are now.
 _MOVED = {
-    "comparison": "pipelines.reports.comparison",
+    "comparison": "pipelines.reports.comparison and pipelines.reports.variants",
     "evaluation": "dbl_tf.prediction, dbl_tf.training and pipelines.runs.scores",
     "figures": "pipelines.reports.charts",
     "files": "dbl_tf.atomic and dbl_tf.lock",
     "pages": "pipelines.reports.pages",
     "published": "pipelines.reports.published",
     "report": "pipelines.reports.run",
-    "svg": "pipelines.reports.svg",
+    "svg": "pipelines.reports.charts",
 }
 
 
