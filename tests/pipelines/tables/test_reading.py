@@ -525,6 +525,21 @@ def test_coco_as_it_is_distributed(read, folder):
     assert [*found.labels] == [f"{folder}/a.jpg", f"{folder}/b.jpg", "val2017/c.jpg"]
 
 
+def test_zeros_and_ones_that_may_tell_the_split_are_no_class_unasked(read):
+    table = "image,partition,cat,dog\n1.jpg,0,1,0\n2.jpg,1,0,1\n3.jpg,0,0,1\n"
+    assert "'partition' holds '0', '1', and may tell the split" in refused(read, table)
+    found = read(table, flags={"labels": "cat,dog"})
+    assert labels_of(found) == [["cat"], ["dog"], ["dog"]]
+    assert found.rows.class_names == ("cat", "dog")
+    assert read(table, flags={"labels": "partition..dog"}).labels["2.jpg"] == ["partition", "dog"]
+
+
+def test_columns_of_one_name_are_not_offered_by_a_flag_that_cannot_tell_them_apart(read):
+    message = refused(read, "image,label,label\n1.jpg,cat,dog\n2.jpg,dog,\n")
+    assert "more than one column label; rename or remove the others" in message
+    assert "--labels_column" not in message
+
+
 def test_coco_that_contradicts_itself(read):
     wrong = {**COCO, "annotations": [{"image_id": 1, "category_id": 1}, {"image_id": 3}, 5]}
     message = refused(read, {"t.json": wrong})
