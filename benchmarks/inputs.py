@@ -77,22 +77,26 @@ def measure(
         makers = make_pipelines(train, indices, image_size)
         makers["PIL"] = functools.partial(load_with_pil, executor, drawn, image_size)
         for cache in ("warm", "cold") if cold else ("warm",):
-            timed = _Iterators(makers, files if cache == "cold" else ())
+            timed = Iterators(makers, files if cache == "cold" else ())
             candidates = {name: functools.partial(timed.exhaust, name) for name in makers}
             timings = measuring.in_turns(candidates, rounds=rounds, before=timed.start)
             results[cache] = _figures(timings, timed, batches * batch_size)
     return {"cores": cores, "images": batches * batch_size, "caches": results}
 
 
-class _Iterators:
+class Iterators:
     """Starts an iterator, untimed, and takes what is left of it, timed.
+
+    Args:
+        makers: a function for each name, which gives a new iterator of batches.
+        dropped: the files whose pages are dropped before each start.
 
     Attributes:
         first: seconds to the first batch, of every iterator, by name.
         elsewhere: CPU seconds of other processes, of every iterator, by name.
     """
 
-    def __init__(self, makers: dict[str, Callable[[], Iterator]], dropped: Sequence[str]):
+    def __init__(self, makers: dict[str, Callable[[], Iterator]], dropped: Sequence[str] = ()):
         self._makers, self._dropped = makers, dropped
         self._started: Iterator = iter(())
         self.first, self.elsewhere = defaultdict(list), defaultdict(list)
@@ -110,6 +114,14 @@ class _Iterators:
         # A batch is a tensor, or the seconds that another process took to make it.
         taken = [batch if isinstance(batch, float) else 0.0 for batch in self._started]
         self.elsewhere[name].append(sum(taken))
+
+    def all_cpu_seconds(self, timings: measuring.Timings) -> dict[str, np.ndarray]:
+        """Returns the CPU seconds of each round, those of other processes included."""
+        # The calls before the rounds were not timed.
+        return {
+            name: np.add(values, self.elsewhere[name][-len(values) :])
+            for name, values in timings.cpu_seconds.items()
+        }
 
 
 def make_pipelines(train: Any, indices: Any, image_size: int) -> dict[str, Callable[[], Iterator]]:
@@ -162,32 +174,42 @@ def make_pipelines(train: Any, indices: Any, image_size: int) -> dict[str, Calla
 
 
 def load_with_pil(
-    executor: concurrent.futures.Executor, drawn: Sequence[Sequence[str]], image_size: int
+    executor: concurrent.futures.Executor,
+    drawn: Sequence[Sequence[str]],
+    image_size: int,
+    draft: bool = False,
 ) -> Iterator[float]:
     """Makes the same batches, float32 (B, S, S, 3), by PIL in other processes.
 
     Yields:
         Seconds of CPU time that another process took to make a batch, for each.
     """
-    make = functools.partial(_make_batch, image_size=image_size)
+    make = functools.partial(_make_batch, image_size=image_size, draft=draft)
     for batch, cpu_seconds in executor.map(make, range(len(drawn)), drawn):
         batch.astype(np.float32)
         yield cpu_seconds
 
 
-def _make_batch(seed: int, paths: Sequence[str], image_size: int) -> tuple[np.ndarray, float]:
+def _make_batch(
+    seed: int, paths: Sequence[str], image_size: int, draft: bool
+) -> tuple[np.ndarray, float]:
     start = time.process_time()
     random = np.random.default_rng(seed)
-    batch = np.stack([augment_with_pil(path, image_size, random) for path in paths])
+    batch = np.stack([augment_with_pil(path, image_size, random, draft) for path in paths])
     return batch, time.process_time() - start
 
 
-def augment_with_pil(path: str, image_size: int, random: np.random.Generator) -> np.ndarray:
+def augment_with_pil(
+    path: str, image_size: int, random: np.random.Generator, draft: bool = False
+) -> np.ndarray:
     """The augmentation of `pipelines.images.augment`, uint8 (S, S, 3), as one writes it with PIL.
 
-    The bounds of the aspect are left out, which photographs hardly ever meet.
+    The bounds of the aspect are left out, which photographs hardly ever meet. With `draft`, libjpeg
+    decodes at the smallest scale that leaves the image twice the side of the result.
     """
     with Image.open(path) as file:
+        if draft:
+            file.draft("RGB", (2 * image_size, 2 * image_size))
         image = ImageOps.exif_transpose(file).convert("RGB")
     width, height = image.size
     crop_width, crop_height = (round(side * random.uniform(0.8, 1.0)) for side in (width, height))
@@ -218,14 +240,10 @@ def _drop_from_cache(paths: Sequence[str]) -> None:
             os.close(descriptor)
 
 
-def _figures(timings: measuring.Timings, timed: _Iterators, num_images: int) -> dict[str, Any]:
+def _figures(timings: measuring.Timings, timed: Iterators, num_images: int) -> dict[str, Any]:
     seconds = timings.seconds
     cpu = {name: float(np.median(timings.cpu_seconds[name])) for name in _STAGES}
-    # The calls before the rounds were not timed.
-    cpu_seconds = {
-        name: np.add(values, timed.elsewhere[name][-len(values) :])
-        for name, values in timings.cpu_seconds.items()
-    }
+    cpu_seconds = timed.all_cpu_seconds(timings)
     previous = dict(zip(_STAGES, (None, *_STAGES), strict=False))
     return {
         "seconds_to_first_batch": {

@@ -4,9 +4,12 @@
 
 A default that suits every number of classes is near the best of its multiples at each. Classes are
 dropped at random; they are doubled by giving each example of a class to one of two halves of it.
+A few classes have few test examples, so that their mAP is mostly chance: `--draws` averages it over
+several choices of the classes.
 """
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -16,6 +19,7 @@ from absl import flags
 
 from benchmarks.scoring import Scores, score
 from dbl_tf.statistics import LabelStatistics
+from pipelines.differences import mean_and_error
 from pipelines.examples import LabelledData
 from pipelines.runs import flags as run_flags
 from pipelines.runs import resolution
@@ -53,17 +57,19 @@ def table(scores: Scores) -> Iterator[str]:
     for method, num_classes in dict.fromkeys(
         (row["method"], row["classes"]) for row in scores.rows
     ):
-        totals = [
-            float(scores.of(method=method, classes=num_classes, factor=round(f, 4))[0]["total"])
-            for f in FACTORS
-        ]
-        cells = " | ".join(f"{total:.2f}" for total in totals)
+        cells = []
+        for factor in FACTORS:
+            rows = scores.of(method=method, classes=num_classes, factor=round(factor, 4))
+            mean, error = mean_and_error(np.array([float(row["total"]) for row in rows]))
+            cells.append(f"{mean:.2f}" if len(rows) == 1 else f"{mean:.2f} ± {error:.2f}")
+        cells = " | ".join(cells)
         yield f"| `{method}` | {num_classes} | {cells} |"
 
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the results.", required=True)
 _METHODS = flags.DEFINE_list("methods", ["erm", "db_focal"], "Methods to train.")
 _CLASSES = flags.DEFINE_list("classes", None, "Numbers of classes.", required=True)
+_DRAWS = flags.DEFINE_integer("draws", 1, "Choices of the classes.", lower_bound=1)
 run_flags.define(
     RunConfig,
     without=("method", "run_dir", "held_out"),
@@ -79,15 +85,15 @@ def main(argv: list[str]) -> None:
     output_dir = pathlib.Path(_OUTPUT_DIR.value)
     output_dir.mkdir(parents=True, exist_ok=True)
     scores = Scores(output_dir / "learning_rates.csv")
-    for num_classes in map(int, _CLASSES.value):
-        data = with_classes(original, num_classes)
+    for num_classes, draw in itertools.product(map(int, _CLASSES.value), range(_DRAWS.value)):
+        data = with_classes(original, num_classes, seed=draw)
         train = data.splits["train"]
         groups = LabelStatistics.from_labels(train.labels, data.class_names).groups
         for method in _METHODS.value:
             config = resolution.resolve(asked.with_settings(method=method), data)
             config = dataclasses.replace(config, keep="last", patience=None)
             for factor in FACTORS:
-                keys = {"method": method, "classes": num_classes, "factor": round(factor, 4)}
+                keys = dict(method=method, classes=num_classes, draw=draw, factor=round(factor, 4))
                 if not scores.of(**keys):
                     rate = factor * config.learning_rate
                     scaled = dataclasses.replace(config, learning_rate=rate)

@@ -29,6 +29,7 @@ _READ_FORMATS = "JPEG, PNG, GIF, WebP and BMP are"
 _UNKNOWN_FORMAT = f"the bytes are of no known image format; {_READ_FORMATS}"
 _UNREAD_MAGICS = {  # name: offset, four bytes there
     "TIFF": (0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    "JPEG 2000": (4, (b"jP  ",)),
     "AVIF": (8, (b"avif", b"avis")),
     "HEIC": (8, (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")),
 }

@@ -63,6 +63,7 @@ def open_directory(config: ResolvedConfig, statistics: LabelStatistics) -> None:
         if (
             before.class_names != statistics.class_names
             or before.num_examples != statistics.num_examples
+            or not np.array_equal(before.known_counts, statistics.known_counts)
             or not np.array_equal(before.cooccurrence, statistics.cooccurrence)
         ):
             raise ValueError(

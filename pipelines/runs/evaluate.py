@@ -226,10 +226,10 @@ def score_test(
     The scores of the probabilities are written as calibrated, as σ(z) and as those of the
     prevalence alone.
     """
-    labels = data.splits["test"].labels.toarray()
+    labels = data.splits["test"].targets.toarray()
     probabilities = calibration(logits)
     scores = run_scores.score(labels, probabilities, statistics, thresholds)
-    prevalence = np.broadcast_to(statistics.class_counts / statistics.num_examples, labels.shape)
+    prevalence = np.broadcast_to(statistics.priors, labels.shape)
     plain = Calibration.identity(labels.shape[1])(logits)
     scores["calibration"] = {
         "fitted_on": calibration.fitted_on,
@@ -249,7 +249,7 @@ def score_probabilities(
     output_dir: str | os.PathLike,
 ) -> EvaluationResult:
     """Scores probabilities of the test split; writes `predictions.csv` and `metrics.json`."""
-    labels = data.splits["test"].labels.toarray()
+    labels = data.splits["test"].targets.toarray()
     scores = run_scores.score(labels, probabilities, statistics, thresholds)
     return _write(scores, probabilities, data, statistics, thresholds, output_dir)
 

@@ -87,7 +87,7 @@ def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -
             f"{config.backbone} starts from random weights; pass --init_from=RUN_DIR or "
             "--backbone_weights=FILE"
         )
-    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+    statistics = LabelStatistics.from_labels(train.targets, data.class_names)
     backbone, _ = build.build_networks(config, statistics)
     assert backbone is not None
     features_of = Features(config, backbone)
@@ -97,7 +97,7 @@ def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -
         np.savez(
             file,
             features=features,
-            labels=np.concatenate([part.labels.toarray() for part in parts]),
+            labels=np.concatenate([part.targets.toarray() for part in parts]),
             split=np.repeat(list(data.splits), [len(part) for part in parts]),
             class_names=np.array(data.class_names),
             names=np.array([name for part in parts for name in part.names]),

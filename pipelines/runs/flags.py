@@ -312,7 +312,9 @@ def _define_flag(described: _Described, default: Any, values: flags.FlagValues) 
 
 
 def _from_flag(described: _Described, value: Any) -> Any:
-    return run_config.parse_options(value) if _is_any(described.kind, Mapping) else value
+    if _is_any(described.kind, Mapping):
+        return run_config.parse_options(value)
+    return tuple(value) if isinstance(described.field.default, tuple) else value
 
 
 def _is_any(kind: Any, *candidates: type) -> bool:

@@ -64,7 +64,7 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
             lock.acquire()  # a new directory is not created before the data have been checked
         data = asked.load_data()
         train = data.splits["train"]
-        statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+        statistics = LabelStatistics.from_labels(train.targets, data.class_names)
         build.check_classes(asked, statistics)
         chosen: tuple[str, ...] = ()
         if saved is None and strategy.num_replicas_in_sync == 1:
@@ -262,7 +262,7 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             # It comes first, so that the callbacks after it find `val_map` in the logs.
             callbacks.append(
                 training.MeanAveragePrecisionCallback(
-                    stage.inputs.batches(val), val.labels.toarray()
+                    stage.inputs.batches(val), val.targets.toarray()
                 )
             )
         if config.keep == "best":
@@ -317,9 +317,9 @@ def _judged(
     """Returns the val split, or the training split, out of fold if the head alone is trained."""
     if "val" in data.splits:
         val = data.splits["val"]
-        return _Judged(val.labels.toarray(), logits_of(val), "val", is_unseen=True)
+        return _Judged(val.targets.toarray(), logits_of(val), "val", is_unseen=True)
     train = data.splits["train"]
-    labels = train.labels.toarray()
+    labels = train.targets.toarray()
     if config.calibrate and isinstance(inputs, network_inputs.FeatureInputs):
         print("predicting the training examples out of fold", flush=True)
         held = heads.with_features(data, inputs.features_of)
@@ -342,11 +342,12 @@ def _evaluate_and_export(
     calibration = Calibration.identity(statistics.num_classes)
     if config.calibrate and judged.is_unseen:
         # As if a class that is in no example, or in all, were in half an example more or less.
-        counts = np.clip(statistics.class_counts, 0.5, statistics.num_examples - 0.5)
+        known = np.maximum(statistics.known_counts, 1)
+        counts = np.clip(statistics.class_counts, 0.5, known - 0.5)
         calibration = fit_calibration(
             judged.logits,
             judged.labels,
-            prevalence=counts / statistics.num_examples,
+            prevalence=counts / known,
             fitted_on=judged.name,
         )
     elif config.calibrate:

@@ -16,6 +16,7 @@ MAX_LIST = 1 << 17  # characters of a list in a cell, which is also the limit of
 _PAIRS = {"[": "]", "(": ")", "{": "}"}
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _BARE = re.compile(r"""[^,'"\[\](){}:]+""")
+_MARKS_OR_BLANKS = re.compile(r"[\s,;|/]+")
 _INTEGER = re.compile(r"[+-]?\d{1,18}\.?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -174,6 +175,12 @@ def looks_like_indicators(lists: Sequence[Sequence[str]]) -> bool:
         and all(len(names) == len(lists[0]) for names in lists)
         and {name for names in lists for name in names} <= {"0", "1"}
     )
+
+
+def are_digits_of_indicators(texts: Sequence[str]) -> bool:
+    """Returns whether cells without brackets are zeros and ones, as "0110" or "0,1,1,0"."""
+    lists = [_MARKS_OR_BLANKS.sub("", cell) for cell in texts]
+    return looks_like_indicators([list(digits) for digits in lists])
 
 
 def show_names(names: Sequence[str]) -> str:

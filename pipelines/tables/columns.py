@@ -7,6 +7,7 @@ decides. The cells are those of the first rows.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ _LABEL_NAMES = (
 )
 _INDEX_NAMES = ("", "unnamed: 0", "index")
 _RANGE = ".."
-# What cells of a column of a class say; -1 and empty say that it is not known.
-UNKNOWN = frozenset(("", "-1", "-1.0", "nan", "none", "null"))
+# Cells of a column of a class by which programs write that it is not known.
+UNKNOWN = frozenset(("-1", "-1.0", "nan", "none", "null", "na", "n/a", "<na>"))
+_NOT_BINARY = UNKNOWN | {""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +193,8 @@ class _Recognition:
 
     def _labels(self, taken: set[int]) -> tuple[int | None, tuple[int, ...]]:
         free = [c for c in range(len(self._names)) if c not in taken]
+        if reason := self._numbered(free):
+            raise TableError(f"{self._where}: {reason}")
         exact = [c for c in free if self._keys[c] == LABELS]
         if exact:
             return self._only(exact), ()
@@ -286,13 +290,44 @@ class _Recognition:
     def _missing(
         self, what: str, name: str, flag: str, free: Sequence[int] | None = None
     ) -> TableError:
-        candidates = self._names if free is None else [self._names[c] for c in free]
-        example = "NAME" if free is None else next((c for c in candidates if c), "NAME")
+        candidates = [] if free is None else [self._names[c] for c in free]
+        if free is not None and (reason := self._no_labels(free)):
+            raise TableError(f"{self._where}: no column {what} was recognized; {reason}")
+        example = next((name for name in candidates if name), "NAME")
         return TableError(
             f"{self._where}: no column {what} was recognized; the columns are "
             f"{text.show(self._names) or 'none'}. Call it {name!r}, or name it by --{flag}="
             f"{example}"
         )
+
+    def _numbered(self, free: Sequence[int]) -> str:
+        """Returns that columns such as label_1 and label_2 hold a label each; "" if none do."""
+        first_of: dict[str, int] = {}
+        for c in free:
+            stem = re.sub(r"[_.]?\d+$", "", self._keys[c])
+            if self._kinds[c] == "other" and (stem == LABELS or stem in _LABEL_NAMES):
+                first = first_of.setdefault(stem, c)
+                if self._keys[first] != self._keys[c]:
+                    return (
+                        f"columns {self._names[first]!r} and {self._names[c]!r} seem to hold one "
+                        "label each; write all labels of an image into one column, as 'cat|dog', "
+                        f"or take one of them by --labels_column={self._names[first]}"
+                    )
+        return ""
+
+    def _no_labels(self, free: Sequence[int]) -> str:
+        """Returns why columns that look like those of labels are none; "" if none does."""
+        texts = [_different(self._values[c]) for c in free]
+        numbers = [i for i, cells in enumerate(texts) if cells and all(map(_is_number, cells))]
+        marks = [i for i, cells in enumerate(texts) if len(cells) == 2 and "" in cells]
+        for found, kind in ((numbers, "numbers other than 0 and 1"), (marks, "marks and nothing")):
+            if len(found) > 1:
+                shown = [f"{self._names[free[i]]!r} ({text.show(texts[i])})" for i in found[:2]]
+                return (
+                    f"{len(found)} columns hold {kind}, such as {' and '.join(shown)}; if each is "
+                    "a class, write 1 where it is given and 0 where it is not"
+                )
+        return ""
 
     def _check_no_split_left(self, taken: set[int]) -> None:
         """Refuses to overlook a column whose cells are splits, though its name does not say so."""
@@ -331,12 +366,12 @@ def _kind(values: Sequence[Any]) -> str:
     truth = found & (splits.TRUE | splits.FALSE)
     rest = found - truth
     if not truth:
-        return "unknown" if rest <= UNKNOWN and "-1" in rest else "other"
+        return "unknown" if rest <= _NOT_BINARY and "-1" in rest else "other"
     if not rest:
         return "binary"
-    if rest <= UNKNOWN:
+    if rest <= _NOT_BINARY:
         return "unknown"
-    return "numbers" if all(map(_is_number, rest - UNKNOWN)) else "other"
+    return "numbers" if all(map(_is_number, rest - _NOT_BINARY)) else "other"
 
 
 def _is_number(cell: str) -> bool:

@@ -10,7 +10,8 @@ other company elsewhere; a name stays as it is. Therefore:
   separate.
 * Where none of these marks occurs, blanks separate. The table is refused if words look like those
   of names: if all words of a repeated cell occur in it alone, as with "traffic light"; or if half
-  of the cells with blanks are repeated and have a word that no other cell has.
+  of the cells with blanks are repeated and have a word that no other cell has. It is also refused
+  if a mark stands between blanks, as in "cat & dog".
 * A list of classes decides instead, if exactly one of these readings gives its classes only.
 * A name that consists of other names and a further mark, such as `+`, shows that this mark
   separates labels too, and the table is refused; between blanks or in a table of bars, there is a
@@ -21,6 +22,7 @@ other company elsewhere; a name stays as it is. Therefore:
 
 import collections
 import dataclasses
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 
 from pipelines.findings import Findings
@@ -101,6 +103,7 @@ class Chooser:
         self._path, self._column, self._cells = path, column, cells
         self._places, self._place = places, place
         self._known = None if known is None else frozenset(known)
+        self._classes = self._known or frozenset()
 
     def choose(self, given: str | None, findings: Findings) -> Decision:
         """Returns the separator.
@@ -192,6 +195,12 @@ class Chooser:
         words = {cell: cell.split() for cell in self._cells}
         cells_with = _count_cells(words)
         several = [cell for cell, found in words.items() if len(found) > 1]
+        for cell in several:
+            marks = [word for word in words[cell] if _is_mark(word) and word not in self._classes]
+            if marks:
+                raise self._two_readings(
+                    cell, [SPACE, marks[0]], f"{marks[0]!r} between blanks may be a separator."
+                )
         opposed = [cell for cell in several if all(cells_with[w] == 1 for w in words[cell])]
         for cell in opposed:
             if self._cells[cell].count > 1:
@@ -239,11 +248,13 @@ class Chooser:
                     cell, [separator, mark], f"All parts of {name!r} are labels elsewhere."
                 )
         findings.add_names("labels that consist of other labels", composed)
+        marks = [name for name in names if _is_mark(name) and name not in self._classes]
+        findings.add_names("labels without a letter or a digit", marks)
         return Decision(separator, description)
 
     def _mark_between(self, name: str, names: Collection[str], separator: str) -> str | None:
         """Returns a mark that divides a name into other names."""
-        if self._known is not None and name in self._known:
+        if name in self._classes:
             return None
         for mark in _FURTHER_MARKS:
             if mark in name and mark != separator:
@@ -270,6 +281,15 @@ def _count_cells(parts: Mapping[str, Sequence[str]]) -> collections.Counter[str]
     for names in parts.values():
         counts.update(set(names))
     return counts
+
+
+def _is_mark(word: str) -> bool:
+    """Returns whether a word is punctuation and signs alone; pictures such as emojis are none."""
+    return all(
+        unicodedata.category(character)[0] == "P"
+        or unicodedata.category(character) in ("Sm", "Sc", "Sk")
+        for character in word
+    )
 
 
 def _flag(separator: str) -> str:

@@ -12,7 +12,7 @@ from pipelines import locations
 # can be decoded is for the checks of images to say.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
-    *(".avif", ".heic", ".heif"),
+    *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx"),
 )
 
 # Files that are no text, by their first bytes.

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import evaluation, inputs, jax_training, losses, memory, sampler, training
+from benchmarks import (
+    evaluation,
+    inputs,
+    jax_training,
+    large_photographs,
+    losses,
+    memory,
+    sampler,
+    training,
+)
 from pipelines import images
 
 
@@ -124,6 +133,34 @@ def test_inputs(photographs):
         assert set(figures["seconds_to_first_batch"]) == set(figures["images_per_second"])
         assert sum(figures["share_of_cpu"].values()) == pytest.approx(1.0)
     assert "cold, PIL" in inputs.describe(result)
+
+
+def test_large_photographs(photographs):
+    result = large_photographs.measure(
+        str(photographs),
+        ["80x60", "200x150"],
+        photographs=3,
+        image_size=16,
+        batch_size=4,
+        batches=1,
+        rounds=1,
+    )
+    for figures in result["sizes"].values():
+        assert set(figures) == {
+            "full",
+            "scaled",
+            "prepared",
+            "PIL",
+            "PIL, draft",
+            "mean_difference",
+        }
+        assert figures["full"]["by_cpu"]["median"] == 1.0
+    # Half of 60 is less than twice 16 pixels; a quarter of 150 is more.
+    assert result["sizes"]["80x60"]["mean_difference"] == 0
+    assert result["sizes"]["200x150"]["mean_difference"] > 0
+    assert "200x150" in large_photographs.describe(result)
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT, as 4032x3024; got '4032'"):
+        large_photographs.measure(str(photographs), ["4032"], 3, 16, 4, 1, 1)
 
 
 def test_pil_recolors_as_the_pipeline_does(tmp_path):

@@ -2,13 +2,19 @@
 
 import base64
 import contextlib
+import http.client
 import importlib.util
 import json
+import os
 import pathlib
 import re
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -207,8 +213,118 @@ def test_rest_client_needs_the_standard_library_alone(signature, rest_server, tm
 
     unknown = run(f"--server={server}", "--model=x", files[0])
     assert unknown.returncode == 2 and "404: Servable not found" in unknown.stderr
-    missing = run(f"--server={server}", tmp_path / "none.png")
-    assert missing.returncode == 2 and "none.png" in missing.stderr
+
+
+def test_a_file_that_cannot_be_read_leaves_the_others(signature, rest_server, tmp_path):
+    good, pipe = tmp_path / "good.png", tmp_path / "pipe.png"
+    good.write_bytes(signature[1][0])
+    os.mkfifo(pipe)
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[2J.png")
+    done = run(f"--server={rest_server[0]}", tmp_path / "none.png", good, pipe, odd, tmp_path)
+    assert done.returncode == 1 and done.stderr == ""
+    lines = done.stdout.splitlines()
+    (labeled,) = (line for line in lines if "cannot be read" not in line)
+    assert labeled.startswith(f"{good}: ")
+    assert len(lines) == 5 and "pipe.png: cannot be read: not a file" in done.stdout
+    assert r"/\udcff\x1b[2J.png: cannot be read: No such file" in done.stdout
+
+
+GOOD = {"top_classes": [["a", "b"]], "top_probabilities": [[0.75, 0.25]], "error": [""]}
+
+
+@contextlib.contextmanager
+def answering(raw: bytes | Callable[[socket.socket], None]):
+    """A server that answers every connection with bytes, or by a function."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            headers = http.client.parse_headers(self.rfile) if self.rfile.readline() else {}
+            self.rfile.read(int(headers.get("Content-Length", 0)))
+            with contextlib.suppress(OSError):  # the client ends what takes too long
+                raw(self.request) if callable(raw) else self.request.sendall(raw)
+
+    with socketserver.ThreadingTCPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"localhost:{server.server_address[1]}"
+        server.shutdown()
+
+
+def ok(body: bytes | dict, header: bytes = b"") -> bytes:
+    body = body if isinstance(body, bytes) else json.dumps({"outputs": body}).encode()
+    return b"HTTP/1.1 200 OK\r\n" + header + b"\r\n" + body
+
+
+WRONG = {
+    "no HTTP": (b"SSH-2.0-x\r\n", "no answer of HTTP"),
+    "nothing": (b"", "closed connection|reset"),
+    "no JSON": (ok(b"<html>"), "no JSON"),
+    "not UTF-8": (ok(b"\xff\xfe\xfa"), "no JSON"),
+    "deep": (ok(b"[" * 200_000), "no JSON"),
+    "a long number": (ok(b"9" * 10_000), "no JSON"),
+    "a list": (ok(b"[]"), "no outputs"),
+    "no outputs": (ok(b"{}"), "no outputs"),
+    "outputs in rows": (ok(b'{"outputs": [1]}'), "no outputs"),
+    "cut": (ok(GOOD, b"Content-Length: 10000\r\n")[:-9], "no JSON"),
+    "bad chunks": (ok(b"zz\r\n", b"Transfer-Encoding: chunked\r\n"), "no answer of HTTP"),
+    "endless header": (b"HTTP/1.1 200 OK\r\na: " + b"x" * 100_000, "no answer of HTTP"),
+    "an output missing": (ok({**GOOD, "error": None}), "1 rows of 'error'"),
+    "another number": (ok({key: rows * 2 for key, rows in GOOD.items()}), "has not 1 rows"),
+    "no text": (ok({**GOOD, "error": [7]}), "'error' of the answer is no text"),
+    "no names": (ok({**GOOD, "top_classes": [[1, 2]]}), "no lists of top classes"),
+    "no numbers": (ok({**GOOD, "top_probabilities": [["a", True]]}), "no lists of top classes"),
+    "uneven": (ok({**GOOD, "top_probabilities": [[0.5]]}), "not one probability for each"),
+    "NaN": (ok({**GOOD, "top_probabilities": [[0.5, float("nan")]]}), "not one probability"),
+    "huge": (ok({**GOOD, "top_probabilities": [[10**400, 0]]}), "not one probability"),
+    "redirection": (b"HTTP/1.1 307 x\r\nLocation: http://x/\r\n\r\n", "answers 307"),
+    "an error": (b"HTTP/1.1 500 x\r\n\r\n" + b"\x1b[2J" * 9_000, r"answers 500: .{300}…$"),
+}
+
+
+@pytest.mark.parametrize("raw, message", WRONG.values(), ids=WRONG)
+def test_wrong_answers_are_one_error(raw, message):
+    with answering(raw) as server, pytest.raises(client.ServerError, match=message):
+        client.ask_rest([b"x"], server, "dbl_tf", None, 20.0)
+
+
+def test_a_good_answer_is_taken():
+    with answering(ok(GOOD)) as server:
+        assert client.ask_rest([b"x"], server, "dbl_tf", None, 20.0) == GOOD
+
+
+def drip(connection: socket.socket) -> None:
+    for byte in ok(GOOD) + b" " * 1_000:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+def flood(connection: socket.socket) -> None:
+    connection.sendall(ok(b""))
+    while True:
+        connection.sendall(b" " * (1 << 20))
+
+
+def test_the_whole_answer_is_bounded_in_time_and_size(monkeypatch):
+    with answering(drip) as server, pytest.raises(client.ServerError, match="no whole answer in 1"):
+        client.ask_rest([b"x"], server, "dbl_tf", None, 1.0)
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 1 << 16)
+    with answering(flood) as server, pytest.raises(client.ServerError, match="more than 4259840 "):
+        client.ask_rest([b"x"], server, "dbl_tf", None, 20.0)
+
+
+def test_a_server_cannot_write_lines_of_its_own(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(b"x")
+    forged = {**GOOD, "top_classes": [["a\nb.png: dog 0.999", "\u202ec"]]}
+    with answering(ok(forged)) as server:
+        done = run(f"--server={server}", file)
+    assert done.returncode == 0
+    assert done.stdout == f"{file}: a\\nb.png: dog 0.999 0.750, \\u202ec 0.250\n"
+
+
+@pytest.mark.parametrize("server", ["localhost:x", "a b:1", "localhost:99999", "[::1", ""])
+def test_a_server_that_is_no_place_is_said(server):
+    with pytest.raises(client.ServerError):
+        client.ask_rest([b"x"], server, "dbl_tf", None, 5.0)
 
 
 def test_unreachable_server_is_said():

@@ -311,6 +311,7 @@ REFUSED = {
     "sound": (b"RIFF\x0c\0\0\0WAVEfmt \0\0\0\0", "no known image format"),
     "TIFF": (written(NOISE, "TIFF"), "TIFF"),
     "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+    "JPEG 2000": (written(NOISE, "JPEG2000"), "JPEG 2000 is not read"),
     "AVIF": (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF"),
     "JPEG start": (b"\xff\xd8\xff", "cut off"),
     "JPEG frame cut": (JPEG[: FRAME + 8], "cut off"),

@@ -198,9 +198,30 @@ def test_lists_and_plain_cells_in_one_column_are_refused(read):
 
 def test_lists_of_zeros_and_ones_are_no_names(read):
     rows = [{"image": f"{i}.jpg", "split": "train", "labels": [0, 1, i % 2]} for i in range(4)]
-    assert "lists of zeros and ones" in refused(read, {"t.json": rows})
+    assert "zeros and ones in one cell" in refused(read, {"t.json": rows})
     rows[0]["labels"] = [2, 7]
     assert read({"t.json": rows}).labels["0.jpg"] == ["2", "7"]
+
+
+@pytest.mark.parametrize("between", ["", ",", " ", ";"])
+def test_digits_of_zeros_and_ones_are_no_names(read, between):
+    texts = [between.join(digits) for digits in ("010", "110", "001", "110")]
+    message = refused(read, table_of(*texts))
+    assert "zeros and ones in one cell" in message and f"line 2: {texts[0]!r}" in message
+    # Numbers of classes are names, and those of a list of classes are known.
+    assert labels_of(read(table_of("10", "11", "2"))) == [["10"], ["11"], ["2"]]
+    assert labels_of(read(table_of("01", "10"), known=["01", "10"])) == [["01"], ["10"]]
+
+
+@pytest.mark.parametrize("mark", ["&", "+", "-", "·", "->"])
+def test_a_mark_between_blanks_is_no_label(read, mark):
+    message = refused(read, table_of("cat", "dog", f"cat {mark} dog"))
+    assert f"line 4: 'cat {mark} dog'" in message and f"--label_separator='{mark}'" in message
+    parted = read(table_of("cat", f"cat {mark} dog"), label_separator=mark)
+    assert labels_of(parted) == [["cat"], ["cat", "dog"]]
+    # Emojis are names, and so is a mark that stands alone, with a remark.
+    assert labels_of(read(table_of("🐈 🐕", "🐕"))) == [["🐈", "🐕"], ["🐕"]]
+    assert "labels without a letter or a digit: 1" in read(table_of("cat", mark)).remarks
 
 
 # Cells without labels
@@ -281,18 +302,35 @@ def test_irregular_lines_of_wide_tables_are_read_like_the_others(read):
     assert [found.rows.places[i] for i in range(5)] == [2, 4, 5, 6, 8]
 
 
-@pytest.mark.parametrize("cell", ["-1", "", "-1.0", "nan"])
-def test_unknown_labels_of_wide_tables_are_refused(read, cell):
+@pytest.mark.parametrize("cell", ["-1", "-1.0", "nan", "NA", "<NA>", "", " "])
+@pytest.mark.parametrize("empty_is_unknown", [False, True])
+def test_cells_of_wide_tables_can_say_that_a_label_is_not_known(read, cell, empty_is_unknown):
     text, _ = wide_text(5)
-    message = refused(read, text + f"\n0099,train,1,{cell},0,0,1\n")
-    assert "it is not known" in message and f"line 7: {cell!r} in column 'b'" in message
+    found = read(text + f"\n0099,train,1,{cell},0,0,1\n", empty_is_unknown=empty_is_unknown)
+    assert len(found.rows.images) == 6 and found.labels["0099"] == ["a", "f"]
+    unknown = list(zip(found.rows.unknown_rows, found.rows.unknown_codes, strict=True))
+    assert unknown == ([(5, 1)] if cell.strip() or empty_is_unknown else [])
+    taken_as_zero = not cell.strip() and not empty_is_unknown
+    assert ("empty cells of classes, which are taken as 0" in found.remarks) == taken_as_zero
+
+
+def test_null_in_json_says_that_a_label_is_not_known(read):
+    lines = (
+        '{"image": "1.jpg", "split": "train", "a": 1, "b": null}\n'
+        '{"image": "2.jpg", "split": "test", "a": -1, "b": 0}\n'
+    )
+    found = read({"t.jsonl": lines})
+    assert found.labels == {"1.jpg": ["a"], "2.jpg": []}
+    assert found.rows.unknown_rows.tolist() == [0, 1]
+    assert found.rows.unknown_codes.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("cell", ["2", "0.7", "maybe"])
 def test_other_cells_of_classes_are_refused(read, cell):
     text, _ = wide_text(2000)
     message = refused(read, text + f"\n9999,train,1,0,{cell},0,1\n")
-    assert "neither 0 nor 1: 1" in message and f"line 2002: {cell!r} in column 'c'" in message
+    assert "neither 0 nor 1 nor, where it is not known, -1: 1" in message
+    assert f"line 2002: {cell!r} in column 'c'" in message
 
 
 def test_columns_of_numbers_are_no_classes(read):
@@ -395,6 +433,29 @@ def test_files_that_are_no_text(read, start, kind):
     assert kind in refused(read, {"t.csv": start + bytes(100)})
 
 
+@pytest.mark.parametrize(
+    "header", ["label1,label2", "label,label.1", "labels,labels_2", "Tag 1,Tag 2"]
+)
+def test_columns_of_one_label_each_are_not_half_read(read, header):
+    rows = "".join(f"{i}.jpg,train,cat,{'dog' if i % 2 else ''}\n" for i in range(4))
+    message = refused(read, f"image,split,{header}\n{rows}")
+    first, second = header.split(",")
+    assert f"columns {first!r} and {second!r} seem to hold one label each" in message
+    assert f"--labels_column={first}" in message
+    taken = read(f"image,split,{header}\n{rows}", flags={"labels": first})
+    assert labels_of(taken) == [["cat"]] * 4
+
+
+@pytest.mark.parametrize(
+    "values, kind",
+    [(("0.9", "0.1"), "numbers other than 0 and 1"), (("x", ""), "marks and nothing")],
+)
+def test_columns_that_are_not_zeros_and_ones_are_named(read, values, kind):
+    rows = "".join(f"{i}.jpg,train,{values[i % 2]},{values[i // 2]}\n" for i in range(4))
+    message = refused(read, f"image,split,cat,dog\n{rows}")
+    assert f"2 columns hold {kind}, such as 'cat' (" in message and "write 1 where" in message
+
+
 # Metadata, COCO, folders, files by split
 
 
@@ -451,6 +512,17 @@ def test_coco_by_split(read):
         "person",
     }
     assert found.rows.layout == "COCO by split"
+
+
+@pytest.mark.parametrize("folder", ["train2017", "images/train2017", "train", "images"])
+def test_coco_as_it_is_distributed(read, folder):
+    other = {**COCO, "images": [{"id": 7, "file_name": "c.jpg"}], "annotations": []}
+    tables = {"instances_train2017.json": COCO, "instances_val2017.json": other}
+    files = {f"annotations/{name}": document for name, document in tables.items()}
+    files |= {"annotations/captions_train2017.json": {}, f"{folder}/a.jpg": b"one"}
+    found = read({**files, "val2017/c.jpg": b"two"}, ".")
+    assert found.rows.layout == "COCO by split" and found.splits == ["train", "train", "val"]
+    assert [*found.labels] == [f"{folder}/a.jpg", f"{folder}/b.jpg", "val2017/c.jpg"]
 
 
 def test_coco_that_contradicts_itself(read):

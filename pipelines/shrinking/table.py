@@ -29,11 +29,12 @@ from absl import logging
 from dbl_tf import atomic
 from dbl_tf.cores import usable_cores
 from dbl_tf.lock import Lock
-from pipelines import locations, shrinking_processes
+from pipelines import locations
 from pipelines.datasets import LoadOptions, image_checks, table
 from pipelines.datasets.image_checks import BadImage, BadImagesError
 from pipelines.examples import LabelledData
-from pipelines.shrinking import ImageError, Settings, Shrunk
+from pipelines.shrinking import processes
+from pipelines.shrinking.jpegs import ImageError, Settings, Shrunk
 
 EXAMPLES_NAME = "examples.jsonl"
 MANIFEST_NAME = "prepared.jsonl"
@@ -62,9 +63,9 @@ class Prepared:
         source_version: its time then, or a digest; see `locations.Status`.
         image: the path of the JPEG, relative to the folder.
         size: the number of bytes of the JPEG.
-        is_copy: see `shrinking.Shrunk`.
-        num_frames: see `shrinking.Shrunk`.
-        ignored_profile: see `shrinking.Shrunk`.
+        is_copy: see `Shrunk`.
+        num_frames: see `Shrunk`.
+        ignored_profile: see `Shrunk`.
     """
 
     source: str
@@ -134,7 +135,8 @@ def write(
 ) -> PreparedTable:
     """Writes JPEGs of at most `settings.max_side` pixels, and a table that names them.
 
-    The table is JSON lines with the fields image, split and labels, where labels are a list. It has
+    The table is JSON lines with the fields image, split and labels, where labels are a list; where
+    some are unknown, there is a field for each class in their place, with 0, 1 or −1. It has
     a row for each image that `table.load` gives, in the order of the splits. The originals are read
     only. The name of a JPEG is made of the name of its image and of a digest of its path, so that
     no two have the same one.
@@ -240,6 +242,11 @@ def _check_originals_are_elsewhere(
     real = os.path.realpath(folder)
     if real == os.path.realpath(images_dir):
         raise PreparationError(f"{folder} is the folder of the images; choose a new output_dir")
+    if os.path.isdir(options.examples) and _is_below(real, os.path.realpath(options.examples)):
+        raise PreparationError(
+            f"{folder} is in {options.examples}, whose folders are labels or splits; choose an "
+            "output_dir elsewhere"
+        )
     originals = [options.examples, *filter(None, [options.class_names]), *files]
     parents: dict[str, str] = {}
     for original in originals:
@@ -386,7 +393,7 @@ def _prepare(
             yield file, source
 
     with open(folder / MANIFEST_NAME, "a", encoding="ascii", newline="") as manifest:
-        for file, shrunk in shrinking_processes.shrink_all(
+        for file, shrunk in processes.shrink_all(
             requests(),
             settings=settings,
             num_processes=min(num_processes, max(1, len(todo))),
@@ -450,13 +457,14 @@ def _write_table(folder: pathlib.Path, data: LabelledData, prepared: Mapping[str
         for name, split in data.splits.items():
             for i, file in enumerate(split.files):
                 if file in prepared:
-                    start, end = split.labels.indptr[i : i + 2]
                     row = {
                         "image": prepared[file].image,
                         "split": name,
-                        "labels": [data.class_names[c] for c in split.labels.indices[start:end]],
+                        **table.label_fields(split.labels, split.unknown, i, data.class_names),
                     }
                     stream.write(f"{json.dumps(row, ensure_ascii=False)}\n")
+    if any(split.unknown is not None for split in data.splits.values()):
+        table.check_classes(str(path), data.class_names)
     return str(path)
 
 

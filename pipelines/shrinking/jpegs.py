@@ -1,7 +1,7 @@
 """Turns one image of any format and size into a small JPEG in sRGB.
 
 Pillow and the standard library only: this file is also the program of the processes that
-`pipelines.shrinking_processes` starts, which would wait for seconds for TensorFlow and hold its
+`pipelines.shrinking.processes` starts, which would wait for seconds for TensorFlow and hold its
 memory.
 """
 
@@ -40,6 +40,8 @@ _HIGH_BYTES = [value >> 8 for value in range(1 << 16)]
 # A profile is sRGB if it moves no color by more than this, of 255: profiles of sRGB differ in
 # rounding.
 _SAME_COLOR = 2
+# The largest width and height that libjpeg writes.
+_LARGEST_JPEG = 65500
 # What Pillow raises for an EXIF block that is damaged.
 _BAD_EXIF = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
 
@@ -68,8 +70,11 @@ class Settings:
     pillow: str = PIL.__version__
 
     def __post_init__(self) -> None:
-        if self.max_side < 1:
-            raise ValueError(f"max_side must be at least 1, got {self.max_side}")
+        if not 1 <= self.max_side <= _LARGEST_JPEG:
+            raise ValueError(
+                f"max_side must be from 1 to {_LARGEST_JPEG}, the largest side of a JPEG, got "
+                f"{self.max_side}"
+            )
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be from 1 to 100, got {self.quality}")
 

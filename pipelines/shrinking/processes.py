@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from pipelines import shrinking
-from pipelines.shrinking import ImageError, Settings, Shrunk
+from pipelines.shrinking import jpegs
+from pipelines.shrinking.jpegs import ImageError, Settings, Shrunk
 
 _Key = TypeVar("_Key")
 
@@ -25,7 +25,7 @@ def shrink_all(
     settings: Settings,
     num_processes: int,
 ) -> Iterator[tuple[_Key, Shrunk | ImageError]]:
-    """Yields what `shrinking.shrink` makes of each image, in the order of the requests.
+    """Yields what `jpegs.shrink` makes of each image, in the order of the requests.
 
     A process that an image kills is replaced, and the image counts as one that cannot be read. The
     processes write no files, and end when this one does, however it ends.
@@ -66,7 +66,7 @@ def shrink_all(
 
 
 class _Process:
-    """A process that runs `shrinking.main`, started when it is first needed."""
+    """A process that runs `jpegs.main`, started when it is first needed."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,7 +77,7 @@ class _Process:
             # and `-m` would look for the package in the working directory. -P keeps the modules
             # beside the file from hiding others of the same names.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", os.path.abspath(shrinking.__file__)],
+                [sys.executable, "-P", os.path.abspath(jpegs.__file__)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )

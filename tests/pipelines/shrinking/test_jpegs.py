@@ -13,8 +13,8 @@ import pytest
 from hostile_images import declaring, generated_images, strings
 from PIL import Image, ImageCms, ImageOps, features
 
-from pipelines import images, shrinking, shrinking_processes
-from pipelines.shrinking import ImageError, Settings
+from pipelines import images
+from pipelines.shrinking import ImageError, Settings, jpegs, processes
 
 # Columns: red, green and blue in CIE XYZ under D50, as the profiles of the two spaces give them.
 SRGB = np.array(
@@ -45,7 +45,7 @@ def opened(encoded: bytes) -> Image.Image:
 
 
 def shrink(encoded: bytes, max_side: int = 64, quality: int = 95) -> Image.Image:
-    return opened(shrinking.shrink(encoded, max_side=max_side, quality=quality).encoded)
+    return opened(jpegs.shrink(encoded, max_side=max_side, quality=quality).encoded)
 
 
 def difference(image: Image.Image, expected: Image.Image) -> float:
@@ -96,7 +96,7 @@ FORMATS += ["AVIF"] if features.check("avif") else []
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_every_format_becomes_a_jpeg_of_the_size_wanted(image_format):
     encoded = written(photograph(320, 200), image_format)
-    shrunk = shrinking.shrink(encoded, max_side=64, quality=95)
+    shrunk = jpegs.shrink(encoded, max_side=64, quality=95)
     image = opened(shrunk.encoded)
     assert image.format == "JPEG" and image.size == (64, 40) and not shrunk.is_copy
     expected = opened(encoded).convert("RGB").resize((64, 40), Image.Resampling.LANCZOS)
@@ -164,16 +164,14 @@ def test_a_jpeg_that_is_right_stays_byte_for_byte():
         (color, comment),
     ):
         encoded = written(image, "JPEG", **options)
-        shrunk = shrinking.shrink(encoded, max_side=64, quality=50)
+        shrunk = jpegs.shrink(encoded, max_side=64, quality=50)
         assert shrunk.is_copy and shrunk.encoded == encoded
     for image, options in (
         (photograph(65, 48), {}),
         (color.convert("CMYK"), {}),
         (color, {"icc_profile": matrix_profile(ADOBE_RGB, GAMMA)}),
     ):
-        assert not shrinking.shrink(
-            written(image, "JPEG", **options), max_side=64, quality=50
-        ).is_copy
+        assert not jpegs.shrink(written(image, "JPEG", **options), max_side=64, quality=50).is_copy
 
 
 def test_a_jpeg_that_is_right_but_cut_off_is_no_copy():
@@ -190,7 +188,7 @@ def test_colors_of_a_wide_space_become_those_of_srgb():
     encoded = written(image, "PNG", icc_profile=matrix_profile(ADOBE_RGB, GAMMA))
     linear = (colors / 255.0) ** GAMMA
     expected = to_srgb(linear @ np.linalg.solve(SRGB, ADOBE_RGB).T)
-    converted = shrinking._srgb(opened(encoded), shrinking._profile(opened(encoded))[0])
+    converted = jpegs._srgb(opened(encoded), jpegs._profile(opened(encoded))[0])
     np.testing.assert_allclose(
         np.asarray(converted, int).reshape(-1, 3), expected.astype(int), atol=2
     )
@@ -215,9 +213,7 @@ def test_a_gray_profile_is_applied():
 )
 def test_a_profile_that_does_not_fit_is_told_and_not_used(icc_profile, reason):
     image = photograph(32, 32)
-    shrunk = shrinking.shrink(
-        written(image, "PNG", icc_profile=icc_profile), max_side=64, quality=95
-    )
+    shrunk = jpegs.shrink(written(image, "PNG", icc_profile=icc_profile), max_side=64, quality=95)
     assert shrunk.ignored_profile.startswith(reason)
     assert difference(opened(shrunk.encoded), image) < 4
 
@@ -275,7 +271,7 @@ def test_the_first_of_several_frames_is_taken(image_format):
     first = Image.new("RGB", (32, 32), (200, 30, 30))
     others = [Image.new("RGB", (32, 32), color) for color in ((30, 200, 30), (30, 30, 200))]
     encoded = written(first, image_format, save_all=True, append_images=others)
-    shrunk = shrinking.shrink(encoded, max_side=16, quality=95)
+    shrunk = jpegs.shrink(encoded, max_side=16, quality=95)
     assert shrunk.num_frames == 3
     assert difference(opened(shrunk.encoded), first.resize((16, 16))) < 6
 
@@ -296,7 +292,7 @@ def test_nothing_but_pixels_is_kept():
     exif = Image.Exif()
     exif[0x010E] = "a secret place"
     encoded = written(photograph(), "JPEG", exif=exif, comment=b"a secret place", dpi=(300, 300))
-    shrunk = shrinking.shrink(encoded, max_side=64, quality=95).encoded
+    shrunk = jpegs.shrink(encoded, max_side=64, quality=95).encoded
     assert b"secret" in encoded and b"secret" not in shrunk
     assert "dpi" not in opened(shrunk).info
 
@@ -321,9 +317,7 @@ def test_hostile_bytes_give_an_image_or_a_reason():
     usual += [written(photograph(64, 48), name) for name in FORMATS if name not in ("JPEG", "PNG")]
     requests = enumerate(strings(400, usual))
     results = list(
-        shrinking_processes.shrink_all(
-            requests, settings=Settings(max_side=32, quality=90), num_processes=2
-        )
+        processes.shrink_all(requests, settings=Settings(max_side=32, quality=90), num_processes=2)
     )
     assert [i for i, _ in results] == list(range(400))
     made = [result for _, result in results if not isinstance(result, ImageError)]
@@ -338,19 +332,17 @@ def test_processes_give_what_the_function_gives_in_order(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded[0])
     requests = [*enumerate(encoded), (20, str(tmp_path / "a.jpg")), (21, str(tmp_path / "none"))]
     results = dict(
-        shrinking_processes.shrink_all(
-            requests, settings=Settings(max_side=50, quality=92), num_processes=2
-        )
+        processes.shrink_all(requests, settings=Settings(max_side=50, quality=92), num_processes=2)
     )
     assert list(results) == list(range(22))
     for i, each in enumerate(encoded):
-        assert results[i] == shrinking.shrink(each, max_side=50, quality=92)
+        assert results[i] == jpegs.shrink(each, max_side=50, quality=92)
     assert results[20] == results[0]
     assert str(results[21]) == os.strerror(2)
 
 
 def test_an_image_that_kills_its_process_is_bad_and_the_next_ones_are_read():
-    process = shrinking_processes._Process()
+    process = processes._Process()
     encoded = written(photograph(), "JPEG")
     try:
         expected = process.shrink(encoded, 50, 92)
@@ -365,7 +357,7 @@ def test_an_image_that_kills_its_process_is_bad_and_the_next_ones_are_read():
 
 def test_the_processes_do_not_import_tensorflow():
     finished = subprocess.run(
-        [sys.executable, "-P", "-X", "importtime", shrinking.__file__],
+        [sys.executable, "-P", "-X", "importtime", jpegs.__file__],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -14,11 +14,12 @@ import tensorflow as tf
 from PIL import Image
 
 from dbl_tf.lock import InUseError, Lock
-from pipelines import prepared_table, shrinking
+from pipelines import shrinking
 from pipelines.datasets.image_checks import BadImagesError
-from pipelines.prepared_table import PreparationError
 from pipelines.runs.config import DataConfig
 from pipelines.shrinking import Settings
+from pipelines.shrinking import table as prepared_table
+from pipelines.shrinking.table import PreparationError
 
 FORMATS = ("jpg", "png", "webp", "tiff", "gif", "bmp")
 SETTINGS = Settings(max_side=32, quality=90)
@@ -137,8 +138,8 @@ MOMENTS = {
 }
 KILLED = """
 import os, signal, sys
-from pipelines import prepared_table
 from pipelines.shrinking import Settings
+from pipelines.shrinking import table as prepared_table
 from pipelines.runs.config import DataConfig
 
 def die():
@@ -235,7 +236,9 @@ def test_other_settings_are_refused(settings, difference, photos, write, tmp_pat
     assert states(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("arguments", [{"max_side": 0}, {"quality": 0}, {"quality": 101}])
+@pytest.mark.parametrize(
+    "arguments", [{"max_side": 0}, {"max_side": 65501}, {"quality": 0}, {"quality": 101}]
+)
 def test_settings_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="must be"):
         Settings(**arguments)
@@ -252,6 +255,16 @@ def test_a_folder_that_holds_originals_is_refused(place, photos, write, tmp_path
     with pytest.raises(PreparationError, match="choose a new output_dir"):
         write(photos / "examples.csv", link)
     assert states(tmp_path) == before
+
+
+def test_a_folder_among_folders_of_labels_is_refused(write, tmp_path):
+    for name in ("train/cat/1.jpg", "test/cat/2.jpg"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(parents=True)
+        picture(len(name)).save(file)
+    with pytest.raises(PreparationError, match="whose folders are labels or splits"):
+        write(tmp_path / "photos", tmp_path / "photos" / "small")
+    write(tmp_path / "photos", tmp_path / "small")
 
 
 def test_a_folder_of_other_files_is_refused(photos, write, tmp_path):
