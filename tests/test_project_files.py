@@ -30,13 +30,11 @@ def test_citation_has_the_version_and_license_of_the_package(setup):
     assert citation["references"][0]["doi"] == "10.1007/978-3-030-58548-8_10"
 
 
-def test_ci_runs_the_tests_of_every_backend(setup):
-    """They are skipped where a backend is not installed."""
+def test_ci_installs_what_the_tests_on_jax_need(setup):
+    """They are skipped where it is not installed."""
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     before, _, _ = script.partition("python -m pytest")
-    installed = shlex.split(before, comments=True)
-    assert any(word.startswith("torch==") and word.endswith("+cpu") for word in installed)
-    assert ".[tests,docs]" in installed
+    assert ".[tests,docs]" in shlex.split(before, comments=True)
     assert "jax" in setup["options.extras_require"]["tests"]
 
 

@@ -5,6 +5,7 @@ meant and the result would differ, the table is refused, and the error shows bot
 decides. The cells are those of the first rows.
 """
 
+import collections
 import dataclasses
 import difflib
 import re
@@ -327,7 +328,14 @@ class _Recognition:
         texts = [_different(self._values[c]) for c in free]
         numbers = [i for i, cells in enumerate(texts) if cells and all(map(_is_number, cells))]
         marks = [i for i, cells in enumerate(texts) if len(cells) == 2 and "" in cells]
-        for found, kind in ((numbers, "numbers other than 0 and 1"), (marks, "marks and nothing")):
+        pairs = collections.Counter(frozenset(cells) for cells in texts if len(cells) == 2)
+        pair = max(pairs, key=lambda cells: pairs[cells], default=frozenset())
+        words = [i for i, cells in enumerate(texts) if pair and pair.issuperset(cells)]
+        for found, kind in (
+            (numbers, "numbers other than 0 and 1"),
+            (marks, "marks and nothing"),
+            (words, "the same two words"),
+        ):
             if len(found) > 1:
                 shown = [f"{self._names[free[i]]!r} ({text.show(texts[i])})" for i in found[:2]]
                 return (
