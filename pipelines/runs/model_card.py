@@ -166,6 +166,10 @@ def _limits(
         lines.append(
             f"{num_unlabeled} training examples have no label, and count as examples of none."
         )
+    if num_unknown := data.splits["train"].num_unknown:
+        lines.append(
+            f"{num_unknown} labels of training examples are not known, and were left out of it."
+        )
     return _list(lines)
 
 
