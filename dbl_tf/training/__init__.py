@@ -12,6 +12,7 @@ from dbl_tf.training.distribution import (
     wait_for_all,
 )
 from dbl_tf.training.loop import ALL_ROWS, Batches, Share, fit
+from dbl_tf.training.stopping import StoppedError, exiting_when_stopped
 
 __all__ = [
     "ALL_ROWS",
@@ -22,9 +23,11 @@ __all__ = [
     "LostWorkerError",
     "MeanAveragePrecisionCallback",
     "Share",
+    "StoppedError",
     "TensorBoard",
     "averaged_weights",
     "check_same_on_all",
+    "exiting_when_stopped",
     "fit",
     "is_chief",
     "make_strategy",

@@ -1,5 +1,7 @@
 import contextlib
 import csv
+import os
+import signal
 import threading
 
 import keras
@@ -494,3 +496,32 @@ def test_strategies():
     assert training.make_strategy("auto").num_replicas_in_sync == 1
     with pytest.raises(ValueError, match="strategy must be one of auto, one_device, mirrored"):
         training.make_strategy("cluster")
+
+
+class SignalAt(keras.callbacks.Callback):
+    def __init__(self, number, step):
+        super().__init__()
+        self.number, self.remaining = number, step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.remaining -= 1
+        if self.remaining == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [3, STEPS_PER_EPOCH, 6, STEPS])
+def test_a_signal_finishes_the_step_and_the_training_continues_exactly(
+    tmp_path, whole, number, step
+):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(training.StoppedError, match=f"stopped at step {step} of {STEPS}; ") as info:
+        fit(tmp_path, make_network(), callbacks=[SignalAt(number, step)])
+    assert info.value.status == 128 + number
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert training.Checkpoints(tmp_path / "checkpoints").steps()[-1] == step
+    resumed = make_network()
+    fit(tmp_path, resumed)
+    for a, b in zip(whole[0], resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history(tmp_path) == whole[1]
