@@ -192,6 +192,11 @@ class SharedConfig(DataConfig):
         affects_result=False,
     )
     export: bool = setting(True, "Write a SavedModel.", affects_result=False)
+    new_version: bool = setting(
+        False,
+        "Write another version of the SavedModel where a finished run has one already.",
+        affects_result=False,
+    )
 
     def with_absolute_paths(self: _Shared) -> _Shared:
         """Returns a copy whose paths are absolute, as those of a saved configuration are."""

@@ -387,6 +387,13 @@ def _export(
         "calibration": calibration,
     }
     path = pathlib.Path(config.run_dir, "saved_model")
+    existing = serving.versions(path) if path.exists() else []
+    if existing and not config.new_version:
+        print(
+            f"the run was exported already, as {path / str(existing[-1])}; --new_version writes "
+            f"version {existing[-1] + 1}"
+        )
+        return
     if size is None:
         example = network_inputs.given_features(train)[[0]][0]
         serving.export_features(model, statistics, path, example=example, **known)
