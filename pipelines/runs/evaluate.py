@@ -1,16 +1,16 @@
 """Scores a trained run or an exported model on a test split, and predicts unlabeled images."""
 
-import json
 import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, prediction, serving
+from dbl_tf import metrics, prediction, saved_json, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -60,17 +60,26 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
+    num_classes = len(data.class_names)
+    thresholds = Thresholds.load(directory / "thresholds.json")
+    thresholds.check_classes(num_classes, directory / "thresholds.json")
+    path = directory / "calibration.json"
+    calibration = Calibration.load(path) if path.exists() else Calibration.identity(num_classes)
+    if len(calibration.offsets) != num_classes:
+        raise ValueError(
+            f"{path} holds offsets of {len(calibration.offsets)} classes, and the model has "
+            f"{num_classes}"
+        )
     model = keras.models.load_model(directory / "model.keras", compile=False)
     logits_of = network_predictor(
         model, network_inputs.of_data(config.image_size, config.full_decoding)
     )
-    path = directory / "calibration.json"
     result = score_test(
         logits_of(data.splits["test"]),
-        Calibration.load(path) if path.exists() else Calibration.identity(len(data.class_names)),
+        calibration,
         data,
         statistics,
-        Thresholds.load(directory / "thresholds.json"),
+        thresholds,
         output_dir,
     )
     report.write_of_run(
@@ -134,6 +143,14 @@ def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pat
     return output / "predictions.csv"
 
 
+class _Details(msgspec.Struct):
+    """The content of `serving.DETAILS_FILE` that is used beside the model."""
+
+    class_names: list[str]
+    thresholds: list[saved_json.Probability]
+    thresholds_from: str
+
+
 class SavedModel:
     """An exported model with its classes, thresholds and statistics.
 
@@ -158,10 +175,16 @@ class SavedModel:
                 f"{path} is not a model that this project exported: there is no {details}. Give "
                 "the version directory, such as saved_model/1"
             )
-        content = json.loads(details.read_text(encoding="utf-8"))
-        self.class_names = tuple(content["class_names"])
-        self.thresholds = Thresholds(np.array(content["thresholds"]), content["thresholds_from"])
-        self.statistics = LabelStatistics.load(details.with_name(serving.STATISTICS_FILE.name))
+        content = saved_json.read(details, _Details, "classes and thresholds of a model")
+        self.class_names = tuple(content.class_names)
+        self.thresholds = Thresholds(
+            np.array(content.thresholds, np.float64), content.thresholds_from
+        )
+        self.thresholds.check_classes(len(self.class_names), details)
+        statistics_path = details.with_name(serving.STATISTICS_FILE.name)
+        self.statistics = LabelStatistics.load(statistics_path)
+        if self.class_names != self.statistics.class_names:
+            raise ValueError(f"{details} and {statistics_path} have other class_names")
         self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
         self._serve = self._loaded.signatures["serving_default"]
         self._input, spec = next(iter(self._serve.structured_input_signature[1].items()))
