@@ -67,7 +67,7 @@ class Kind:
             OSError: a file is not there.
         """
         digest = hashlib.blake2b(digest_size=16, key=self._key)
-        states = (_file_state(path, locations.status(path)) for path in dict.fromkeys(files))
+        states = (file_state(path, locations.status(path)) for path in dict.fromkeys(files))
         for mark, group in ((b"p", parts), (b"f", states)):
             for part in group:
                 content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
@@ -83,7 +83,7 @@ class Kind:
             path: the file.
             status: what `locations.status` returned for it.
         """
-        return hashlib.blake2b(_file_state(path, status), digest_size=8, key=self._key).digest()
+        return hashlib.blake2b(file_state(path, status), digest_size=8, key=self._key).digest()
 
     def path(
         self,
@@ -131,7 +131,7 @@ def writing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield tmp_path
 
 
-def _file_state(path: str | os.PathLike, status: locations.Status) -> bytes:
-    """Returns path, size and version, which change when the content of a file does."""
+def file_state(path: str | os.PathLike, status: locations.Status) -> bytes:
+    """Returns path, size and version of a file, which change when its content does."""
     path = path if locations.scheme_of(path) else os.path.abspath(path)
     return os.fsencode(f"{path}\0{status.size}\0{status.version}")

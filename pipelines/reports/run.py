@@ -41,6 +41,7 @@ def write_run_report(
     train_labels: Any = None,
     observed_counts: Any = None,
     num_draws: int | None = None,
+    cautions: Sequence[str] = (),
     figures_dir: str | os.PathLike | None = None,
 ) -> None:
     """Writes the report of one model on a test split, and its figures as SVG files.
@@ -65,6 +66,7 @@ def write_run_report(
         train_labels: the labels of the training split, multi-hot (M, C), dense or `scipy.sparse`.
         observed_counts: see `charts.class_shares`.
         num_draws: see `charts.class_shares`.
+        cautions: sentences that a reader of the scores must know.
         figures_dir: the folder for the figures; `figures` next to the page if None.
 
     Raises:
@@ -83,6 +85,7 @@ def write_run_report(
     config = dict(config or {})
     page = pages.Page(path, figures_dir)
     page.add(_run_summary(title, statistics, scores, labels, probabilities, thresholds))
+    page.add(*(f"<p><strong>Caution:</strong> {escape(caution)}</p>" for caution in cautions))
     page.add(_what_the_method_changed(config, statistics, loss, observed_counts, num_draws))
     page.add(_published_of_run(config, scores))
 

@@ -196,6 +196,11 @@ class SharedConfig(DataConfig):
         affects_result=False,
     )
     export: bool = setting(True, "Write a SavedModel.", affects_result=False)
+    accept_changed_data: bool = setting(
+        False,
+        "Continue a run whose data have changed since it was started. Its report says so.",
+        affects_result=False,
+    )
     new_version: bool = setting(
         False,
         "Write another version of the SavedModel where a finished run has one already.",

@@ -19,7 +19,9 @@ from pipelines.examples import Examples, LabelledData
 from pipelines.runs import network_inputs, report
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import DataConfig, ResolvedConfig
+from pipelines.runs.directory import check_data
 from pipelines.runs.network_inputs import BATCH_SIZE, NetworkInputs
+from pipelines.runs.origin import Origin
 from pipelines.runs.predictions import write_predictions
 from pipelines.runs.scores import EvaluationResult, Thresholds
 
@@ -60,6 +62,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
+    check_data(directory, {"test": data.splits["test"]})
     num_classes = len(data.class_names)
     thresholds = Thresholds.load(directory / "thresholds.json")
     thresholds.check_classes(num_classes, directory / "thresholds.json")
@@ -88,6 +91,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         config=config,
         train=data.splits["train"],
         history_path=directory / "history.csv",
+        accepted_changes=origin.accepted_changes if (origin := Origin.load(directory)) else (),
     )
     return result.scores
 

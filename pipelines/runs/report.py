@@ -5,7 +5,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ def write_of_run(
     config: ResolvedConfig,
     train: Examples,
     history_path: str | os.PathLike,
+    accepted_changes: Sequence[str] = (),
 ) -> None:
     """Writes the report of a run.
 
@@ -67,6 +68,7 @@ def write_of_run(
         config: the configuration of the run.
         train: the training examples.
         history_path: the path of the `history.csv` of the run.
+        accepted_changes: changes of the data while the run was stopped, in words.
     """
     statistics = result.statistics
     counts, num_draws = observed_counts(config, train, statistics)
@@ -83,6 +85,7 @@ def write_of_run(
         train_labels=train.labels,
         observed_counts=counts,
         num_draws=num_draws,
+        cautions=[f"The data changed while the run was stopped: {c}." for c in accepted_changes],
     )
 
 
