@@ -1,46 +1,6 @@
-"""Trains, evaluates and exports a classifier of long-tailed, multi-label images.
+"""Trains, evaluates and exports a classifier; `python train.py --help` says how."""
 
-python train.py
-python train.py --dataset=table --examples=my_pictures/examples.csv --check_only
-python train.py --dataset=table --examples=my_pictures/examples.csv --method=db_focal
-"""
-
-from absl import app, flags
-
-from dbl_tf import methods, training
-from pipelines.runs import check
-from pipelines.runs import flags as run_flags
-from pipelines.runs.config import RunConfig
-from pipelines.runs.scores import format_table
-from pipelines.runs.train import train_and_evaluate
-
-__doc__ += f"\nMethods:\n{methods.describe()}\n"
-
-_CHECK_ONLY = flags.DEFINE_bool(
-    "check_only",
-    False,
-    "Show how the data were understood and what is wrong with them, and train nothing. Nothing is "
-    "written but the cache. The status is 1 if the training would be refused.",
-)
-run_flags.define(RunConfig)
-
-
-def main(argv: list[str]) -> None:
-    """Runs the training that the flags describe."""
-    if len(argv) > 1:
-        raise SystemExit(f"train.py: unexpected arguments: {argv[1:]}")
-    try:
-        asked = run_flags.read(RunConfig)
-        if _CHECK_ONLY.value:
-            check.check(asked)
-            return
-        with training.exiting_when_stopped("train.py"):
-            scores = train_and_evaluate(asked)
-    except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
-        raise SystemExit(f"train.py: {error}") from error
-    if scores is not None:
-        print(format_table(scores))
-
+from pipelines.train import run
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    run()

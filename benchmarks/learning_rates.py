@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse
-from absl import app, flags
+from absl import flags
 
 from benchmarks.scoring import Scores, score
 from dbl_tf.statistics import LabelStatistics
@@ -102,4 +102,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    run_flags.run(main)

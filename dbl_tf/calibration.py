@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from dbl_tf import atomic, saved_json
+from dbl_tf import atomic, label_values, saved_json
 from dbl_tf.cores import usable_cores
 
 # The prevalence counts as much as this many positives. The best weight is 1/τ² where the log odds
@@ -168,25 +168,30 @@ def fit_calibration(
     separated by chance, and does not matter where there are many. With s = 0, slope and offsets are
     those of the largest likelihood.
 
+    Where labels are unknown, N, k and all means and sums of a class are those of the examples of
+    which it is known. The mean probability of a class of which nothing is known is π, over all
+    examples.
+
     Args:
         logits: logits (N, C), of any scale.
-        labels: multi-hot labels (N, C).
+        labels: multi-hot labels (N, C), with −1 or NaN for those that are not known.
         prevalence: the share of each class among the training examples, (C,), in (0, 1).
         fitted_on: the name of the split of the examples.
         pseudo_positives: the strength s ≥ 0 of the prevalence.
 
     Raises:
-        ValueError: shapes that differ, logits that are not finite, labels other than 0 and 1, or a
-            prevalence outside (0, 1).
+        ValueError: shapes that differ, logits that are not finite, labels other than 0 and 1 and
+            unknown, or a prevalence outside (0, 1).
     """
-    logits, labels, prevalence = _checked(logits, labels, prevalence)
+    logits, labels, known, prevalence = _checked(logits, labels, prevalence)
     if not 0 <= pseudo_positives < np.inf:
         raise ValueError(f"pseudo_positives must be at least 0, got {pseudo_positives}")
-    target = _mean_probabilities(labels, prevalence, pseudo_positives)
-    standardized = _Standardized.of(logits)
+    num_known = _num_known(labels, known)
+    target = _mean_probabilities(labels, num_known, prevalence, pseudo_positives)
+    standardized = _Standardized.of(logits, known)
     rows = _rows_for_slope(*logits.shape)
-    some = dataclasses.replace(standardized, logits=logits[rows])
-    some_labels = labels[rows]
+    some = standardized.take(rows)
+    some_labels, some_known = labels[rows], None if known is None else known[rows]
     offsets = scipy.special.logit(target)
 
     @functools.cache
@@ -195,7 +200,7 @@ def fit_calibration(
         slope = float(np.exp(log_slope))
         offsets[:] = _offsets(some, slope, target, offsets)
         penalty = pseudo_positives * (scipy.special.expit(slope) - 0.5)
-        loss = _derivative_of_log_loss(some, some_labels, slope, offsets)
+        loss = _derivative_of_log_loss(some, some_labels, some_known, slope, offsets)
         return loss * len(logits) / len(rows) + penalty
 
     slope = float(np.exp(_root(derivative, *np.log(_SLOPES))))
@@ -207,7 +212,10 @@ def fit_calibration(
     )
 
 
-def _checked(logits: Any, labels: Any, prevalence: Any) -> tuple[np.ndarray, ...]:
+def _checked(
+    logits: Any, labels: Any, prevalence: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Returns logits, which labels are 1, which are known (None if all are), and the prevalence."""
     logits, labels = np.asarray(logits), np.asarray(labels)
     prevalence = np.asarray(prevalence, np.float64)
     if logits.ndim != 2 or logits.shape != labels.shape or not logits.size:
@@ -225,29 +233,31 @@ def _checked(logits: Any, labels: Any, prevalence: Any) -> tuple[np.ndarray, ...
         raise ValueError(
             f"logits must be finite, got {logits[row, column]} in row {row}, class {column}"
         )
-    is_label = (labels == 0) | (labels == 1)
-    if not is_label.all():
-        row, column = np.argwhere(~is_label)[0]
-        raise ValueError(
-            f"labels must be 0 or 1, got {labels[row, column]} in row {row}, class {column}"
-        )
+    positive, known = label_values.positive_and_known(
+        labels, lambda index: f"row {index[0]}, class {index[1]}"
+    )
     is_share = (prevalence > 0) & (prevalence < 1)
     if not is_share.all():
         column = int(np.argmin(is_share))
         raise ValueError(
             f"prevalence must be in (0, 1), got {prevalence[column]} for class {column}"
         )
-    return logits, labels.astype(bool, copy=False), prevalence
+    return logits, positive, known, prevalence
+
+
+def _num_known(labels: np.ndarray, known: np.ndarray | None) -> Any:
+    """Of how many examples each class is known: N, or (C,)."""
+    return len(labels) if known is None else np.count_nonzero(known, axis=0)
 
 
 def _mean_probabilities(
-    labels: np.ndarray, prevalence: np.ndarray, pseudo_positives: float
+    labels: np.ndarray, num_known: Any, prevalence: np.ndarray, pseudo_positives: float
 ) -> np.ndarray:
     """The mean probability (C,) that each class is given; see `fit_calibration`."""
-    num_examples, positives = len(labels), labels.sum(axis=0, dtype=np.float64)
-    share = positives / num_examples
+    positives = labels.sum(axis=0, dtype=np.float64)
+    share = positives / np.maximum(num_known, 1)
     if not pseudo_positives:
-        tiny = 0.5 / (num_examples + 1)  # the offset of a class without positives has no maximum
+        tiny = 0.5 / (num_known + 1)  # the offset of a class without positives has no maximum
         return np.clip(share, tiny, 1 - tiny)
     information = positives * (1 - share)
     weight = information / (information + pseudo_positives)
@@ -282,10 +292,12 @@ class _Standardized:
     """Logits z as `x = (z / scale − center) / spread`: each class has mean 0, all have variance 1.
 
     Only chunks of x exist, so that the memory is that of the logits. The two divisions keep numbers
-    near the largest float64 from overflowing.
+    near the largest float64 from overflowing. `used`, bool (N, C), says which logits count in means
+    and extremes; None if all do. In each class, some do.
     """
 
     logits: np.ndarray
+    used: np.ndarray | None
     scale: float
     center: np.ndarray
     spread: float
@@ -293,19 +305,43 @@ class _Standardized:
     highest: np.ndarray
 
     @classmethod
-    def of(cls, logits: np.ndarray) -> "_Standardized":
-        lowest = logits.min(axis=0).astype(np.float64)
-        highest = logits.max(axis=0).astype(np.float64)
+    def of(cls, logits: np.ndarray, known: np.ndarray | None) -> "_Standardized":
+        used = known
+        if known is None:
+            lowest, highest = logits.min(axis=0), logits.max(axis=0)
+        else:
+            used = known | ~known.any(axis=0)
+            lowest = logits.min(axis=0, where=used, initial=np.inf)
+            highest = logits.max(axis=0, where=used, initial=-np.inf)
+        lowest, highest = lowest.astype(np.float64), highest.astype(np.float64)
         scale = float(max(-lowest.min(), highest.max())) or 1.0
         zero = np.zeros(logits.shape[1])
-        scaled = cls(logits, scale, zero, 1.0, lowest / scale, highest / scale)
-        center = scaled.sums(lambda rows, x: x.sum(axis=0)) / len(logits)
-        variances = scaled.sums(lambda rows, x: ((x - center) ** 2).sum(axis=0)) / len(logits)
+        scaled = cls(logits, used, scale, zero, 1.0, lowest / scale, highest / scale)
+        (center,) = scaled.means(lambda x: [x])
+        (variances,) = scaled.means(lambda x: [(x - center) ** 2])
         spread = float(np.sqrt(variances.mean()))
         if spread < _CONSTANT:
             spread = 1.0
         lowest, highest = ((x - center) / spread for x in (scaled.lowest, scaled.highest))
-        return cls(logits, scale, center, spread, lowest, highest)
+        return cls(logits, used, scale, center, spread, lowest, highest)
+
+    def take(self, rows: np.ndarray) -> "_Standardized":
+        """Returns some rows, standardized as all are."""
+        used = self.used
+        if used is not None:
+            used = used[rows]
+            used = used | ~used.any(axis=0)
+        return dataclasses.replace(self, logits=self.logits[rows], used=used)
+
+    def means(self, of_x: Callable[[np.ndarray], Sequence[np.ndarray]]) -> np.ndarray:
+        """Returns the means (K, C) over the used logits of the K arrays that a function makes."""
+
+        def of_chunk(rows: slice, x: np.ndarray) -> np.ndarray:
+            where = True if self.used is None else self.used[rows]
+            return np.stack([array.sum(axis=0, where=where) for array in of_x(x)])
+
+        num_used = len(self.logits) if self.used is None else np.count_nonzero(self.used, axis=0)
+        return self.sums(of_chunk) / num_used
 
     def sums(self, of_chunk: Callable[[slice, np.ndarray], np.ndarray]) -> np.ndarray:
         """Returns the sum of `of_chunk(rows, x)` over chunks x of these rows."""
@@ -357,18 +393,24 @@ def _mean_and_variance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The means (C,) of p and p(1 − p) of each class."""
 
-    def of_chunk(rows: slice, x: np.ndarray) -> np.ndarray:
+    def of_x(x: np.ndarray) -> list[np.ndarray]:
         p = _probabilities(x, slope, offsets)
-        return np.stack([p.sum(axis=0), (p * (1 - p)).sum(axis=0)])
+        return [p, p * (1 - p)]
 
-    mean, variance = standardized.sums(of_chunk) / len(standardized.logits)
+    mean, variance = standardized.means(of_x)
     return mean, variance
 
 
 def _derivative_of_log_loss(
-    standardized: _Standardized, labels: np.ndarray, slope: float, offsets: np.ndarray
+    standardized: _Standardized,
+    labels: np.ndarray,
+    known: np.ndarray | None,
+    slope: float,
+    offsets: np.ndarray,
 ) -> float:
     """The derivative by the slope of the summed log loss, if the mean probabilities stay.
+
+    The sum runs over the known labels.
 
     The offset b of a class then falls by `Σ p(1 − p) x / Σ p(1 − p)`, so that the derivative is
     `Σ (p − y) (x + db/da)`.
@@ -378,7 +420,8 @@ def _derivative_of_log_loss(
         p = _probabilities(x.copy(), slope, offsets)
         error, variance = p - labels[rows], p * (1 - p)
         terms = (error * x, error, variance * x, variance)
-        return np.stack([term.sum(axis=0) for term in terms])
+        where = True if known is None else known[rows]
+        return np.stack([term.sum(axis=0, where=where) for term in terms])
 
     by_slope, by_offset, variance_x, variance = standardized.sums(of_chunk)
     falls = np.divide(variance_x, variance, out=np.zeros_like(variance), where=variance > 0)

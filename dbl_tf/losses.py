@@ -1,8 +1,16 @@
 """Multi-label losses: Distribution-Balanced Loss and the losses that it is compared with.
 
 Elementwise functions come first, followed by the `keras.losses.Loss` classes that use them.
+
+The classes take labels that are not known: −1 in integers and NaN in floating-point numbers. The
+loss of such an element and its gradient are 0, and it has no part in the weights of the others. A
+reduction by "mean" still divides by all elements. Labels of any other value outside [0, 1] are
+refused where the values can be seen: in calls outside compiled functions, on labels in the memory
+of the host. Inside a compiled function there is no check; every label below 0 is unknown there,
+and one above 1 gives a loss without meaning.
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from dbl_tf import weighting
+from dbl_tf import label_values, weighting
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
 REBALANCE_MODES = ("labels", "sample_weight", None)
@@ -22,14 +30,17 @@ REWEIGHTINGS: dict[str, Callable[..., Any]] = {
 
 
 def class_margins(
-    class_counts: Sequence[float] | np.ndarray, num_examples: int, kappa: float
+    class_counts: Sequence[float] | np.ndarray,
+    num_examples: int | Sequence[int] | np.ndarray,
+    kappa: float,
 ) -> np.ndarray:
     """Computes the class margins ν_i = κ log(1/p_i − 1), with class priors p_i = n_i/N (Eq. 9).
 
     Args:
         class_counts: the numbers n_i of training examples of each class, shape (C,), each within
             (0, N).
-        num_examples: the number N of training examples.
+        num_examples: the number N of training examples; or, where labels are unknown, the number
+            N_i of those of which it is known whether they have class i, shape (C,).
         kappa: the scale κ of the margins. Zero gives margins of zero for any counts.
 
     Returns:
@@ -38,7 +49,7 @@ def class_margins(
     counts = np.asarray(class_counts, np.float64)
     if kappa == 0:
         return np.zeros_like(counts)
-    return kappa * np.log(num_examples / counts - 1.0)
+    return kappa * np.log(np.asarray(num_examples) / counts - 1.0)
 
 
 def negative_tolerant_crossentropy(
@@ -213,6 +224,10 @@ class MultiLabelLoss(keras.losses.Loss):
         dtype: the type of the computation. Half precision is computed in float32.
     """
 
+    # Whether every target of the current call is exactly 0 or 1, or unknown.
+    _hard_targets = False
+    # Whether no target of the current call is unknown.
+    _all_known = False
     # C, if the loss depends on the number of classes.
     num_classes: int | None = None
     # The number of steps at the beginning of a training in which the loss is another one.
@@ -231,6 +246,17 @@ class MultiLabelLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.from_logits = bool(from_logits)
 
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns the reduced loss; the class documents the arguments."""
+        # Keras converts the targets before `call` can see their type. The flags are set on a copy,
+        # because the threads of several replicas may call this object at once. A copy by `copy` is
+        # made by Keras from the configuration, which takes long and loses state.
+        loss = object.__new__(type(self))
+        loss.__dict__.update(
+            self.__dict__, _hard_targets=_are_hard(y_true), _all_known=_are_known(y_true)
+        )
+        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
+
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the loss before the reduction; the class documents its shape."""
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
@@ -240,10 +266,19 @@ class MultiLabelLoss(keras.losses.Loss):
             epsilon = keras.config.epsilon()
             probabilities = ops.clip(logits, epsilon, 1.0 - epsilon)
             logits = ops.log(probabilities) - ops.log1p(-probabilities)
-        return self._values(y_true, logits)
+        if self._all_known:
+            return self._values(y_true, logits, None)
+        is_known = y_true >= 0  # false for NaN too
+        return self._values(ops.where(is_known, y_true, 0.0), logits, is_known)
 
-    def _values(self, y_true: Any, logits: Any) -> Any:
-        """The loss before the reduction, from tensors of the type of the loss."""
+    def _values(self, y_true: Any, logits: Any, is_known: Any) -> Any:
+        """The loss before the reduction, from tensors of the type of the loss.
+
+        Args:
+            y_true: the targets, 0 where they are unknown.
+            logits: the logits.
+            is_known: whether targets are known, bool (B, C); None if all are.
+        """
         raise NotImplementedError
 
     def at_step(self, step: int) -> bool:
@@ -292,8 +327,6 @@ class ElementwiseLoss(MultiLabelLoss):
     # The source of the element weights, one of REBALANCE_MODES, and the function that makes them.
     rebalance: str | None = None
     _weight_function: Callable[..., Any]
-    # Whether every target of the current call is exactly 0 or 1.
-    _hard_targets = False
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the reduced loss; the class documents the arguments."""
@@ -310,33 +343,65 @@ class ElementwiseLoss(MultiLabelLoss):
             if len(sample_weight.shape) == 1:
                 # Broadcast against (B, C), it would weight columns whenever B = C.
                 sample_weight = ops.expand_dims(sample_weight, -1)
-        loss = self
-        if _are_hard(y_true):
-            # Keras converts the targets before `call` can see their type. The flag is set on a
-            # copy, because the threads of several replicas may call this object at once. A copy by
-            # `copy` is made by Keras from the configuration, which takes long and loses state.
-            loss = object.__new__(type(self))
-            loss.__dict__.update(self.__dict__, _hard_targets=True)
-        return keras.losses.Loss.__call__(loss, y_true, y_pred, sample_weight)
+        return super().__call__(y_true, y_pred, sample_weight)
 
-    def _values(self, y_true: Any, logits: Any) -> Any:
+    def _values(self, y_true: Any, logits: Any, is_known: Any) -> Any:
         loss = self._elements(y_true, logits)
-        return loss * self._weights(y_true) if self.rebalance == "labels" else loss
+        if self.rebalance == "labels":
+            loss = loss * self._weights(y_true)
+        return loss if is_known is None else ops.where(is_known, loss, 0.0)
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
         """ℓ, (B, C), from tensors of the type of the loss."""
         raise NotImplementedError
 
     def _weights(self, y_true: Any) -> Any:
-        """Element weights, (B, C), for `rebalance="labels"`."""
+        """Element weights, (B, C), for `rebalance="labels"`, from targets that are known or 0."""
         raise NotImplementedError
 
 
 def _are_hard(targets: Any) -> bool:
     """Whether targets are integers or booleans, so that each target in [0, 1] is 0 or 1."""
-    dtype = targets.dtype if hasattr(targets, "dtype") else np.asarray(targets).dtype
-    name = keras.backend.standardize_dtype(dtype)
+    name = _dtype_name(targets)
     return name == "bool" or "int" in name
+
+
+def _are_known(targets: Any) -> bool:
+    """Whether no target is unknown, as far as their values, or else their type, can tell.
+
+    Raises:
+        ValueError: the values can be seen, and one is outside [0, 1] and not unknown.
+    """
+    values = _host_values(targets)
+    if values is not None:
+        return label_values.check_soft(values)
+    return _dtype_name(targets).startswith(("bool", "uint"))
+
+
+def _dtype_name(targets: Any) -> str:
+    dtype = targets.dtype if hasattr(targets, "dtype") else np.asarray(targets).dtype
+    return keras.backend.standardize_dtype(dtype)
+
+
+def _host_values(array: Any) -> np.ndarray | None:
+    """An array of any library as NumPy's, if its values are there and in the memory of the host.
+
+    To look at the values of a tensor on an accelerator would mean to wait for it.
+    """
+    library = type(array).__module__.partition(".")[0]
+    if library == "tensorflow":
+        tf = sys.modules["tensorflow"]
+        is_there = isinstance(array, tf.Tensor) and not tf.is_symbolic_tensor(array)
+        return array.numpy() if is_there and "CPU" in array.device else None
+    if library in ("jax", "jaxlib"):
+        jax = sys.modules["jax"]
+        is_there = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer)
+        in_host = is_there and all(device.platform == "cpu" for device in array.devices())
+        return np.asarray(array) if in_host else None
+    if library == "torch":
+        is_there = array.device.type == "cpu" and not sys.modules["torch"].compiler.is_compiling()
+        return array.detach().float().numpy() if is_there else None
+    return None if isinstance(array, keras.KerasTensor) else np.asarray(array)
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
@@ -355,7 +420,9 @@ class DistributionBalancedLoss(ElementwiseLoss):
     Args:
         class_counts: the numbers n_i of training examples of each class before re-sampling, shape
             (C,).
-        num_examples: the number N of training examples before re-sampling.
+        num_examples: the number N of training examples before re-sampling; or, where labels are
+            unknown, the number N_i of those of which it is known whether they have class i, shape
+            (C,). `LabelStatistics.examples_of_classes` is the one or the other.
         alpha: the lower bound α ≥ 0 of the weights in Eq. 4. The paper uses 0.1.
         beta: the slope β > 0 of the weights in Eq. 4. The paper uses 10.
         mu: the midpoint μ of the weights in Eq. 4. The paper uses 0.3 for VOC-MLT and 0.2 for
@@ -378,8 +445,10 @@ class DistributionBalancedLoss(ElementwiseLoss):
         dtype: the type of the computation. Half precision is computed in float32.
 
     Call arguments:
-        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C). Pass integer or boolean
-            labels when you can: the loss is about twice as fast as with float (soft) labels.
+        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C); −1 in integers and NaN in
+            floating-point numbers for a label that is not known, whose loss is 0. Pass integer or
+            boolean labels when you can: the loss is about twice as fast as with float (soft)
+            labels.
         y_pred: the logits, shape (B, C).
         sample_weight: weights of examples, (B,) or (B, 1), which are multiplied into r̂, or weights
             of elements, (B, C).
@@ -387,7 +456,8 @@ class DistributionBalancedLoss(ElementwiseLoss):
     Raises:
         ValueError: if an argument is out of range; if a class has no examples and r̂ or ν is used;
             if all examples have a class and ν is used; if `y_pred` and `class_counts` differ in the
-            number of classes; if a call passes no weights with `rebalance="sample_weight"`.
+            number of classes; if a call passes no weights with `rebalance="sample_weight"`; if
+            labels whose values can be seen are outside [0, 1] and not unknown.
 
     Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
     Datasets, ECCV 2020.
@@ -404,7 +474,7 @@ class DistributionBalancedLoss(ElementwiseLoss):
     def __init__(
         self,
         class_counts: Sequence[float] | np.ndarray,
-        num_examples: int,
+        num_examples: int | Sequence[int] | np.ndarray,
         *,
         alpha: float = DEFAULTS.alpha,
         beta: float = DEFAULTS.beta,
@@ -424,7 +494,8 @@ class DistributionBalancedLoss(ElementwiseLoss):
         super().__init__(from_logits, reduction, name, dtype)
         # A list, because an array in the configuration does not survive a `.keras` file.
         self.class_counts = np.asarray(class_counts).tolist()
-        self.num_examples = int(num_examples)
+        of_class = np.asarray(num_examples).astype(np.int64)
+        self.num_examples: int | list[int] = of_class.tolist()
         self.alpha = float(alpha)
         self.beta = float(beta)
         self.mu = float(mu)
@@ -448,21 +519,28 @@ class DistributionBalancedLoss(ElementwiseLoss):
         _check_rebalance(rebalance, REBALANCE_MODES)
         counts = np.asarray(self.class_counts, np.float64)
         if self.clamp_counts:
-            counts = weighting.clamp_counts(counts, self.num_examples)
-        self._check_counts(counts)
+            of_class = np.maximum(of_class, 2)  # so that [1, N − 1] is not empty
+            counts = weighting.clamp_counts(counts, of_class)
+        self._check_counts(counts, of_class)
         self.num_classes = len(counts)
         self._counts = counts
-        nu = class_margins(counts, self.num_examples, self.kappa)
+        nu = class_margins(counts, of_class, self.kappa)
         self._nu = nu / self.lambda_ if margin == "released" else nu
 
-    def _check_counts(self, counts: np.ndarray) -> None:
+    def _check_counts(self, counts: np.ndarray, num_examples: np.ndarray) -> None:
         if counts.ndim != 1 or counts.size == 0:
             raise ValueError(f"class_counts must be of shape (C,), got {counts.shape}")
-        wrong = ~((counts >= 0) & (counts <= self.num_examples))
+        if num_examples.shape not in ((), counts.shape):
+            raise ValueError(
+                f"num_examples must be a number, or one for each of {len(counts)} classes, got "
+                f"shape {num_examples.shape}"
+            )
+        of_class = np.broadcast_to(num_examples, counts.shape)
+        wrong = ~((counts >= 0) & (counts <= of_class))
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
             raise ValueError(
-                f"class_counts must lie in [0, num_examples = {self.num_examples}], but class {i} "
+                f"class_counts must lie in [0, num_examples = {of_class[i]}], but class {i} "
                 f"has {counts[i]}"
             )
         remedy = "; leave these classes out, or pass clamp_counts=True"
@@ -474,10 +552,10 @@ class DistributionBalancedLoss(ElementwiseLoss):
                     f"(Eq. 3) is defined for them{remedy}"
                 )
         if self.kappa != 0:
-            full = np.flatnonzero(counts == self.num_examples).tolist()
+            full = np.flatnonzero(counts == of_class).tolist()
             if full:
                 raise ValueError(
-                    f"classes {full} are in every one of the {self.num_examples} training "
+                    f"classes {full} are in every one of the {of_class[full[0]]} training "
                     f"examples, so ν (Eq. 9) is not finite for them{remedy}, or kappa=0"
                 )
 
@@ -493,7 +571,9 @@ class DistributionBalancedLoss(ElementwiseLoss):
         )
 
     def _weights(self, y_true: Any) -> Any:
-        return self._weight_function(y_true, self._counts, self.alpha, self.beta, self.mu)
+        return self._weight_function(
+            y_true, self._counts, self.alpha, self.beta, self.mu, all_known=True
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal loss."""
@@ -603,7 +683,7 @@ class ReweightedCrossentropy(ElementwiseLoss):
 
     def _weights(self, y_true: Any) -> Any:
         arguments = {"beta": self.beta} if self.weighting == "class_balanced" else {}
-        return self._weight_function(y_true, self.class_counts, **arguments)
+        return self._weight_function(y_true, self.class_counts, **arguments, all_known=True)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal loss."""

@@ -70,5 +70,18 @@ def quoted(text: str) -> str:
     return f"'{''.join(parts)}'"
 
 
+def printable(text: str) -> str:
+    r"""Returns a text for a line of a terminal, in which control characters are escaped.
+
+    Example:
+
+    >>> printable("caf\u00e9\n\x1b[2J.jpg")
+    'café\\n\\x1b[2J.jpg'
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 def _num_more(items: Sequence[object], limit: int, count: int | None) -> int:
     return (len(items) if count is None else count) - min(len(items), limit)

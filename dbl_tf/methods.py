@@ -133,13 +133,15 @@ CLASS_BALANCED = Weighting(
 )
 
 
-def _counts(class_counts: np.ndarray, num_examples: int, clamp_counts: bool) -> np.ndarray:
+def _counts(
+    class_counts: np.ndarray, num_examples: int | np.ndarray, clamp_counts: bool
+) -> np.ndarray:
     return weighting.clamp_counts(class_counts, num_examples) if clamp_counts else class_counts
 
 
 def _distribution_balanced(
     class_counts: np.ndarray,
-    num_examples: int,
+    num_examples: int | np.ndarray,
     clamp_counts: bool,
     *,
     rebalance: str | None = None,
@@ -151,7 +153,7 @@ def _distribution_balanced(
 
 
 def _reweighted(
-    class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
+    class_counts: np.ndarray, num_examples: int | np.ndarray, clamp_counts: bool, **arguments: Any
 ) -> losses.MultiLabelLoss:
     return losses.ReweightedCrossentropy(
         _counts(class_counts, num_examples, clamp_counts), **arguments
@@ -159,7 +161,7 @@ def _reweighted(
 
 
 def _ldam(
-    class_counts: np.ndarray, num_examples: int, clamp_counts: bool, **arguments: Any
+    class_counts: np.ndarray, num_examples: int | np.ndarray, clamp_counts: bool, **arguments: Any
 ) -> losses.MultiLabelLoss:
     return losses.LDAMLoss(_counts(class_counts, num_examples, clamp_counts), **arguments)
 
@@ -167,7 +169,7 @@ def _ldam(
 def _without_counts(
     loss_class: Callable[..., losses.MultiLabelLoss],
     class_counts: np.ndarray,
-    num_examples: int,
+    num_examples: int | np.ndarray,
     clamp_counts: bool,
     **arguments: Any,
 ) -> losses.MultiLabelLoss:
@@ -176,7 +178,7 @@ def _without_counts(
 
 def _splc(
     class_counts: np.ndarray,
-    num_examples: int,
+    num_examples: int | np.ndarray,
     clamp_counts: bool,
     *,
     steps_per_epoch: int | None,
@@ -306,7 +308,7 @@ class Method:
     def make_loss(
         self,
         class_counts: np.ndarray,
-        num_examples: int,
+        num_examples: int | np.ndarray,
         parameters: LossParameters = DEFAULTS,
         *,
         rebalance: str = "sample_weight",
@@ -317,7 +319,8 @@ class Method:
 
         Args:
             class_counts: the numbers n_i of training examples of each class, shape (C,).
-            num_examples: the number N of training examples.
+            num_examples: the number N of training examples, or N_i of each class, (C,), where
+                labels are unknown.
             parameters: the parameters; the method ignores those that it does not use.
             rebalance: the source of the element weights. With "sample_weight", the input pipeline
                 passes the weights of `make_weighting`; with "labels", the loss computes them. It
@@ -346,7 +349,7 @@ class Method:
     def make_weighting(
         self,
         class_counts: np.ndarray,
-        num_examples: int,
+        num_examples: int | np.ndarray,
         parameters: LossParameters = DEFAULTS,
         *,
         clamp_counts: bool = False,
@@ -358,7 +361,8 @@ class Method:
 
         Args:
             class_counts: the numbers n_i of training examples of each class, shape (C,).
-            num_examples: the number N of training examples.
+            num_examples: the number N of training examples, or N_i of each class, (C,), where
+                labels are unknown.
             parameters: the parameters; the method ignores those that it does not use.
             clamp_counts: whether counts outside [1, N − 1] are clamped, as in `make_loss`.
         """

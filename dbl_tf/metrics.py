@@ -4,6 +4,11 @@ The module needs NumPy only. Its values are those of scikit-learn's `average_pre
 `precision_recall_curve`, `precision_recall_fscore_support`, `roc_auc_score`, `label_ranking_loss`,
 `coverage_error`, `log_loss` and `brier_score_loss`, for all classes at once.
 
+Labels that are not known, −1 in integers and NaN in floating-point numbers, are left out: what is
+measured of a class is measured on the examples of which it is known, and what is measured of an
+example, on the labels that are known of it. The k labels of a top-k decision are taken from all of
+them; those that are not known count neither as right nor as wrong.
+
 `METRICS` lists everything that an evaluation measures. The file `metrics.json`, the table in the
 terminal, the report of a run and the comparison of several runs all iterate over it: a new metric
 is a function of an `Evaluation` and a row of that list.
@@ -18,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dbl_tf import label_values
 from dbl_tf.cores import usable_cores
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
 
@@ -41,33 +47,41 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
     score share a threshold.
 
     Args:
-        labels: the labels, multi-hot (N, C).
+        labels: the labels, multi-hot (N, C), with −1 or NaN for those that are not known.
         scores: numbers that rank the examples, (N, C), usually probabilities.
 
     Returns:
         The average precision of each class, float64 (C,); NaN for a class without positives.
 
     Raises:
-        ValueError: the shapes differ, a label is neither 0 nor 1, or a score is NaN.
+        ValueError: the shapes differ, a label is neither 0 nor 1 nor unknown, or a score is NaN.
 
     Example:
 
     >>> average_precision([[1], [0], [1]], [[0.9], [0.8], [0.7]]).round(4).tolist()
     [0.8333]
     """
-    labels, scores = _checked(labels, scores)
+    return _over_classes(_for_each(_average_precision_of_class), *_checked(labels, scores))
 
-    def of_classes(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        by_class = zip(labels, scores, strict=True)
-        return np.array([_average_precision_of_class(*of_class) for of_class in by_class])
 
-    return _over_classes(of_classes, labels, scores)
+def _for_each(of_class: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., np.ndarray]:
+    """Makes a function of classes, for `_over_classes`, of one of the known labels of a class."""
+
+    def of_classes(labels: np.ndarray, scores: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+        if known is None:
+            pairs = list(zip(labels, scores, strict=True))
+        else:
+            pairs = [(y[k], s[k]) for y, s, k in zip(labels, scores, known, strict=True)]
+        return np.array([of_class(*pair) for pair in pairs])
+
+    return of_classes
 
 
 def _over_classes(
-    of_classes: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    of_classes: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray],
     labels: np.ndarray,
     values: np.ndarray,
+    known: np.ndarray | None,
 ) -> np.ndarray:
     """Computes `of_classes` on blocks of classes, in threads, and joins its results.
 
@@ -77,12 +91,34 @@ def _over_classes(
 
     def compute(start: int) -> np.ndarray:
         columns = slice(start, start + _CLASSES_PER_BLOCK)
-        return of_classes(labels[:, columns].T.copy(), values[:, columns].T.copy())
+        of_block = None if known is None else known[:, columns].T.copy()
+        return of_classes(labels[:, columns].T.copy(), values[:, columns].T.copy(), of_block)
 
     # NumPy releases the interpreter lock while it sorts and calculates. No classes are a block too.
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:
         starts = range(0, max(labels.shape[1], 1), _CLASSES_PER_BLOCK)
         return np.concatenate(list(executor.map(compute, starts)))
+
+
+def _mean_of_known(values: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+    """The mean of each row, over its known labels; NaN where there are none."""
+    if known is None:
+        return values.mean(axis=1)
+    with np.errstate(invalid="ignore"):
+        return values.sum(axis=1, where=known) / np.count_nonzero(known, axis=1)
+
+
+def _over_decisions(per_class: np.ndarray, labels: Any) -> Any:
+    """The mean over all known decisions, from means (C, …) over those of each class."""
+    labels = np.asarray(labels)
+    if not label_values.can_hold_unknown(labels.dtype):
+        return per_class.mean(axis=0)
+    unknown = label_values.is_unknown(labels)
+    if not unknown.any():
+        return per_class.mean(axis=0)
+    num_known = np.count_nonzero(~unknown, axis=0)
+    some = num_known > 0
+    return np.average(per_class[some], axis=0, weights=num_known[some]) if some.any() else math.nan
 
 
 def _average_precision_of_class(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -171,7 +207,8 @@ def precision_recall_curve(labels: Any, scores: Any) -> PrecisionRecallCurve:
     highest score to the lowest, without an extra point at recall 0.
 
     Args:
-        labels: the labels, zeros and ones (N,), of which at least one is 1.
+        labels: the labels, zeros and ones (N,), of which at least one is 1. Unknown ones are left
+            out.
         scores: numbers that rank the examples, (N,).
 
     Raises:
@@ -184,7 +221,9 @@ def precision_recall_curve(labels: Any, scores: Any) -> PrecisionRecallCurve:
     >>> curve.thresholds.tolist(), curve.recall.tolist()
     ([0.9, 0.7, 0.2], [0.5, 1.0, 1.0])
     """
-    labels, scores = _checked(labels, scores, num_dimensions=1)
+    labels, scores, known = _checked(labels, scores, num_dimensions=1)
+    if known is not None:
+        labels, scores = labels[known], scores[known]
     if not labels.any():
         raise ValueError("a class without positives has no precision-recall curve")
     order = np.argsort(scores)[::-1]
@@ -214,8 +253,10 @@ def precision_recall_f1(
     Raises:
         ValueError: see `average_precision`.
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores, known = _checked(labels, scores)
     accepted = scores >= np.asarray(thresholds)
+    if known is not None:
+        accepted &= known
     num_hits = (accepted & labels).sum(axis=0)
     num_accepted, num_positives = accepted.sum(axis=0), labels.sum(axis=0)
     f1 = _ratio(2.0 * num_hits, num_accepted + num_positives)
@@ -255,12 +296,12 @@ def top_k_scores(labels: Any, scores: Any, k: int = _TOP) -> dict[str, float]:
     >>> {name: round(value, 4) for name, value in found.items()}
     {'CP': 0.25, 'CR': 0.5, 'CF1': 0.3333, 'OP': 0.5, 'OR': 0.5, 'OF1': 0.5}
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores, known = _checked(labels, scores)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     num_classes = labels.shape[1]
 
-    def of_rows(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    def of_rows(labels: np.ndarray, scores: np.ndarray, known: np.ndarray | None) -> np.ndarray:
         if k >= num_classes:
             given = np.ones_like(labels)
         else:
@@ -268,9 +309,11 @@ def top_k_scores(labels: Any, scores: Any, k: int = _TOP) -> dict[str, float]:
             above, ties = scores > lowest, scores == lowest
             remaining = k - above.sum(axis=1, keepdims=True)
             given = above | (ties & (np.cumsum(ties, axis=1) <= remaining))
+        if known is not None:
+            given &= known
         return np.stack([(given & labels).sum(axis=0), given.sum(axis=0)])[None]
 
-    num_hits, num_given = _over_examples(of_rows, labels, scores).sum(axis=0)
+    num_hits, num_given = _over_examples(of_rows, labels, scores, known).sum(axis=0)
     return _class_and_overall(num_hits, num_given, labels.sum(axis=0))
 
 
@@ -313,13 +356,7 @@ def area_under_roc(labels: Any, scores: Any) -> np.ndarray:
     >>> area_under_roc([[1], [0], [1]], [[0.9], [0.8], [0.7]]).tolist()
     [0.5]
     """
-    labels, scores = _checked(labels, scores)
-
-    def of_classes(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        by_class = zip(labels, scores, strict=True)
-        return np.array([_area_under_roc_of_class(*of_class) for of_class in by_class])
-
-    return _over_classes(of_classes, labels, scores)
+    return _over_classes(_for_each(_area_under_roc_of_class), *_checked(labels, scores))
 
 
 def micro_area_under_roc(labels: Any, scores: Any) -> float:
@@ -335,7 +372,9 @@ def micro_area_under_roc(labels: Any, scores: Any) -> float:
     Raises:
         ValueError: see `average_precision`.
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores, known = _checked(labels, scores)
+    if known is not None:
+        return _area_under_roc_of_class(labels[known], scores[known])
     return _area_under_roc_of_class(labels.ravel(), scores.flatten())
 
 
@@ -403,28 +442,35 @@ def coverage(labels: Any, scores: Any) -> float:
 
 def _ranking(labels: Any, scores: Any) -> dict[str, float]:
     """The ranking loss and the coverage, which need the ranks of the same positives."""
-    labels, scores = _checked(labels, scores)
+    labels, scores, known = _checked(labels, scores)
     if not len(labels):
         return {"ranking_loss": math.nan, "coverage": math.nan}
-    loss, depth = _over_examples(_ranking_of_rows, labels, scores).mean(axis=0)
+    loss, depth = _over_examples(_ranking_of_rows, labels, scores, known).mean(axis=0)
     return {"ranking_loss": float(loss), "coverage": float(depth)}
 
 
-def _ranking_of_rows(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _ranking_of_rows(
+    labels: np.ndarray, scores: np.ndarray, known: np.ndarray | None
+) -> np.ndarray:
     """The ranking loss and the coverage of each example, float64 (n, 2)."""
     num_rows, num_classes = labels.shape
+    num_known: Any = num_classes
     row = np.nonzero(labels)[0]
     values = scores[labels]
+    if known is not None:  # the unknown labels come first, where no search begins
+        num_known = np.count_nonzero(known, axis=1)
+        scores = np.where(known, scores, -np.inf)
     # How many labels of the row score at least as high as each positive, and how many positives.
     ends = num_classes * (1 + row)
+    starts = ends - (num_known if known is None else num_known[row])
     ordered = np.sort(scores, axis=1).ravel()
-    accepted = ends - _first_at_least(ordered, ends - num_classes, ends, values)
+    accepted = ends - _first_at_least(ordered, starts, ends, values)
     num_positives = labels.sum(axis=1)
     last = np.cumsum(num_positives)
     ordered = values[np.lexsort((values, row))]
     hits = last[row] - _first_at_least(ordered, (last - num_positives)[row], last[row], values)
     wrong = np.bincount(row, accepted - hits, minlength=num_rows)
-    num_pairs = num_positives * (num_classes - num_positives)
+    num_pairs = num_positives * (num_known - num_positives)
     depth = np.zeros(num_rows)
     has_positive = num_positives > 0
     if has_positive.any():
@@ -449,16 +495,17 @@ def _first_at_least(
 
 
 def _over_examples(
-    of_rows: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    of_rows: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray],
     labels: np.ndarray,
     scores: np.ndarray,
+    known: np.ndarray | None,
 ) -> np.ndarray:
     """Computes `of_rows` on blocks of examples, in threads, and joins its results."""
     size = max(_SCORES_PER_BLOCK // max(labels.shape[1], 1), 1)
 
     def compute(start: int) -> np.ndarray:
         rows = slice(start, start + size)
-        return of_rows(labels[rows], scores[rows])
+        return of_rows(labels[rows], scores[rows], None if known is None else known[rows])
 
     with concurrent.futures.ThreadPoolExecutor(usable_cores()) as executor:
         starts = range(0, max(len(labels), 1), size)
@@ -479,10 +526,11 @@ def best_f1_thresholds(labels: Any, scores: Any) -> np.ndarray:
     Raises:
         ValueError: see `average_precision`.
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores, known = _checked(labels, scores)
     thresholds = np.full(labels.shape[1], 0.5)
     for i in np.flatnonzero(labels.any(axis=0)):
-        curve = precision_recall_curve(labels[:, i], scores[:, i])
+        rows = slice(None) if known is None else known[:, i]
+        curve = precision_recall_curve(labels[rows, i], scores[rows, i])
         best = int(np.argmax(curve.f1))
         # The slice holds only the best threshold if no example scores lower.
         thresholds[i] = curve.thresholds[best : best + 2].mean()
@@ -502,16 +550,18 @@ def log_loss(labels: Any, probabilities: Any) -> float:
     Raises:
         ValueError: see `average_precision`; or a probability is outside [0, 1].
     """
-    return float(log_loss_by_class(labels, probabilities).mean())
+    return float(_over_decisions(log_loss_by_class(labels, probabilities), labels))
 
 
 def log_loss_by_class(labels: Any, probabilities: Any) -> np.ndarray:
     """Computes the `log_loss` of each class, over its N decisions, float64 (C,)."""
 
-    def of_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    def of_classes(
+        labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
+    ) -> np.ndarray:
         of_truth = np.where(labels, probabilities, 1 - probabilities.astype(np.float64))
         smallest = np.finfo(np.float64).eps
-        return -np.log(of_truth.clip(smallest, 1 - smallest)).mean(axis=1)
+        return _mean_of_known(-np.log(of_truth.clip(smallest, 1 - smallest)), known)
 
     return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
 
@@ -526,14 +576,16 @@ def brier_score(labels: Any, probabilities: Any) -> float:
     Raises:
         ValueError: see `log_loss`.
     """
-    return float(brier_score_by_class(labels, probabilities).mean())
+    return float(_over_decisions(brier_score_by_class(labels, probabilities), labels))
 
 
 def brier_score_by_class(labels: Any, probabilities: Any) -> np.ndarray:
     """Computes the `brier_score` of each class, over its N decisions, float64 (C,)."""
 
-    def of_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        return ((probabilities.astype(np.float64) - labels) ** 2).mean(axis=1)
+    def of_classes(
+        labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
+    ) -> np.ndarray:
+        return _mean_of_known((probabilities.astype(np.float64) - labels) ** 2, known)
 
     return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
 
@@ -556,7 +608,7 @@ def expected_calibration_error(
     Raises:
         ValueError: see `log_loss`.
     """
-    return _pooled_calibration_error(_mean_excess_by_bin(labels, probabilities, num_bins))
+    return _pooled_calibration_error(_mean_excess_by_bin(labels, probabilities, num_bins), labels)
 
 
 def expected_calibration_error_by_class(
@@ -570,24 +622,27 @@ def expected_calibration_error_by_class(
     return np.abs(_mean_excess_by_bin(labels, probabilities, num_bins)).sum(axis=1)
 
 
-def _pooled_calibration_error(mean_excess: np.ndarray) -> float:
-    return float(np.abs(mean_excess.mean(axis=0)).sum())
+def _pooled_calibration_error(mean_excess: np.ndarray, labels: Any) -> float:
+    return float(np.abs(_over_decisions(mean_excess, labels)).sum())
 
 
 def _mean_excess_by_bin(labels: Any, probabilities: Any, num_bins: int) -> np.ndarray:
     """The sum over each bin of `probability − label`, per example, float64 (C, num_bins)."""
-    labels, probabilities = _checked_probabilities(labels, probabilities)
 
-    def of_classes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    def of_classes(
+        labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
+    ) -> np.ndarray:
         probabilities = probabilities.astype(np.float64)
         bins = np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
         bins += num_bins * np.arange(len(labels))[:, None]
-        sums = np.bincount(
-            bins.ravel(), (probabilities - labels).ravel(), minlength=num_bins * len(labels)
-        )
-        return sums.reshape(len(labels), num_bins) / labels.shape[1]
+        excess, num_known = probabilities - labels, labels.shape[1]
+        if known is not None:
+            excess, num_known = excess * known, np.count_nonzero(known, axis=1)[:, None]
+        sums = np.bincount(bins.ravel(), excess.ravel(), minlength=num_bins * len(labels))
+        with np.errstate(invalid="ignore"):
+            return sums.reshape(len(labels), num_bins) / num_known
 
-    return _over_classes(of_classes, labels, probabilities)
+    return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
 
 
 def probability_scores(labels: Any, probabilities: Any) -> dict[str, float]:
@@ -607,14 +662,16 @@ def probability_scores(labels: Any, probabilities: Any) -> dict[str, float]:
     }
 
 
-def _checked_probabilities(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
-    labels, probabilities = _checked(labels, probabilities)
+def _checked_probabilities(
+    labels: Any, probabilities: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    labels, probabilities, known = _checked(labels, probabilities)
     if probabilities.size and (probabilities.min() < 0 or probabilities.max() > 1):
         index = tuple(np.argwhere((probabilities < 0) | (probabilities > 1))[0])
         raise ValueError(
             f"probabilities must be in [0, 1], got {probabilities[index]} in {_place(index)}"
         )
-    return labels, probabilities
+    return labels, probabilities, known
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -625,7 +682,7 @@ class Evaluation:
     probabilities refuse scores outside [0, 1], and so does `measure`.
 
     Attributes:
-        labels: the labels, bool (N, C).
+        labels: the labels, bool (N, C); or int8 with −1 for those that are not known.
         scores: the scores, (N, C), usually probabilities.
         thresholds: the thresholds of the decisions `scores[:, i] >= thresholds[i]`, float64 (C,).
         statistics: the statistics of the training labels, which define the groups.
@@ -641,7 +698,9 @@ class Evaluation:
     statistics: LabelStatistics
 
     def __post_init__(self) -> None:
-        labels, scores = _checked(self.labels, self.scores)
+        labels, scores, known = _checked(self.labels, self.scores)
+        if known is not None:
+            labels = np.where(known, labels.astype(np.int8), np.int8(-1))
         thresholds = np.asarray(self.thresholds, np.float64)
         num_classes = labels.shape[1]
         if thresholds.shape != (num_classes,) or self.statistics.num_classes != num_classes:
@@ -652,6 +711,11 @@ class Evaluation:
             )
         for name, value in (("labels", labels), ("scores", scores), ("thresholds", thresholds)):
             object.__setattr__(self, name, value)
+
+    @functools.cached_property
+    def num_positives(self) -> np.ndarray:
+        """The numbers of examples that are known to have each class, int (C,)."""
+        return np.count_nonzero(self.labels == 1, axis=0)
 
     @functools.cached_property
     def average_precision(self) -> np.ndarray:
@@ -709,7 +773,11 @@ class Evaluation:
 
     def mean_by_group_of_present(self, per_class: np.ndarray) -> dict[str, float]:
         """Computes the means over the classes with positives, as those of average precision."""
-        return self.mean_by_group(np.where(self.labels.any(axis=0), per_class, math.nan))
+        return self.mean_by_group(np.where(self.num_positives > 0, per_class, math.nan))
+
+    def mean_over_decisions(self, per_class: np.ndarray) -> float:
+        """Computes the mean over all known decisions from the means over those of each class."""
+        return float(_over_decisions(per_class, self.labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -863,7 +931,7 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "log_loss"),
         "split",
-        lambda e: float(e.log_loss.mean()),
+        lambda e: e.mean_over_decisions(e.log_loss),
         "mean of −log of the probability of what is true, over all decisions",
         percent=False,
         digits=4,
@@ -872,7 +940,7 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "brier_score"),
         "split",
-        lambda e: float(e.brier_score.mean()),
+        lambda e: e.mean_over_decisions(e.brier_score),
         "mean squared difference of probability and label, over all decisions",
         percent=False,
         digits=4,
@@ -881,7 +949,7 @@ METRICS: Sequence[Metric] = (
     Metric(
         ("probabilities", "calibration_error"),
         "split",
-        lambda e: _pooled_calibration_error(e.mean_excess_by_bin),
+        lambda e: _pooled_calibration_error(e.mean_excess_by_bin, e.labels),
         "expected calibration error of all decisions together",
         percent=False,
         digits=4,
@@ -1076,7 +1144,10 @@ def _look_up(content: Mapping[str, Any], key: Sequence[str]) -> Any:
     return content.get(key[-1])
 
 
-def _checked(labels: Any, scores: Any, num_dimensions: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    labels: Any, scores: Any, num_dimensions: int = 2
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns which labels are 1, bool, the scores, and which labels are known; None if all are."""
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != num_dimensions or labels.shape != scores.shape:
         shape = "(N, C)" if num_dimensions == 2 else "(N,)"
@@ -1084,11 +1155,7 @@ def _checked(labels: Any, scores: Any, num_dimensions: int = 2) -> tuple[np.ndar
             f"labels and scores must both be of shape {shape}, got {labels.shape} and "
             f"{scores.shape}"
         )
-    if labels.dtype != bool:
-        wrong = (labels != 0) & (labels != 1)
-        if wrong.any():
-            index = tuple(np.argwhere(wrong)[0])
-            raise ValueError(f"labels must be 0 or 1, found {labels[index]} in {_place(index)}")
+    positive, known = label_values.positive_and_known(labels, _place)
     # The minimum of numbers with a NaN among them is NaN, and needs no array of its own.
     if scores.size and np.isnan(scores.min()):
         missing = np.isnan(scores)
@@ -1096,7 +1163,7 @@ def _checked(labels: Any, scores: Any, num_dimensions: int = 2) -> tuple[np.ndar
             f"scores hold {int(missing.sum())} NaN, the first in "
             f"{_place(np.argwhere(missing)[0])}: the model's output is not finite"
         )
-    return labels.astype(bool, copy=False), scores
+    return positive, scores, known
 
 
 def _place(index: Sequence[int]) -> str:

@@ -3,13 +3,14 @@
 import inspect
 import os
 import types
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import layers, ops
 
-from dbl_tf import keras_internals, replicas
+from dbl_tf import hub, keras_internals, replicas
 from dbl_tf.classifiers import GraphClassifier
 
 SMALL_RESNET = "small_resnet"
@@ -27,6 +28,30 @@ _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNe
 def backbone_names() -> list[str]:
     """The names that `build_backbone` accepts."""
     return [SMALL_RESNET, *sorted(_preprocessing_modules())]
+
+
+def check_backbone(name: str) -> None:
+    """Refuses what is no name of a backbone.
+
+    Raises:
+        ValueError: the message lists the names.
+    """
+    if not hub.is_hub(name) and name not in backbone_names():
+        raise ValueError(
+            f"backbone must be {hub.PREFIX}PRESET_OR_FOLDER or one of "
+            f"{', '.join(backbone_names())}; got {name!r}"
+        )
+
+
+def load(path: str | os.PathLike) -> keras.Model:
+    """Loads a network from a `.keras` file that a run has written.
+
+    Raises:
+        ValueError: it is no such file, or holds a network of KerasHub, which is not installed.
+    """
+    if zipfile.is_zipfile(path):
+        hub.import_for(path)
+    return keras.models.load_model(path, compile=False)
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
@@ -94,10 +119,11 @@ def build_backbone(
     """Builds a network from images to pooled features.
 
     Args:
-        name: "small_resnet", or the name of a `keras.applications` network.
+        name: "small_resnet", the name of a `keras.applications` network, or `hub:` and a preset of
+            KerasHub or a folder of one.
         image_size: the side S of the images.
         weights: None for random weights, "imagenet", or a file that `load_weights` reads into the
-            network without its top.
+            network without its top; "preset" for a network of KerasHub.
         pretrained: whether the network is treated as a pre-trained one. By default it is if it has
             `weights`.
         options: further arguments of the network's constructor, such as `{"alpha": 0.75}`.
@@ -115,12 +141,13 @@ def build_backbone(
     """
     shape = (image_size, image_size, 3)
     network, preprocess = _network(name, shape, weights, dict(options or {}))
+    parts = hub.layers_of(network) if hub.is_hub(name) else network.layers
     for prefix in frozen_layers:
-        matching = [layer for layer in network.layers if layer.name.startswith(prefix)]
+        matching = [layer for layer in parts if layer.name.startswith(prefix)]
         if not matching:
             raise ValueError(
                 f"no layer of {name} has a name that starts with {prefix!r}; its layers are "
-                f"{', '.join(layer.name for layer in network.layers)}"
+                f"{', '.join(layer.name for layer in parts)}"
             )
         for layer in matching:
             layer.trainable = False
@@ -128,14 +155,14 @@ def build_backbone(
     inputs = preprocess(images)
     if not (weights is not None if pretrained is None else pretrained):
         if keras.backend.backend() == "tensorflow":
-            for layer in network.layers:
+            for layer in parts:
                 if isinstance(layer, layers.BatchNormalization):
                     layer.synchronized = True
         maps = network(inputs)
     else:
         maps = InferenceMode(network, name="inference_mode")(inputs)
-    features = layers.GlobalAveragePooling2D(name="features")(maps)
-    return keras.Model(images, features, name="backbone")
+    pool = layers.GlobalAveragePooling2D if len(maps.shape) == 4 else layers.Identity
+    return keras.Model(images, pool(name="features")(maps), name="backbone")
 
 
 def build_head(
@@ -221,7 +248,7 @@ def copy_weights(
     path = os.path.join(source, "model.keras") if os.path.isdir(source) else source
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist, so there are no weights to start from")
-    trained = keras.models.load_model(path, compile=False)
+    trained = load(path)
     parts = {layer.name: layer for layer in trained.layers}
     if backbone is None:
         parts = {"head": trained}
@@ -384,6 +411,11 @@ def _network(
     name: str, shape: tuple[int, int, int], weights: str | None, options: dict[str, Any]
 ) -> tuple[keras.Model, Callable[[Any], Any]]:
     """Builds a network without its top, with its weights loaded; and its preprocessing."""
+    check_backbone(name)
+    if hub.is_hub(name):
+        if weights not in (None, hub.PRESET):
+            raise ValueError(f"{name} has the weights of its preset; got {weights!r}")
+        return hub.build(name, shape[0], load_weights=weights is not None, options=options)
     if name == SMALL_RESNET:
         if weights == "imagenet":
             raise ValueError(f"there are no ImageNet weights for {SMALL_RESNET}")
@@ -391,12 +423,10 @@ def _network(
             _small_resnet,
             layers.Rescaling(1 / 127.5, -1.0, dtype="float32", name="rescaling"),
         )
-    elif name in _preprocessing_modules():
+    else:
         build = getattr(keras.applications, name)
         preprocess = BackbonePreprocessing(name, name="preprocessing")
         options = {"include_top": False, **options}
-    else:
-        raise ValueError(f"backbone must be one of {', '.join(backbone_names())}; got {name!r}")
     file = None if weights == "imagenet" else weights
     if file is not None and not os.path.isfile(file):
         raise ValueError(

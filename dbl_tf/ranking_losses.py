@@ -23,6 +23,12 @@ def _log_sum_exp(weights: Any, values: Any, axis: int) -> Any:
     return ops.where(some, found, ops.full_like(found, _LOG_ZERO))
 
 
+def _negatives(y_true: Any, is_known: Any) -> Any:
+    """1 − y, and 0 for labels that are not known."""
+    negatives = 1.0 - y_true
+    return negatives if is_known is None else ops.where(is_known, negatives, 0.0)
+
+
 class RowLoss(MultiLabelLoss):
     """Base class of losses that have a value for each example, (B,), and none for each element.
 
@@ -70,7 +76,8 @@ class ZLPRLoss(RowLoss):
         dtype: the type of the computation. Half precision is computed in float32.
 
     Call arguments:
-        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C).
+        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C). Unknown ones, −1 in integers
+            and NaN in floating-point numbers, are in neither sum.
         y_pred: the logits, shape (B, C).
         sample_weight: weights of examples, (B,) or (B, 1).
 
@@ -95,8 +102,8 @@ class ZLPRLoss(RowLoss):
     ):
         super().__init__(from_logits, reduction, name, dtype)
 
-    def _values(self, y_true: Any, logits: Any) -> Any:
-        negative = _log_sum_exp(1.0 - y_true, logits, axis=1)
+    def _values(self, y_true: Any, logits: Any, is_known: Any) -> Any:
+        negative = _log_sum_exp(_negatives(y_true, is_known), logits, axis=1)
         positive = _log_sum_exp(y_true, -logits, axis=1)
         return ops.softplus(negative) + ops.softplus(positive)
 
@@ -130,7 +137,8 @@ class TwoWayLoss(RowLoss):
         dtype: the type of the computation. Half precision is computed in float32.
 
     Call arguments:
-        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C).
+        y_true: the labels, multi-hot or soft in [0, 1], shape (B, C). Unknown ones, −1 in integers
+            and NaN in floating-point numbers, are in neither sum.
         y_pred: the logits, shape (B, C).
         sample_weight: with ways="samples", weights of examples, (B,) or (B, 1). With "both", the
             examples share the loss of a column, and there can be none.
@@ -178,8 +186,8 @@ class TwoWayLoss(RowLoss):
             )
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def _values(self, y_true: Any, logits: Any) -> Any:
-        rows = self._softplus(*self._log_sums(y_true, logits, axis=1))
+    def _values(self, y_true: Any, logits: Any, is_known: Any) -> Any:
+        rows = self._softplus(*self._log_sums(y_true, logits, is_known, axis=1))
         _, num_replicas = replicas.this_replica()
         has_positive = ops.cast(ops.any(y_true > 0, axis=1), rows.dtype)
         num_rows = ops.sum(replicas.gather(ops.sum(has_positive)))
@@ -189,7 +197,7 @@ class TwoWayLoss(RowLoss):
         if self.ways == "samples":
             return values
         # log Σ e^z over the batch is that over the replicas of what each of them has found.
-        found = replicas.gather(ops.stack(self._log_sums(y_true, logits, axis=0)))
+        found = replicas.gather(ops.stack(self._log_sums(y_true, logits, is_known, axis=0)))
         negative, positive = ops.unstack(
             _log_sum_exp(ops.ones_like(found), found, axis=0), num=2, axis=0
         )
@@ -197,9 +205,10 @@ class TwoWayLoss(RowLoss):
         columns = self._softplus(negative, positive)
         return values + ops.sum(columns) / ops.maximum(ops.sum(present), 1.0)
 
-    def _log_sums(self, y_true: Any, logits: Any, axis: int) -> tuple[Any, Any]:
+    def _log_sums(self, y_true: Any, logits: Any, is_known: Any, axis: int) -> tuple[Any, Any]:
         """`log Σ e^(z/T₋)` over the negatives and `log Σ e^(−z/T₊)` over the positives."""
-        negative = _log_sum_exp(1.0 - y_true, logits / self.temperature_negative, axis)
+        negatives = _negatives(y_true, is_known)
+        negative = _log_sum_exp(negatives, logits / self.temperature_negative, axis)
         positive = _log_sum_exp(y_true, -logits / self.temperature_positive, axis)
         return negative, positive
 

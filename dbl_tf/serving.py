@@ -23,6 +23,7 @@ from dbl_tf.statistics import LabelStatistics
 
 WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 DETAILS_FILE = pathlib.PurePath("assets.extra", "dbl_tf.json")
+CARD_FILE = "README.md"
 STATISTICS_FILE = pathlib.PurePath("assets.extra", "statistics.json")
 TOP_CLASSES = 5
 _NOT_FINITE = "the model's outputs for this input are not finite numbers"
@@ -42,6 +43,7 @@ def export(
     thresholds_from: str,
     example_image: bytes,
     calibration: Calibration | None = None,
+    card: str | None = None,
 ) -> pathlib.Path:
     """Writes a SavedModel with two signatures as a new version, as a whole or not at all.
 
@@ -70,6 +72,7 @@ def export(
         thresholds_from: the name of the split on which the thresholds were chosen.
         example_image: the bytes of an image, for the warm-up request.
         calibration: the map from logits to probabilities; None for σ(z).
+        card: a text on the model in Markdown, which is saved as `README.md` next to it.
 
     Returns:
         The version directory: `directory/1`, or one more than the highest number there.
@@ -101,7 +104,7 @@ def export(
         ),
     ]
     return _export(
-        model, statistics, signatures, directory, thresholds, thresholds_from, calibration
+        model, statistics, signatures, directory, thresholds, thresholds_from, calibration, card
     )
 
 
@@ -114,6 +117,7 @@ def export_features(
     thresholds_from: str,
     example: np.ndarray,
     calibration: Calibration | None = None,
+    card: str | None = None,
 ) -> pathlib.Path:
     """Writes a SavedModel of a head on features, as `export` does for images.
 
@@ -129,6 +133,7 @@ def export_features(
         thresholds_from: see `export`.
         example: the features of an example, (F,), for the warm-up request.
         calibration: see `export`.
+        card: see `export`.
 
     Returns:
         The version directory, see `export`.
@@ -151,7 +156,7 @@ def export_features(
         tf.constant(example, tf.float32)[None],
     )
     return _export(
-        model, statistics, [signature], directory, thresholds, thresholds_from, calibration
+        model, statistics, [signature], directory, thresholds, thresholds_from, calibration, card
     )
 
 
@@ -164,8 +169,16 @@ def versions(directory: str | os.PathLike) -> list[int]:
     return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
-def _publish(folder: pathlib.Path, directory: pathlib.Path) -> pathlib.Path:
-    """Makes a folder the next version, or the one after it if another export was quicker."""
+def publish_version(folder: pathlib.Path, directory: pathlib.Path) -> pathlib.Path:
+    """Makes a folder the next version, or the one after it if another export was quicker.
+
+    Args:
+        folder: the complete version, in a folder that `atomic.temporary_folder(directory)` gave.
+        directory: the directory of all versions.
+
+    Returns:
+        The version directory.
+    """
     while True:
         version = directory / str(max(versions(directory), default=0) + 1)
         with contextlib.suppress(FileExistsError):
@@ -199,6 +212,7 @@ def _export(
     thresholds: np.ndarray,
     thresholds_from: str,
     calibration: Calibration | None,
+    card: str | None,
 ) -> pathlib.Path:
     directory = pathlib.Path(directory)
     calibration = calibration or Calibration.identity(statistics.num_classes)
@@ -208,7 +222,7 @@ def _export(
         answer = _answer(model, statistics.class_names, thresholds, calibration)
         for signature in signatures:
             archive.add_endpoint(signature.name, _endpoint(signature, answer), [signature.spec])
-        with _only_warnings():
+        with only_warnings():
             archive.write_out(str(folder), verbose=False)
         (folder / DETAILS_FILE).parent.mkdir(exist_ok=True)
         details = {
@@ -220,8 +234,10 @@ def _export(
         text = json.dumps(details, ensure_ascii=False, indent=1)
         (folder / DETAILS_FILE).write_text(text, encoding="utf-8")
         statistics.save(folder / STATISTICS_FILE)
+        if card is not None:
+            (folder / CARD_FILE).write_text(card, encoding="utf-8")
         _write_warmup(folder / WARMUP_FILE, signatures)
-        return _publish(folder, directory)
+        return publish_version(folder, directory)
 
 
 def _endpoint(
@@ -231,7 +247,7 @@ def _endpoint(
 
 
 @contextlib.contextmanager
-def _only_warnings() -> Iterator[None]:
+def only_warnings() -> Iterator[None]:
     """Keeps TensorFlow's messages about every function that it writes off the user's screen."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.WARNING)

@@ -74,7 +74,8 @@ class Setting:
 
     Attributes:
         description: a full sentence or noun phrase, which `--help` shows.
-        choices: the only accepted values; empty if the setting has no fixed choices.
+        choices: the only accepted values, those of each item of a list; empty if the setting has no
+            fixed choices.
         words: values that are accepted besides numbers, such as "auto".
         range: the accepted numbers; None if the setting is not a number.
         is_path: whether the value is the path of a file or folder.
@@ -176,8 +177,9 @@ def check_value(
     Raises:
         ValueError: or the given `error`; see `check`.
     """
-    if details.choices and value not in details.choices:
-        raise error(f"{name} must be one of {', '.join(details.choices)}; got {value!r}")
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if details.choices and item not in details.choices:
+            raise error(f"{name} must be one of {', '.join(details.choices)}; got {item!r}")
     if details.words and isinstance(value, str) and value in details.words:
         return
     if details.words and not isinstance(value, int | float):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from dbl_tf import atomic, saved_json
+from dbl_tf import atomic, label_values, saved_json
 
 HEAD_MIN_COUNT = 100
 TAIL_MAX_COUNT = 20  # exclusive: a class of 20 examples is medium
@@ -38,6 +38,7 @@ class _Saved(msgspec.Struct):
     class_names: list[str]
     class_counts: list[saved_json.Count]
     cooccurrence: _SavedPairs
+    unknown_counts: list[saved_json.Count] | None = None  # not in files without unknown labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +53,9 @@ class LabelStatistics:
         cooccurrence: the numbers n_(i∩j) of examples that have both i and j, int64 (C, C), with n_i
             on the diagonal.
         class_names: the C distinct names of the classes; "0", "1", … if none were given.
+        unknown_counts: the numbers of examples of which it is not known whether they have class i,
+            int64 (C,); None if all labels are known. Such examples count neither as having the
+            class nor as not having it.
 
     Raises:
         ValueError: the parts do not describe one set of labels.
@@ -69,6 +73,7 @@ class LabelStatistics:
     num_examples: int
     cooccurrence: np.ndarray
     class_names: tuple[str, ...]
+    unknown_counts: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         counts, cooccurrence = self.class_counts, self.cooccurrence
@@ -96,6 +101,16 @@ class LabelStatistics:
                 f"[0, {min(counts[i], counts[j])}], the examples of the rarer one; found "
                 f"{cooccurrence[i, j]}"
             )
+        unknown = self.unknown_counts
+        if unknown is not None and (
+            unknown.shape != (num_classes,)
+            or (unknown < 0).any()
+            or (counts + unknown > self.num_examples).any()
+        ):
+            raise ValueError(
+                f"unknown_counts must be of shape ({num_classes},), not negative, and with "
+                f"class_counts not more than the {self.num_examples} examples; got {unknown}"
+            )
 
     @classmethod
     def from_labels(cls, labels: Any, class_names: Sequence[str] | None = None):
@@ -103,12 +118,13 @@ class LabelStatistics:
 
         Args:
             labels: the labels, multi-hot (N, C), as an array or nested list of any numeric or
-                boolean type, or as a `scipy.sparse` matrix.
+                boolean type, or as a `scipy.sparse` matrix. −1 in integers and NaN in
+                floating-point numbers stand for labels that are not known.
             class_names: the C distinct names of the classes.
 
         Raises:
-            ValueError: a label is neither 0 nor 1 (the message gives its row and class), the array
-                is not two-dimensional, or the names do not fit the columns.
+            ValueError: a label is neither 0 nor 1 nor unknown (the message gives its row and
+                class), the array is not two-dimensional, or the names do not fit the columns.
         """
         num_examples, num_classes = _shape_of(labels)
         if class_names is None:
@@ -119,16 +135,27 @@ class LabelStatistics:
             )
         names = tuple(str(name) for name in class_names)
         if is_sparse(labels):
-            rows = _checked_sparse(labels, names)
+            rows, unknown = _checked_sparse(labels, names)
             cooccurrence = np.asarray((rows.T @ rows).todense())
         else:
             # float64 products of zeros and ones are exact up to 2^53 and run on BLAS.
-            cooccurrence = np.zeros((num_classes, num_classes))
+            cooccurrence, unknown = np.zeros((num_classes, num_classes)), np.zeros(num_classes)
             for first_row, block in _row_blocks(labels):
-                block = _checked_dense(block, names, first_row).astype(np.float64)
-                cooccurrence += block.T @ block
+                positive, known = label_values.positive_and_known(
+                    block, functools.partial(_place, first_row, names)
+                )
+                positive = positive.astype(np.float64)
+                cooccurrence += positive.T @ positive
+                if known is not None:
+                    unknown += np.count_nonzero(~known, axis=0)
         cooccurrence = cooccurrence.astype(np.int64)
-        return cls(np.diagonal(cooccurrence).copy(), num_examples, cooccurrence, names)
+        return cls(
+            np.diagonal(cooccurrence).copy(),
+            num_examples,
+            cooccurrence,
+            names,
+            unknown.astype(np.int64) if unknown.any() else None,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -136,9 +163,23 @@ class LabelStatistics:
         return len(self.class_names)
 
     @property
+    def known_counts(self) -> np.ndarray:
+        """N_i, int64 (C,): the numbers of examples of which it is known whether they have class i.
+
+        All of them are N if all labels are known.
+        """
+        of_all = np.full(self.num_classes, self.num_examples, np.int64)
+        return of_all if self.unknown_counts is None else of_all - self.unknown_counts
+
+    @property
+    def examples_of_classes(self) -> "int | np.ndarray":
+        """The `num_examples` of a loss: N if all labels are known, otherwise N_i, int64 (C,)."""
+        return self.num_examples if self.unknown_counts is None else self.known_counts
+
+    @property
     def priors(self) -> np.ndarray:
-        """p_i = n_i/N, float64 (C,)."""
-        return self.class_counts / self.num_examples
+        """p_i = n_i/N_i, float64 (C,); 0 for a class of which nothing is known."""
+        return self.class_counts / np.maximum(self.known_counts, 1)
 
     @functools.cached_property
     def conditional_probability(self) -> np.ndarray:
@@ -161,6 +202,7 @@ class LabelStatistics:
 
         Args:
             labels: the labels of training examples, multi-hot (B, C), dense or `scipy.sparse`.
+                Unknown ones do not count.
 
         Returns:
             The probabilities, float64 (B,); zero for an example without labels. They sum to 1 over
@@ -175,20 +217,31 @@ class LabelStatistics:
             raise ValueError(
                 f"labels have {num_classes} columns, the statistics {self.num_classes} classes"
             )
-        empty = self.class_counts == 0
-        if empty.any() and (absent := labels[:, np.flatnonzero(empty)].sum()) != 0:
-            raise ValueError(
-                f"{absent} labels are of classes without training examples: "
-                f"{[self.class_names[i] for i in np.flatnonzero(empty)]}"
-            )
-        share = np.where(empty, 0.0, 1.0 / np.maximum(self.class_counts, 1))
+        share = np.where(self.class_counts == 0, 0.0, 1.0 / np.maximum(self.class_counts, 1))
         share /= max(self._num_nonempty, 1)
         if is_sparse(labels):
-            return np.asarray(labels @ share, np.float64)
-        return np.concatenate(
-            [np.asarray(block, np.float64) @ share for _, block in _row_blocks(labels)]
-            or [np.zeros(0)]
-        )
+            rows = labels
+            if label_values.can_hold_unknown(labels.dtype):
+                rows, _ = _checked_sparse(labels, self.class_names)
+            self._check_not_empty(rows)
+            return np.asarray(rows @ share, np.float64)
+        parts = [np.zeros(0)]
+        for first_row, block in _row_blocks(labels):
+            positive, _ = label_values.positive_and_known(
+                block, functools.partial(_place, first_row, self.class_names)
+            )
+            self._check_not_empty(positive)
+            parts.append(positive.astype(np.float64) @ share)
+        return np.concatenate(parts)
+
+    def _check_not_empty(self, positive: Any) -> None:
+        """Refuses positives, (B, C), of classes without training examples."""
+        empty = self.class_counts == 0
+        if empty.any() and (absent := positive[:, np.flatnonzero(empty)].sum()) != 0:
+            raise ValueError(
+                f"{int(absent)} labels are of classes without training examples: "
+                f"{[self.class_names[i] for i in np.flatnonzero(empty)]}"
+            )
 
     @property
     def groups(self) -> dict[str, np.ndarray]:
@@ -227,6 +280,8 @@ class LabelStatistics:
                 "count": self.cooccurrence[rows, columns].tolist(),
             },
         }
+        if self.unknown_counts is not None:
+            content["unknown_counts"] = self.unknown_counts.tolist()
         with atomic.replacing(path) as tmp_path, open(tmp_path, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=False)
 
@@ -250,7 +305,14 @@ class LabelStatistics:
             cooccurrence[pairs.i, pairs.j] = pairs.count
             cooccurrence[pairs.j, pairs.i] = pairs.count
             counts = np.asarray(content.class_counts, np.int64)
-            return cls(counts, content.num_examples, cooccurrence, tuple(content.class_names))
+            unknown = content.unknown_counts
+            return cls(
+                counts,
+                content.num_examples,
+                cooccurrence,
+                tuple(content.class_names),
+                None if unknown is None else np.asarray(unknown, np.int64),
+            )
         except ValueError as error:
             raise ValueError(f"{path} holds no label statistics: {error}") from error
 
@@ -278,24 +340,27 @@ def _row_blocks(labels: Any) -> Iterator[tuple[int, np.ndarray]]:
         yield first_row, labels[first_row : first_row + _ROWS_PER_BLOCK]
 
 
-def _checked_dense(block: np.ndarray, class_names: Sequence[str], first_row: int) -> np.ndarray:
-    wrong = (block != 0) & (block != 1)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise _label_error(block[row, column], first_row + row, class_names[column])
-    return block
-
-
-def _checked_sparse(labels: Any, class_names: Sequence[str]) -> Any:
-    rows = labels.tocsr().astype(np.float64)
+def _checked_sparse(labels: Any, class_names: Sequence[str]) -> tuple[Any, np.ndarray]:
+    """Returns the positives as float64 CSR, and the number of unknown labels of each class."""
+    rows = labels.tocsr()
+    can_be_unknown = label_values.can_hold_unknown(rows.dtype)
+    is_integer = rows.dtype.kind == "i"
+    rows = rows.astype(np.float64)
     rows.sum_duplicates()
+    unknown = np.zeros(len(class_names), np.int64)
     wrong = (rows.data != 0) & (rows.data != 1)
+    if wrong.any() and can_be_unknown:
+        is_unknown = rows.data == -1 if is_integer else np.isnan(rows.data)
+        wrong &= ~is_unknown
+        unknown = np.bincount(rows.indices[is_unknown], minlength=len(class_names))
+        rows.data[is_unknown] = 0
     if wrong.any():
         entry = int(np.flatnonzero(wrong)[0])
         row = int(np.searchsorted(rows.indptr, entry, side="right")) - 1
-        raise _label_error(rows.data[entry], row, class_names[rows.indices[entry]])
-    return rows
+        place = _place(0, class_names, (row, rows.indices[entry]))
+        raise label_values.label_error(rows.data[entry], place)
+    return rows, unknown
 
 
-def _label_error(value: Any, row: int, class_name: str) -> ValueError:
-    return ValueError(f"labels must be 0 or 1, found {value} in row {row}, class {class_name!r}")
+def _place(first_row: int, class_names: Sequence[str], index: Sequence[int]) -> str:
+    return f"row {first_row + index[0]}, class {class_names[index[1]]!r}"

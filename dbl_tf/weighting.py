@@ -3,6 +3,9 @@
 The functions use array operators and each library's own functions instead of `keras.ops`. A single
 implementation thus serves both the loss, on any Keras backend, and the input pipeline, whose
 tensors belong to TensorFlow whatever the backend is.
+
+A label that is not known, −1 in integers and NaN in floating-point numbers, counts as absent: the
+sums over the labels of an example run over the known positives.
 """
 
 import sys
@@ -20,6 +23,8 @@ def rebalanced_weights(
     alpha: float = DEFAULTS.alpha,
     beta: float = DEFAULTS.beta,
     mu: float = DEFAULTS.mu,
+    *,
+    all_known: bool = False,
 ) -> Any:
     """Computes the re-balanced weights r̂ for class-aware re-sampling.
 
@@ -29,15 +34,17 @@ def rebalanced_weights(
     Args:
         labels: multi-hot labels or soft targets in [0, 1], shape (B, C): a NumPy array, a nested
             list, or a TensorFlow, JAX or PyTorch tensor. Every type except float64 is computed in
-            float32.
+            float32. −1 in integers and NaN stand for labels that are not known.
         class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
         alpha: the lower bound α ≥ 0 of the weights.
         beta: the slope β > 0 of the smoothing.
         mu: the midpoint μ of the smoothing.
+        all_known: whether no label is unknown, so that none needs to be looked for.
 
     Returns:
         r̂, shape (B, C), within [α, α + 1], as an array of the same library as `labels`. An example
-        without labels has r → ∞ and therefore r̂ = α + 1.
+        without known labels has r → ∞ and therefore r̂ = α + 1. An unknown label has the weight of
+        its class in the example; its loss is to be left out.
 
     Raises:
         ValueError: if a class has no examples, `labels` and `class_counts` differ in the number of
@@ -51,7 +58,9 @@ def rebalanced_weights(
     [[0.21, 1.0977, 0.3347]]
     """
     check_parameters(alpha=alpha, beta=beta, mu=mu)
-    labels, inverse_counts = _with_class_values(labels, 1.0 / positive_counts(class_counts, "r̂"))
+    labels, inverse_counts = _with_class_values(
+        labels, 1.0 / positive_counts(class_counts, "r̂"), all_known
+    )
     # An explicit sum of products, because a GPU may round a matrix product to TF32.
     total = _row_sums(labels * inverse_counts)
     with np.errstate(divide="ignore", over="ignore"):  # r → ∞ and its limit are intended
@@ -59,7 +68,9 @@ def rebalanced_weights(
         return alpha + 1.0 / (1.0 + _exp((mu - r) * beta))
 
 
-def inverse_root_weights(labels: Any, class_counts: Sequence[float] | np.ndarray) -> Any:
+def inverse_root_weights(
+    labels: Any, class_counts: Sequence[float] | np.ndarray, *, all_known: bool = False
+) -> Any:
     """Computes smoothed class weights, √(N/n_i) scaled to a maximum of 1.
 
     N cancels out: `w_i = √(min_j n_j / n_i)`. Labels do not change the weights, only their shape.
@@ -67,6 +78,7 @@ def inverse_root_weights(labels: Any, class_counts: Sequence[float] | np.ndarray
     Args:
         labels: the labels or targets, shape (B, C), as for `rebalanced_weights`.
         class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
+        all_known: as for `rebalanced_weights`.
 
     Returns:
         w, shape (B, C), within (0, 1], as an array of the same library as `labels`. All rows are
@@ -84,7 +96,7 @@ def inverse_root_weights(labels: Any, class_counts: Sequence[float] | np.ndarray
     [[0.25, 1.0]]
     """
     counts = positive_counts(class_counts, "√(N/n)")
-    labels, weights = _with_class_values(labels, np.sqrt(counts.min() / counts))
+    labels, weights = _with_class_values(labels, np.sqrt(counts.min() / counts), all_known)
     return labels * 0.0 + weights
 
 
@@ -92,17 +104,20 @@ def class_balanced_weights(
     labels: Any,
     class_counts: Sequence[float] | np.ndarray,
     beta: float = DEFAULTS.effective_number_beta,
+    *,
+    all_known: bool = False,
 ) -> Any:
     """Computes a weight for each example from the effective number of examples of its classes.
 
     The weight of a class is `w_i = (1 − β)/(1 − β^n_i)`, not normalized over the classes. The
-    weight of an example is the mean of w over its labels, or 1 if it has no labels.
+    weight of an example is the mean of w over its known labels, or 1 if it has none.
 
     Args:
         labels: the labels or targets, shape (B, C), as for `rebalanced_weights`. Soft targets
             enter the mean in proportion to their value.
         class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
         beta: the base β of the effective number, in [0, 1). Wu et al. compare with 0.9.
+        all_known: as for `rebalanced_weights`.
 
     Returns:
         The weights, shape (B, C), within (1 − β, 1], as an array of the same library as `labels`.
@@ -121,7 +136,7 @@ def class_balanced_weights(
     """
     check_parameters(effective_number_beta=beta, arguments={"effective_number_beta": "beta"})
     counts = positive_counts(class_counts, "(1 − β)/(1 − β^n)")
-    labels, weights = _with_class_values(labels, (1.0 - beta) / (1.0 - beta**counts))
+    labels, weights = _with_class_values(labels, (1.0 - beta) / (1.0 - beta**counts), all_known)
     total = _row_sums(labels)
     without_labels = 0.0**total  # 1 where the sum is 0, else 0
     return labels * 0.0 + (_row_sums(labels * weights) + without_labels) / (total + without_labels)
@@ -150,27 +165,61 @@ def positive_counts(class_counts: Sequence[float] | np.ndarray, quantity: str) -
     return counts
 
 
-def clamp_counts(class_counts: Sequence[float] | np.ndarray, num_examples: int) -> np.ndarray:
-    """Returns class counts, (C,), clamped to [1, N − 1], where r and ν are defined."""
-    return np.clip(class_counts, 1, max(num_examples - 1, 1))
+def clamp_counts(
+    class_counts: Sequence[float] | np.ndarray, num_examples: int | np.ndarray
+) -> np.ndarray:
+    """Returns class counts, (C,), clamped to [1, N − 1], where r and ν are defined.
+
+    Args:
+        class_counts: the numbers n_i of training examples of each class, shape (C,).
+        num_examples: the number N of training examples, or N_i of each class, shape (C,).
+    """
+    return np.clip(class_counts, 1, np.maximum(np.asarray(num_examples) - 1, 1))
 
 
-def _with_class_values(labels: Any, values: np.ndarray) -> tuple[Any, Any]:
-    """Labels as floating-point numbers, and values of the classes, (1, C), of the same type."""
+def _with_class_values(labels: Any, values: np.ndarray, all_known: bool) -> tuple[Any, Any]:
+    """Labels as floating-point numbers, and values of the classes, (1, C), of the same type.
+
+    Unknown labels become 0.
+    """
+    can_be_unknown = not all_known and _can_be_unknown(labels)
     labels = _as_floating(labels)
     if len(labels.shape) != 2 or labels.shape[1] != len(values):
         raise ValueError(
             f"labels must be of shape (B, {len(values)}), with a column for each entry of "
             f"class_counts; got {tuple(labels.shape)}"
         )
+    if can_be_unknown:
+        labels = _without_unknown(labels)
     dtype = np.float64 if "float64" in str(labels.dtype) else np.float32
     return labels, _constant_like(labels, values.astype(dtype)[None, :])
+
+
+def _dtype_name(labels: Any) -> str:
+    return str(getattr(labels.dtype, "name", labels.dtype)).removeprefix("torch.")
+
+
+def _can_be_unknown(labels: Any) -> bool:
+    """Whether the type of labels can hold −1 or NaN."""
+    return not hasattr(labels, "dtype") or not _dtype_name(labels).startswith(("bool", "uint"))
+
+
+def _without_unknown(labels: Any) -> Any:
+    """Floating-point labels with 0 in place of −1 and NaN, neither of which is ≥ 0."""
+    if _is_from("tensorflow", labels):
+        tf = sys.modules["tensorflow"]
+        return tf.where(labels >= 0, labels, tf.zeros_like(labels))
+    if _is_from("torch", labels):
+        return labels.where(labels >= 0, labels.new_zeros(()))
+    if _is_from("jax", labels) or _is_from("jaxlib", labels):
+        return sys.modules["jax"].numpy.where(labels >= 0, labels, 0)
+    return np.where(labels >= 0, labels, labels.dtype.type(0))
 
 
 def _as_floating(labels: Any) -> Any:
     if not hasattr(labels, "shape"):
         labels = np.asarray(labels)
-    name = str(getattr(labels.dtype, "name", labels.dtype)).removeprefix("torch.")
+    name = _dtype_name(labels)
     if name in ("float32", "float64"):
         return labels
     if _is_from("tensorflow", labels):

@@ -20,9 +20,10 @@ PAGE = pathlib.Path(__file__).parent / "command_line.md"
 # How each command is started, and its module. The first one has the most flags; the others refer
 # to those that they share with it.
 COMMANDS = {
-    "python train.py": "train",
-    "python evaluate.py": "evaluate",
+    "python train.py": "pipelines.train",
+    "python evaluate.py": "pipelines.evaluate",
     "python -m pipelines.compare": "pipelines.compare",
+    "python -m pipelines.tag": "pipelines.tag",
     "python -m pipelines.write_features": "pipelines.write_features",
     "python -m pipelines.write_shards": "pipelines.write_shards",
     "python -m pipelines.write_longtail": "pipelines.write_longtail",
@@ -39,6 +40,10 @@ _INTRODUCTION = """\
 `--help` after any of these commands prints what follows. `--flagfile=FILE` reads flags from a file,
 one on each line; `recipes/` holds two such files. `--NAME` turns a boolean flag on, and `--noNAME`
 turns it off. – stands for no default, or for one that the description explains.
+
+The package also installs `dbl-train`, `dbl-evaluate`, `dbl-compare`, `dbl-tag` and `dbl-prepare`,
+which are `train.py`, `evaluate.py` and the modules of `pipelines` with these names, and run in any
+folder.
 """
 
 # The flags under each heading, and the data sources that take each; none: any source.

@@ -9,7 +9,7 @@ training split and judges it on that one, or on --on=val; test is what the choic
 All other flags are those of train.py. The same command continues a comparison that was stopped.
 """
 
-from absl import app, flags
+from absl import flags
 
 from dbl_tf import training
 from pipelines.runs import compare
@@ -65,5 +65,10 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"compare: {error}") from error
 
 
+def run() -> None:
+    """Runs the command with the flags of the command line."""
+    run_flags.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    run()

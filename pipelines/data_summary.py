@@ -33,7 +33,7 @@ def summarize(data: LabelledData, *, compare_images: bool = True) -> str:
     Raises:
         OSError: an image that should be compared cannot be read.
     """
-    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
+    statistics = LabelStatistics.from_labels(data.splits["train"].targets, data.class_names)
     sizes = ", ".join(f"{len(data.splits.get(name, ()))} {name}" for name in SPLITS)
     return "\n".join(
         [
@@ -71,6 +71,10 @@ def _classes(data: LabelledData, statistics: LabelStatistics) -> Iterator[str]:
     if any(count for _, count in unlabeled):
         counted = ", ".join(f"{count} {name}" for name, count in unlabeled)
         yield f"Without any label: {counted}"
+    unknown = [(name, data.splits[name].num_unknown) for name in splits]
+    if any(count for _, count in unknown):
+        counted = ", ".join(f"{count} {name}" for name, count in unknown)
+        yield f"Labels that are not known, and are left out: {counted}"
 
 
 def _pairs(statistics: LabelStatistics) -> Iterator[str]:

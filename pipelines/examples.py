@@ -1,6 +1,7 @@
 """The common form of all data sets: images, by position or as a stream, or features; and labels."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -85,7 +86,7 @@ class Examples:
     Attributes:
         names: the N names by which messages and prediction files call the images, such as their
             paths.
-        labels: the labels, bool (N, C), CSR.
+        labels: the labels that the examples are known to have, bool (N, C), CSR.
         read: a function from a position, int64 (), to the encoded bytes of the image, string (). It
             runs inside `tf.data`.
         files: the N paths of the files that hold the images, where one file may hold several; empty
@@ -93,11 +94,13 @@ class Examples:
         reads_blocks: whether `read` also maps positions (n,) to images (n,), which is faster than
             reading one by one.
         stream: a function from a position to a dataset of the examples from there to the end, as
-            dicts of the encoded "image", string (), and its "labels", bool (C,). It reads little or
-            nothing of the examples before the position.
+            dicts of the encoded "image", string (), and its "labels", bool (C,), or int8 (C,) with
+            −1 for unknown ones. It reads little or nothing of the examples before the position.
         features: the features of the examples where these are given and not images; else None.
         whole: the examples of which these are a part that `divide` has made, and the positions in
             it; None if they are no such part. What is computed for the whole serves all its parts.
+        unknown: the labels of which it is not known whether the examples have them, bool (N, C),
+            CSR; None if all are known.
     """
 
     names: Sequence[str]
@@ -108,13 +111,29 @@ class Examples:
     stream: Stream = _not_a_stream
     features: FeatureRows | None = None
     whole: "tuple[Examples, np.ndarray] | None" = None
+    unknown: scipy.sparse.csr_array | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @functools.cached_property
+    def targets(self) -> scipy.sparse.csr_array:
+        """The labels with those that are not known: int8 (N, C), CSR, 1, or −1 where unknown.
+
+        If all labels are known, these are `labels` themselves.
+        """
+        if self.unknown is None:
+            return self.labels
+        return (self.labels.astype(np.int8) - self.unknown.astype(np.int8)).tocsr()
+
+    @property
+    def num_unknown(self) -> int:
+        """The number of labels, of all examples together, that are not known."""
+        return 0 if self.unknown is None else self.unknown.nnz
+
     @property
     def num_unlabeled(self) -> int:
-        """The number of examples without any label."""
+        """The number of examples without any known label."""
         return int(np.count_nonzero(np.diff(self.labels.indptr) == 0))
 
     @property
@@ -125,6 +144,8 @@ class Examples:
     def label_checksum(self) -> int:
         """Returns a checksum of the labels and of their order."""
         parts = [self.labels.shape, self.labels.indptr, self.labels.indices]
+        if self.unknown is not None:
+            parts += [self.unknown.indptr, self.unknown.indices]
         return zlib.crc32(np.concatenate(parts).astype(np.int64).tobytes())
 
     def encoded(self) -> tf.data.Dataset:
@@ -150,6 +171,7 @@ class Examples:
             self,
             names=[self.names[i] for i in positions],
             labels=self.labels[positions],
+            unknown=None if self.unknown is None else self.unknown[positions],
             files=[self.files[i] for i in positions] if self.files else (),
             features=None if self.features is None else self.features.take(positions),
             whole=None,
@@ -236,15 +258,21 @@ class LabelledData:
         known = [i for i, name in enumerate(self.class_names) if name in column]
         target = np.array([column[self.class_names[i]] for i in known], int)
 
+        def moved_columns(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+            cells = matrix[:, known].tocoo()
+            shape = (matrix.shape[0], len(column))
+            return scipy.sparse.csr_array((cells.data, (cells.row, target[cells.col])), shape)
+
         def moved(examples: Examples) -> Examples:
-            cells = examples.labels[:, known].tocoo()
-            shape = (len(examples), len(column))
-            labels = scipy.sparse.csr_array((cells.data, (cells.row, target[cells.col])), shape)
-            if not examples.is_stream:
-                return dataclasses.replace(examples, labels=labels)
-            return dataclasses.replace(
+            examples_moved = dataclasses.replace(
                 examples,
-                labels=labels,
+                labels=moved_columns(examples.labels),
+                unknown=None if examples.unknown is None else moved_columns(examples.unknown),
+            )
+            if not examples.is_stream:
+                return examples_moved
+            return dataclasses.replace(
+                examples_moved,
                 stream=lambda start: examples.stream(start).map(move_streamed),
             )
 

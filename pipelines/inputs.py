@@ -54,11 +54,12 @@ def training_batches(
 
     Returns:
         A dataset of (images, labels) or (images, labels, weights): float32 (B, S, S, 3) in
-        [0, 255], uint8 (B, C) and float32 (B, C), where B is the number of rows in the share.
+        [0, 255], labels as `dense_labels` gives them, (B, C), and float32 (B, C), where B is the
+        number of rows in the share.
     """
     batch_size = int(indices.element_spec.shape[0])
     rows = _rows(share, batch_size)
-    labels_at, weigh = dense_labels(examples.labels), _attach(weighting)
+    labels_at, weigh = dense_labels(examples.targets), _attach(weighting)
     augmented = _augmenting(image_size, full_decoding, seed, augmentation)
 
     def places(step: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -114,8 +115,10 @@ def streamed_batches(
         row = place % batch_size
         return (row >= rows.start) & (row < rows.stop)
 
+    dtype = tf.int8 if draws.element_spec["labels"].dtype == tf.int8 else tf.uint8
+
     def read(place: tf.Tensor, draw: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        return augmented(draw["image"], place), tf.cast(draw["labels"], tf.uint8)
+        return augmented(draw["image"], place), tf.cast(draw["labels"], dtype)
 
     draws = draws.enumerate(start_step * batch_size)
     return (
@@ -168,14 +171,22 @@ def evaluation_batches(
 
 
 def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function for `tf.data` from positions, int64 (B,), to labels, uint8 (B, C).
+    """Returns a function for `tf.data` from positions, int64 (B,), to labels (B, C).
 
     The matrix stays sparse, so that a million examples of a thousand classes fit into memory.
+
+    Args:
+        labels: the labels, (N, C); unknown ones are −1 of int8, as in `Examples.targets`.
+
+    Returns:
+        The function. Its labels are uint8, or int8 if some of all labels are unknown.
     """
     num_classes = labels.shape[1]
-    labels = labels.astype(bool).tocsr()
+    has_unknown = labels.dtype == np.int8 and labels.nnz > 0 and labels.data.min() < 0
+    labels = labels.astype(np.int8 if has_unknown else bool).tocsr()
     labels.eliminate_zeros()
     with tf.device("CPU"):
+        values = tf.constant(labels.data) if has_unknown else None
         row_starts = tf.constant(labels.indptr, tf.int64)
         columns = tf.constant(labels.indices, tf.int64)
 
@@ -183,7 +194,11 @@ def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Ten
         entries = tf.ragged.range(tf.gather(row_starts, index), tf.gather(row_starts, index + 1))
         cells = tf.stack([entries.value_rowids(), tf.gather(columns, entries.values)], axis=1)
         shape = tf.stack([tf.size(index, tf.int64), num_classes])
-        dense = tf.scatter_nd(cells, tf.ones_like(entries.values, tf.uint8), shape)
+        if values is None:
+            of_cells = tf.ones_like(entries.values, tf.uint8)
+        else:
+            of_cells = tf.gather(values, entries.values)
+        dense = tf.scatter_nd(cells, of_cells, shape)
         return tf.ensure_shape(dense, (index.shape[0], num_classes))
 
     return labels_at

@@ -5,13 +5,14 @@ knows. The functions of `os.path` would make `/here/gs:/bucket/a.jpg` of it, so 
 and made absolute here alone.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, NamedTuple
 
 import tensorflow as tf
@@ -183,26 +184,87 @@ def open_binary(location: str | os.PathLike) -> IO[bytes]:
     location = _local(location)
     if not scheme_of(location):
         return open(location, "rb")
+    with _reraise_missing(location), tf.io.gfile.GFile(location, "rb") as file:
+        return io.BytesIO(file.read())
+
+
+def read_bounded(location: str | os.PathLike, max_bytes: int) -> bytes:
+    """Returns the bytes of a file, whose size is looked at before it is read.
+
+    Args:
+        location: a local path or a URL.
+        max_bytes: the largest size.
+
+    Raises:
+        OSError: it cannot be read, or is no file, such as a folder, a pipe or a device.
+        ValueError: it is larger, or its path holds a null byte.
+    """
+    location = _local(location)
+    if scheme_of(location):
+        with _reraise_missing(location), tf.io.gfile.GFile(location, "rb") as file:
+            _check_size(file.size(), max_bytes)
+            return file.read()
+    found = os.stat(location)
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+        raise OSError(f"it is {kind}, and not a file")
+    _check_size(found.st_size, max_bytes)
+    with open(location, "rb") as file:
+        content = file.read(max_bytes + 1)  # it may have grown since
+    _check_size(len(content), max_bytes)
+    return content
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ValueError(f"it has {size:,} bytes, and at most {max_bytes:,} are read")
+
+
+@contextlib.contextmanager
+def _reraise_missing(location: str) -> Iterator[None]:
+    """Turns the errors of TensorFlow's file systems into those of Python's."""
     try:
-        with tf.io.gfile.GFile(location, "rb") as file:
-            return io.BytesIO(file.read())
+        yield
     except tf.errors.NotFoundError:
         raise FileNotFoundError(f"no such file: {location}") from None
     except tf.errors.OpError as error:
         raise OSError(f"{location}: {error.message}") from error
 
 
-def files_below(folder: str | os.PathLike) -> list[str]:
-    """Returns the sorted locations of all files in a folder and in the folders below it."""
+def files_below(
+    folder: str | os.PathLike, *, on_error: Callable[[OSError], None] | None = None
+) -> list[str]:
+    """Returns the sorted locations of all files in a folder and in the folders below it.
+
+    Whatever is no folder counts as a file: links that lead nowhere and pipes too.
+
+    Args:
+        folder: a local folder or a URL.
+        on_error: called with the error of each folder that cannot be listed; None to raise it.
+
+    Raises:
+        OSError: a folder cannot be listed, where `on_error` is None.
+    """
     folder = os.fspath(folder)
+
+    def refuse(error: Exception) -> None:
+        if not isinstance(error, OSError):  # one of TensorFlow's
+            error = OSError(f"{folder}: {error}")
+        if on_error is None:
+            raise error
+        on_error(error)
+
     if scheme_of(folder):
         return sorted(
             f"{root.rstrip('/')}/{name}"
-            for root, _, names in tf.io.gfile.walk(folder)
+            for root, _, names in tf.io.gfile.walk(folder, onerror=refuse)
             for name in names
         )
-    found = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in found if os.path.isfile(path))
+    return sorted(
+        os.path.join(root, name)
+        for root, _, names in os.walk(folder, onerror=refuse)
+        for name in names
+    )
 
 
 def _local(location: str | os.PathLike) -> str:

@@ -118,7 +118,8 @@ def pareto_subset(
     Examples without labels are never chosen and have no influence. The resulting counts are logged.
 
     Args:
-        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
+        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`. Unknown ones, −1 or NaN, are
+            not counted.
         max_count: the reference count of the first class.
         min_count: the count towards which the references fall, at least 1.
         power: the exponent of the Pareto law.
@@ -135,7 +136,8 @@ def pareto_subset(
     ranking, references = references_of_classes(
         of_all, max_count=max_count, min_count=min_count, power=power
     )
-    columns = scipy.sparse.csc_array(labels, dtype=np.int64, copy=True)
+    columns = scipy.sparse.csc_array(labels, copy=True)
+    columns.data = (columns.data == 1).astype(np.int64)  # neither 0 nor unknown
     columns.sum_duplicates()
     columns.eliminate_zeros()
     generator = np.random.default_rng(seed)

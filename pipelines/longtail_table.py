@@ -120,7 +120,7 @@ def write(
     data = table.load(options, load_options)
 
     train = data.splits["train"]
-    before = LabelStatistics.from_labels(train.labels, data.class_names)
+    before = LabelStatistics.from_labels(train.targets, data.class_names)
     ranking, references = longtail.references_of_classes(
         before, max_count=max_count, min_count=min_count, power=power
     )
@@ -135,7 +135,7 @@ def write(
         thinned = ThinnedTable(
             examples=os.path.join(output_dir, os.path.basename(written)),
             before=before,
-            reached=LabelStatistics.from_labels(train.labels[chosen], data.class_names),
+            reached=LabelStatistics.from_labels(train.targets[chosen], data.class_names),
             ranking=ranking,
             references=references,
             num_unlabeled=train.num_unlabeled,

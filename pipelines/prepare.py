@@ -9,7 +9,7 @@ continues a run that was stopped.
 
 import shlex
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from pipelines.datasets import LoadOptions, table
 from pipelines.runs import flags as run_flags
@@ -57,5 +57,10 @@ def main(argv: list[str]) -> None:
     print(f"to train on it: python train.py --dataset=table {shlex.join(arguments)}")
 
 
+def run() -> None:
+    """Runs the command with the flags of the command line."""
+    run_flags.run(main)
+
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    run()

@@ -6,7 +6,7 @@ The features are those on which `train.py --freeze_backbone` trains a head, with
 those of a pre-trained network of `keras.applications`, or of a run that is given by --init_from.
 """
 
-from absl import app, flags
+from absl import flags
 
 from pipelines.runs import features, resolution
 from pipelines.runs import flags as run_flags
@@ -32,4 +32,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    run_flags.run(main)

@@ -9,7 +9,7 @@ the counts of its classes, and a picture of them.
 import os
 import shlex
 
-from absl import app, flags
+from absl import flags
 
 from pipelines import longtail_table
 from pipelines.datasets import LoadOptions, table
@@ -75,4 +75,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    run_flags.run(main)

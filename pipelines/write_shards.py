@@ -9,7 +9,7 @@ r"""Writes a data set as record files, or checks those that were written.
 The same command continues a run that was stopped.
 """
 
-from absl import app, flags
+from absl import flags
 
 from pipelines.record_files import FORMATS
 from pipelines.runs import flags as run_flags
@@ -110,4 +110,4 @@ def _write_with_beam(
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=run_flags.parse)
+    run_flags.run(main)

@@ -92,7 +92,7 @@ class MeanAveragePrecisionCallback(keras.callbacks.Callback):
 
     Args:
         batches: the inputs of the split, in the order of `labels`.
-        labels: multi-hot labels (N, C).
+        labels: multi-hot labels (N, C), with −1 or NaN for those that are not known.
         name: the name of the log entry.
         verbose: as in `model.predict`.
     """

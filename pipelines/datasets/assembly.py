@@ -38,12 +38,21 @@ def sparse_labels(
 
 
 def file_examples(
-    names: Sequence[str], paths: Sequence[str], labels: scipy.sparse.csr_array
+    names: Sequence[str],
+    paths: Sequence[str],
+    labels: scipy.sparse.csr_array,
+    unknown: scipy.sparse.csr_array | None = None,
 ) -> Examples:
     """Makes examples whose images are separate files."""
     with tf.device("CPU"):
         table = tf.constant([os.fsencode(path) for path in paths])
-    return Examples(names, labels, lambda position: tf.io.read_file(table[position]), paths)
+    return Examples(
+        names,
+        labels,
+        lambda position: tf.io.read_file(table[position]),
+        paths,
+        unknown=unknown,
+    )
 
 
 def without_bad_images(

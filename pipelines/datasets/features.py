@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 from absl import logging
 
-from dbl_tf import models
+from dbl_tf import label_values, models
 from dbl_tf.messages import first_few
 from dbl_tf.settings import setting
 from pipelines import locations
@@ -73,6 +73,8 @@ class Options(table.Options):
             )
         if self.images_dir is not None:
             raise ValueError("images_dir goes with images; these examples are features")
+        if self.is_archive and self.empty_labels != table.ABSENT:
+            raise ValueError(f"empty_labels goes with a table, and {self.examples} holds arrays")
 
     @property
     def is_archive(self) -> bool:
@@ -90,8 +92,9 @@ def load(
 ) -> LabelledData:
     """Reads features with their labels, and checks them.
 
-    An `.npz` archive holds `features` (N, F), numbers; `labels` (N, C), 0 or 1; `split` (N,),
-    train, val or test; `class_names` (C,); and, if the examples have names, `names` (N,). Otherwise
+    An `.npz` archive holds `features` (N, F), numbers; `labels` (N, C), 0 or 1, or unknown, which
+    is -1 in integers and NaN in floating-point numbers; `split` (N,), train, val or test;
+    `class_names` (C,); and, if the examples have names, `names` (N,). Otherwise
     `examples` is a table as `pipelines.datasets.table` reads it, whose column `image` holds the
     names, and `features` is an array of its rows. Names are all different, because a repeated one
     would be one example in two rows, perhaps in two splits. Pickled objects are never read.
@@ -139,6 +142,7 @@ def load(
         data[name] = Examples(
             names=[rows.names[i] for i in positions.tolist()],
             labels=rows.labels[positions],
+            unknown=None if rows.unknown is None else rows.unknown[positions],
             features=features.take(positions),
         )
     _log(options.examples, rows, data, findings)
@@ -156,13 +160,17 @@ def _count(split: np.ndarray) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """All rows of a file: features (N, F), labels (N, C), splits (N,) and names (N,)."""
+    """All rows of a file: features (N, F), labels (N, C), splits (N,) and names (N,).
+
+    `unknown` are the labels that are not known, (N, C), or None.
+    """
 
     class_names: tuple[str, ...]
     features: np.ndarray
     labels: scipy.sparse.csr_array
     split: np.ndarray
     names: Sequence[str]
+    unknown: scipy.sparse.csr_array | None
 
 
 def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findings) -> None:
@@ -174,6 +182,8 @@ def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findi
         unlabeled,
         lambda i: f"{rows.names[unlabeled[i]]} ({rows.split[unlabeled[i]]})",
     )
+    if rows.unknown is not None:
+        findings.add_count("labels that are not known, and are left out", rows.unknown.nnz)
     for name, examples in splits.items():
         absent = np.flatnonzero(examples.labels.sum(axis=0) == 0)
         findings.add_names(
@@ -246,11 +256,20 @@ def _read_archive(path: str, findings: Findings, *, needs_split: bool) -> _Rows:
     _check_labels(labels, class_names, problems)
     _check_features(features, problems)
     problems.raise_if_any(FeaturesError)
-    if not labels.any():
+    unknown = label_values.is_unknown(labels)
+    positive = labels == 1
+    if not positive.any():
         raise FeaturesError(f"{path} has no label in any of its {len(labels)} rows")
     if features.dtype.kind == "f" and features.dtype.itemsize > 4:
         features = features.astype(np.float32)
-    return _Rows(class_names, features, scipy.sparse.csr_array(labels != 0), split, names)
+    return _Rows(
+        class_names,
+        features,
+        scipy.sparse.csr_array(positive),
+        split,
+        names,
+        scipy.sparse.csr_array(unknown) if unknown.any() else None,
+    )
 
 
 def _read_table(options: Options, findings: Findings) -> _Rows:
@@ -267,7 +286,7 @@ def _read_table(options: Options, findings: Findings) -> _Rows:
     problems = Findings(path, "row")
     _check_features(features, problems)
     problems.raise_if_any(FeaturesError)
-    return _Rows(rows.class_names, features, rows.labels, rows.splits, rows.names)
+    return _Rows(rows.class_names, features, rows.labels, rows.splits, rows.names, rows.unknown)
 
 
 def _memory_map(path: str) -> np.ndarray:
@@ -381,9 +400,9 @@ def _check_names(names: Sequence[str], problems: Findings) -> None:
 
 
 def _check_labels(labels: np.ndarray, class_names: Sequence[str], problems: Findings) -> None:
-    rows, columns = np.nonzero((labels != 0) & (labels != 1))
+    rows, columns = np.nonzero((labels != 0) & (labels != 1) & ~label_values.is_unknown(labels))
     problems.add_all(
-        "labels that are neither 0 nor 1",
+        f"labels that are neither 0 nor 1 ({label_values.UNKNOWN_HINT})",
         rows,
         lambda i: f"{labels[rows[i], columns[i]]} for {class_names[columns[i]]}",
     )

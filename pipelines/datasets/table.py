@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -30,6 +31,8 @@ from pipelines.tables.splits import SPLITS as SPLITS
 from pipelines.tables.text import TableError as TableError
 
 COLUMNS = (IMAGE, SPLIT, LABELS)
+# What empty cells of classes can say.
+ABSENT, UNKNOWN = "absent", "unknown"
 WITHOUT_SPLIT = "without a split, --test_fraction=0.2 sets a fifth of the images aside as test"
 
 
@@ -78,6 +81,13 @@ class Options(SourceOptions):
         "default, it is recognized.",
     )
 
+    empty_labels: str = setting(
+        ABSENT,
+        "What an empty cell of a class says in a table with a column for each class: that the "
+        "image does not have the label (absent), or that it is not known (unknown), as -1 does.",
+        choices=(ABSENT, UNKNOWN),
+    )
+
     def __post_init__(self) -> None:
         if self.label_separator == "":
             raise ValueError("label_separator must not be empty")
@@ -111,7 +121,8 @@ def load(
     An image that is in two splits is refused, because the model would be tested on an image that it
     was trained on. Rows that name an image again within a split are merged into one example with
     the labels of all of them. Separately, they would count twice in N and n_i, and in a table with
-    one row per label, each row would deny the labels of the others. Two paths are the same image if
+    one row per label, each row would deny the labels of the others. A label is unknown if it is so
+    in each of the rows. Two paths are the same image if
     they are equal after normalization; the contents are not compared.
 
     One message at the end logs the findings: sizes, unused columns, merged rows, images that are
@@ -145,12 +156,12 @@ def load(
     needed = load_options.needed(splits)
     _check_splits(path, rows.splits, needed, "has no {} rows")
     load_options.check_no_test(path, int(np.count_nonzero(rows.splits == _SPLIT_CODES["test"])))
-    classes, labels_of_rows = _label_matrix(path, rows, classes, options.class_names)
-    num_repeated_labels = len(rows.label_codes) - labels_of_rows.nnz
+    classes, labels_of_rows = _labels_of_rows(path, rows, classes, options.class_names)
+    num_repeated_labels = len(rows.label_codes) - labels_of_rows.positive.nnz
     locations.check_schemes(rows.images, f"images of {path}")
     paths = [locations.join(images_dir, name) for name in rows.images]
 
-    def prepared() -> tuple[Findings, _Images, scipy.sparse.csr_array, list[BadImage]]:
+    def prepared() -> tuple[Findings, _Images, _Labels, list[BadImage]]:
         """Returns the images to load with their labels, and those of them that cannot be used."""
         findings = of_table.copy()
         add_doubles(findings, classes)
@@ -158,11 +169,11 @@ def load(
         if load_options.test_fraction:
             train = np.flatnonzero(images.splits == _SPLIT_CODES["train"])
             split_of = images.splits.copy()
-            split_of[train[load_options.test_share(labels[train])]] = _SPLIT_CODES["test"]
+            split_of[train[load_options.test_share(labels.positive[train])]] = _SPLIT_CODES["test"]
             images = dataclasses.replace(images, splits=split_of)
         if splits:
             kept = np.flatnonzero(np.isin(images.splits, [_SPLIT_CODES[name] for name in splits]))
-            images, labels = images.take(kept), labels[kept]
+            images, labels = images.take(kept), labels.take(kept)
         bad = image_checks.check_images(
             images.paths, level=load_options.check_images, cache_dir=cache_dir
         )
@@ -214,19 +225,21 @@ def load(
             ),
         )
         kept = np.delete(np.arange(len(images.paths)), [image.position for image in bad])
-        images, labels = images.take(kept), labels[kept]
+        images, labels = images.take(kept), labels.take(kept)
         absence = "has no {} rows with an image that can be used"
         _check_splits(path, images.splits, splits or ("train", "test"), absence)
 
     data = _labeled_data(classes, images, labels, rows.layout)
     level = logging.WARNING if findings else logging.INFO
-    unlabeled = np.flatnonzero(np.diff(labels.indptr) == 0)
+    unlabeled = np.flatnonzero(np.diff(labels.positive.indptr) == 0)
     findings.add_all(
         "images without labels",
         images.lines[unlabeled],
         lambda i: f"{images.names[unlabeled[i]]} ({SPLITS[images.splits[unlabeled[i]]]})",
     )
     findings.add_count("labels repeated within a row, which count once", num_repeated_labels)
+    if labels.unknown is not None:
+        findings.add_count("labels that are not known, and are left out", labels.unknown.nnz)
     for name, split in data.splits.items():
         absent = np.flatnonzero(split.labels.sum(axis=0) == 0)
         findings.add_names(f"classes without {name} images", [classes[c] for c in absent])
@@ -248,12 +261,14 @@ class TableRows:
         names: the N values of the column `image`, which are all different.
         splits: the names of the splits, (N,).
         labels: bool (N, C), CSR.
+        unknown: the labels that are not known, bool (N, C), CSR; None if all are.
     """
 
     class_names: tuple[str, ...]
     names: list[str]
     splits: np.ndarray
     labels: scipy.sparse.csr_array
+    unknown: scipy.sparse.csr_array | None
 
 
 def read_rows(options: Options, findings: Findings) -> TableRows:
@@ -269,7 +284,7 @@ def read_rows(options: Options, findings: Findings) -> TableRows:
     path = text.existing(options.examples, "the table of examples")
     classes = None if options.class_names is None else read_class_names(options.class_names)
     rows = _read(path, options, classes, findings)
-    classes, labels = _label_matrix(path, rows, classes, options.class_names)
+    classes, labels = _labels_of_rows(path, rows, classes, options.class_names)
     first_row: dict[str, int] = {}
     again = [i for i, name in enumerate(rows.images) if first_row.setdefault(name, i) != i]
     problems = Findings(path)
@@ -281,7 +296,8 @@ def read_rows(options: Options, findings: Findings) -> TableRows:
         ),
     )
     problems.raise_if_any(TableError)
-    return TableRows(classes, rows.images, np.array(SPLITS)[rows.splits], labels)
+    split_of = np.array(SPLITS)[rows.splits]
+    return TableRows(classes, rows.images, split_of, labels.positive, labels.unknown)
 
 
 def copy_rows(
@@ -295,9 +311,10 @@ def copy_rows(
 
     The rows keep their order. Those of a table with the columns image, split and labels keep all
     columns and their labels as they are written; tables of other layouts become JSON lines with
-    these fields and lists of labels. Relative image paths are rewritten to start at the new table's
-    folder, so that it needs no `images_dir`; absolute paths stay. The new table is read with the
-    `class_names` and `label_separator` of the other one.
+    these fields and lists of labels or, where labels are unknown, a field for each class. Relative
+    image paths are rewritten to start at the new table's folder, so that it needs no `images_dir`;
+    absolute paths stay. The new table is read with the `class_names` and `label_separator` of the
+    other one.
 
     Args:
         options: the options of the other table.
@@ -365,19 +382,63 @@ def _write_rows(
     images_dir: str,
     start: str | os.PathLike,
 ) -> str:
-    """Writes the chosen rows of a table of any layout as JSON lines with lists of labels."""
+    """Writes the chosen rows of a table of any layout as JSON lines."""
     path = locations.absolute(options.examples)
     classes = None if options.class_names is None else read_class_names(options.class_names)
     rows = _read(path, options, classes, Findings(path))
-    classes, labels = _label_matrix(path, rows, classes, options.class_names)
+    classes, labels = _labels_of_rows(path, rows, classes, options.class_names)
     written = os.path.join(folder, "examples.jsonl")
     with open(written, "w", encoding="utf-8") as file:
         for i, name in enumerate(_names_in(start, images_dir, rows.images, files)):
             if name is not None:
-                of_row = labels.indices[labels.indptr[i] : labels.indptr[i + 1]]
-                values = (name, SPLITS[rows.splits[i]], [classes[c] for c in of_row])
-                file.write(_json_line(dict(zip(COLUMNS, values, strict=True))))
+                fields = label_fields(labels.positive, labels.unknown, i, classes)
+                file.write(_json_line({IMAGE: name, SPLIT: SPLITS[rows.splits[i]], **fields}))
+    if labels.unknown is not None:
+        check_classes(written, classes)
     return written
+
+
+def label_fields(
+    labels: scipy.sparse.csr_array,
+    unknown: scipy.sparse.csr_array | None,
+    i: int,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Returns the labels of one example as fields of JSON lines, which a table is read from.
+
+    Args:
+        labels: the labels of the examples, bool (N, C), CSR.
+        unknown: those that are not known, bool (N, C), CSR; None if all are.
+        i: the position of the example.
+        class_names: the C class names.
+
+    Returns:
+        A list of labels; or, where labels are unknown, 0, 1 or −1 for each class.
+    """
+
+    def of_example(matrix: scipy.sparse.csr_array) -> np.ndarray:
+        return matrix.indices[matrix.indptr[i] : matrix.indptr[i + 1]]
+
+    if unknown is None:
+        return {LABELS: [class_names[c] for c in of_example(labels)]}
+    values = np.zeros(len(class_names), int)
+    values[of_example(labels)], values[of_example(unknown)] = 1, -1
+    return dict(zip(class_names, values.tolist(), strict=True))
+
+
+def check_classes(path: str, class_names: Sequence[str]) -> None:
+    """Refuses a table that was written with a column for each class, and is not read as such.
+
+    Raises:
+        TableError: the name of a class means something else in a table, such as its images.
+    """
+    found = reading.read(path, Findings(path)).class_names
+    if found != tuple(class_names):
+        lost = [name for name in class_names if name not in (found or ())]
+        raise TableError(
+            "labels that are not known need a table with a column for each class, and a column of "
+            f"the name {text.show(lost)} would be taken for something else: rename the class"
+        )
 
 
 def _names_in(
@@ -437,7 +498,20 @@ def _read(path: str, options: Options, classes: tuple[str, ...] | None, findings
         label_separator=options.label_separator,
         known=classes,
         has_images_dir=options.images_dir is not None,
+        empty_is_unknown=options.empty_labels == UNKNOWN,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """Labels of N rows or images, bool (N, C): those they have, and those that are not known."""
+
+    positive: scipy.sparse.csr_array
+    unknown: scipy.sparse.csr_array | None
+
+    def take(self, positions: np.ndarray) -> "_Labels":
+        unknown = None if self.unknown is None else self.unknown[positions]
+        return _Labels(self.positive[positions], unknown)
 
 
 @dataclasses.dataclass
@@ -471,12 +545,12 @@ def _check_splits(path: str, splits: np.ndarray, needed: Sequence[str], absence:
         )
 
 
-def _label_matrix(
+def _labels_of_rows(
     path: str,
     rows: Rows,
     classes: tuple[str, ...] | None,
     classes_path: str | os.PathLike | None,
-) -> tuple[tuple[str, ...], scipy.sparse.csr_array]:
+) -> tuple[tuple[str, ...], _Labels]:
     """Returns the classes, and the labels of every row of the table, bool (rows, C)."""
     if classes is None:
         classes = rows.class_names or tuple(sorted(rows.label_names))
@@ -506,7 +580,15 @@ def _label_matrix(
         )
         problems.raise_if_any(TableError)
     shape = (len(rows.images), len(classes))
-    return classes, assembly.sparse_labels(rows.label_rows, columns, shape)
+    positive = assembly.sparse_labels(rows.label_rows, columns, shape)
+    if not len(rows.unknown_codes):
+        return classes, _Labels(positive, None)
+    columns = column_of_code[rows.unknown_codes]
+    of_class = columns >= 0
+    return classes, _Labels(
+        positive,
+        assembly.sparse_labels(rows.unknown_rows[of_class], columns[of_class], shape),
+    )
 
 
 def _row_of_entry(labels: scipy.sparse.csr_array) -> np.ndarray:
@@ -523,10 +605,10 @@ def _respelled(bad: Sequence[BadImage]) -> dict[str, spellings.Found]:
 def _merge_repeated_images(
     path: str,
     rows: Rows,
-    labels: scipy.sparse.csr_array,
+    labels_of_rows: _Labels,
     paths_of_rows: Sequence[str],
     findings: Findings,
-) -> tuple[_Images, scipy.sparse.csr_array]:
+) -> tuple[_Images, _Labels]:
     """Returns the distinct images, and the labels of all rows of each."""
     positions: collections.defaultdict[str, int] = collections.defaultdict()
     positions.default_factory = positions.__len__
@@ -535,8 +617,9 @@ def _merge_repeated_images(
     )
     paths = list(positions)
     if len(paths) == len(rows.images):
-        return _Images(rows.images, paths, rows.splits, rows.places), labels
+        return _Images(rows.images, paths, rows.splits, rows.places), labels_of_rows
 
+    labels, unknown = labels_of_rows.positive, labels_of_rows.unknown
     _, first_row = np.unique(position_of_row, return_index=True)
     first_of_row = first_row[position_of_row]
     leaks = np.flatnonzero(rows.splits != rows.splits[first_of_row])
@@ -560,6 +643,13 @@ def _merge_repeated_images(
     merged = assembly.sparse_labels(
         position_of_row[_row_of_entry(labels)], labels.indices, (len(paths), labels.shape[1])
     )
+    if unknown is not None:
+        cells = (position_of_row[_row_of_entry(unknown)], unknown.indices)
+        times = scipy.sparse.coo_array((np.ones(unknown.nnz, int), cells), merged.shape).tocsr()
+        num_rows = np.bincount(position_of_row)[_row_of_entry(times)]
+        times.data[times.data < num_rows] = 0
+        times.eliminate_zeros()
+        unknown = times.astype(bool)
     again = np.flatnonzero(first_of_row != np.arange(len(first_of_row)))
     of_repeated = np.isin(position_of_row, position_of_row[again])
     grown = np.diff(labels.indptr) < np.diff(merged.indptr)[position_of_row]
@@ -571,18 +661,22 @@ def _merge_repeated_images(
         lambda i: f"{rows.images[again[i]]}, as line {rows.places[first_of_row[again[i]]]}",
     )
     names = [rows.images[row] for row in first_row]
-    return _Images(names, paths, rows.splits[first_row], rows.places[first_row]), merged
+    images = _Images(names, paths, rows.splits[first_row], rows.places[first_row])
+    return images, _Labels(merged, unknown)
 
 
 def _labeled_data(
-    classes: tuple[str, ...], images: _Images, labels: scipy.sparse.csr_array, origin: str
+    classes: tuple[str, ...], images: _Images, labels: _Labels, origin: str
 ) -> LabelledData:
     splits = {}
     for code, name in enumerate(SPLITS):
         positions = np.flatnonzero(images.splits == code)
         if len(positions):
             part = images.take(positions)
-            splits[name] = assembly.file_examples(part.names, part.paths, labels[positions])
+            of_part = labels.take(positions)
+            splits[name] = assembly.file_examples(
+                part.names, part.paths, of_part.positive, of_part.unknown
+            )
     return LabelledData(class_names=classes, splits=splits, origin=origin)
 
 

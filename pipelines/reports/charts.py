@@ -390,13 +390,12 @@ def precision_recall(
     """Draws precision-recall curves of the best, the middle and the worst class of each group.
 
     Args:
-        labels: the labels of the test split, multi-hot (N, C).
+        labels: the labels of the test split, multi-hot (N, C), with −1 for unknown ones.
         probabilities: the probabilities, (N, C).
         thresholds: the thresholds of the decisions, (C,).
         statistics: the statistics of the training set.
         scores: the content of the `metrics.json` of these predictions.
     """
-    labels = np.asarray(labels, bool)
     average_precision = metrics.AVERAGE_PRECISION.read(scores)
     pictures = []
     for group, members in statistics.groups.items():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dbl_tf import methods, metrics
+from dbl_tf import label_values, methods, metrics
 from dbl_tf.messages import first_few
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
 from pipelines.reports import charts, pages, published
@@ -53,7 +53,8 @@ def write_run_report(
         path: the path of the HTML file.
         title: the heading of the page.
         statistics: the statistics of the training labels.
-        labels: the labels of the test split, multi-hot (N, C), dense or `scipy.sparse`.
+        labels: the labels of the test split, multi-hot (N, C), dense or `scipy.sparse`, with −1
+            for unknown ones.
         probabilities: the probabilities, (N, C).
         thresholds: the thresholds of the decisions, (C,).
         scores: the content of the `metrics.json` of these predictions.
@@ -151,7 +152,8 @@ def mistakes(
     The distance between logits is summed over the classes with a wrong decision.
 
     Args:
-        labels: the labels, multi-hot bool (N, C).
+        labels: the labels, multi-hot (N, C), bool, or int8 with −1 for unknown ones, whose
+            decisions are not judged.
         probabilities: the probabilities, (N, C).
         thresholds: the thresholds of the decisions, (C,).
 
@@ -162,7 +164,8 @@ def mistakes(
     limits = _logit(np.asarray(thresholds))
     for start in range(0, len(labels), _ROWS_PER_BLOCK):
         rows = slice(start, start + _ROWS_PER_BLOCK)
-        wrong = (probabilities[rows] >= thresholds) != labels[rows]
+        wrong = (probabilities[rows] >= thresholds) != (labels[rows] == 1)
+        wrong &= labels[rows] != -1
         total[rows] = (np.abs(_logit(probabilities[rows]) - limits) * wrong).sum(axis=1)
         # A wrong decision counts even where the probability equals the threshold.
         total[rows] += 1e-9 * wrong.sum(axis=1)
@@ -209,7 +212,10 @@ def _run_summary(
         if not math.isnan(value)
     }
     counts = {name: scores["per_class"][name]["test_count"] for name in found}
-    chance = {name: count / max(len(labels), 1) for name, count in counts.items()}
+    num_known = dict(
+        zip(statistics.class_names, np.count_nonzero(labels != -1, axis=0), strict=True)
+    )
+    chance = {name: count / num_known[name] for name, count in counts.items()}
     ranked = sorted(found, key=lambda name: -found[name])
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -217,6 +223,11 @@ def _run_summary(
         f"images and was tested on {len(labels):,} images that it had not seen.</p>",
         _cards(scores),
     ]
+    if num_unknown := int(np.count_nonzero(labels == -1)):
+        parts.append(
+            f"<p>Of {num_unknown:,} labels of the test images it is not known whether the images "
+            "have them. They are left out of all scores.</p>"
+        )
     if ranked:
         guessing = sum(chance.values()) / len(chance)
         parts.append(
@@ -242,9 +253,9 @@ def _run_summary(
             if chosen_on == "train"
             else f"the split {escape(chosen_on)}"
         )
-        given = probabilities >= thresholds
-        num_given, num_present = int(given.sum()), int(labels.sum())
-        num_right = int((given & labels).sum())
+        given = (probabilities >= thresholds) & (labels != -1)
+        num_given, num_present = int(given.sum()), int(np.count_nonzero(labels == 1))
+        num_right = int((given & (labels == 1)).sum())
         right = num_right / num_given if num_given else math.nan
         parts.append(
             "<li><b>Decisions:</b> with a threshold for each label, chosen on "
@@ -434,8 +445,8 @@ def _worst_images(
     names = statistics.class_names
     figures_of_images = []
     for position in worst[:MAX_WORST_IMAGES]:
-        truth, row = labels[position], probabilities[position]
-        given = row >= thresholds
+        truth, row = labels[position] == 1, probabilities[position]
+        given = (row >= thresholds) & (labels[position] != -1)
         lines = [f"<small>{pages.named(image_names[position])}</small>"]
         for words, chosen, mark in (
             ("right", truth & given, ""),
@@ -496,7 +507,12 @@ def _settings(config: Mapping[str, Any]) -> str:
 
 
 def _dense(labels: Any) -> np.ndarray:
-    return np.asarray(labels.toarray() if is_sparse(labels) else labels, bool)
+    """Labels as an array, (N, C): bool, or int8 with −1 where some are unknown."""
+    labels = np.asarray(labels.toarray() if is_sparse(labels) else labels)
+    unknown = label_values.is_unknown(labels)
+    if not unknown.any():
+        return labels.astype(bool, copy=False)
+    return np.where(unknown, np.int8(-1), labels.astype(np.int8))
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def check_margin(config: ResolvedConfig, statistics: LabelStatistics) -> None:
     Raises:
         ValueError: every training example has a class; the message names it.
     """
-    is_full = statistics.class_counts == statistics.num_examples
+    is_full = statistics.class_counts == statistics.known_counts
     full = np.array(statistics.class_names, object)[is_full]
     if len(full) and "kappa" in methods.get(config.method).parameters and config.loss.kappa != 0:
         raise ValueError(
@@ -105,7 +105,7 @@ def make_loss(config: ResolvedConfig, statistics: LabelStatistics) -> MultiLabel
     """Creates the loss of a run."""
     return methods.get(config.method).make_loss(
         statistics.class_counts,
-        statistics.num_examples,
+        statistics.examples_of_classes,
         config.loss,
         rebalance=config.rebalance,
         clamp_counts=config.clamp_counts,
@@ -119,7 +119,7 @@ def make_weighting(config: ResolvedConfig, statistics: LabelStatistics) -> input
         return None
     return methods.get(config.method).make_weighting(
         statistics.class_counts,
-        statistics.num_examples,
+        statistics.examples_of_classes,
         config.loss,
         clamp_counts=config.clamp_counts,
     )
@@ -195,7 +195,7 @@ def make_draws(
             start_draw=start_draw,
             records_from=examples.stream,
         )
-    labels_at = inputs.dense_labels(examples.labels)
+    labels_at = inputs.dense_labels(examples.targets)
     labels = tf.data.Dataset.range(len(examples)).batch(_LABELS_AT_ONCE).map(labels_at).unbatch()
     return sampling.class_aware_stream(
         records,
@@ -337,5 +337,5 @@ def make_feature_batches(
     """
     weigh = make_weighting(config, statistics)
     return lambda step, share: inputs.feature_batches(
-        features, train.labels, make_indices(config, train, step), weigh, share
+        features, train.targets, make_indices(config, train, step), weigh, share
     )

@@ -41,7 +41,7 @@ def check(asked: RunConfig) -> None:
 def _reasons(asked: RunConfig, data: LabelledData) -> list[str]:
     """Returns why `train_and_evaluate` would refuse the run before its first step."""
     train = data.splits["train"]
-    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+    statistics = LabelStatistics.from_labels(train.targets, data.class_names)
     reasons: list[str] = []
     with _noting(reasons):
         build.check_classes(asked, statistics)

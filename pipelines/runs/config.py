@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from dbl_tf import atomic, methods, models, saved_json, settings, training
+from dbl_tf import atomic, hub, methods, models, portable, saved_json, settings, training
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import (
     AT_LEAST_TWO,
@@ -206,10 +206,19 @@ class SharedConfig(DataConfig):
         "Write another version of the SavedModel where a finished run has one already.",
         affects_result=False,
     )
+    export_format: Sequence[str] = setting(
+        (portable.SAVED_MODEL,),
+        "Formats of the export: saved_model, onnx and litert. The last two need the extras of "
+        "their names, are written next to the SavedModel, and are compared with it.",
+        choices=(portable.SAVED_MODEL, *portable.FORMATS),
+        affects_result=False,
+    )
 
     def with_absolute_paths(self: _Shared) -> _Shared:
         """Returns a copy whose paths are absolute, as those of a saved configuration are."""
         absolute = settings.with_absolute_paths(self, locations.absolute)
+        if backbone := getattr(self, "backbone", None):
+            absolute = dataclasses.replace(absolute, backbone=hub.absolute(backbone))
         source = settings.with_absolute_paths(self.source, locations.absolute)
         return dataclasses.replace(absolute, source=source)
 
@@ -310,7 +319,8 @@ class ResolvedConfig(SharedConfig):
                     content.setdefault(new, value_names[value])
             content = {**_EARLIER, **content}
             _check_types(cls, content)
-            for name in ("frozen_layers", "chosen"):
+            content.setdefault("export_format", (portable.SAVED_MODEL,))
+            for name in ("frozen_layers", "chosen", "export_format"):
                 content[name] = tuple(content.get(name, ()))
             return cls.of(**content)
         except (ValueError, TypeError) as error:
@@ -335,12 +345,12 @@ class RunConfig(SharedConfig):
     )
     backbone: str | None = setting(
         None,
-        "Network below the head: small_resnet or any network of keras.applications. The default "
-        "depends on the data: small_resnet for digits_mlt, ResNet50 for photographs.",
-        choices=tuple(models.backbone_names()),
+        "Network below the head: small_resnet, any network of keras.applications, or hub: and a "
+        "preset of KerasHub or a folder of one (extra hub). The default depends on the data: "
+        "small_resnet for digits_mlt, ResNet50 for photographs.",
     )
     backbone_weights: str | None = setting(
-        None, "Initial weights of the backbone: imagenet, none, or a file."
+        None, "Initial weights of the backbone: imagenet, none, or a file; preset for hub:."
     )
     frozen_layers: Sequence[str] | None = setting(
         None,
@@ -442,6 +452,11 @@ class RunConfig(SharedConfig):
     )
 
     def __post_init__(self) -> None:
+        if self.backbone is not None:
+            try:
+                models.check_backbone(self.backbone)
+            except ValueError as error:
+                raise ConfigError(f"--{error}") from None
         if self.epochs is not None and self.steps is not None:
             raise ConfigError("--epochs and --steps both say how long to train; give one of them")
         if self.word_vectors is not None:
@@ -456,13 +471,28 @@ class RunConfig(SharedConfig):
             )
 
     def check_files(self) -> None:
-        """Refuses initial weights that do not exist, before the data are loaded.
+        """Refuses files and libraries that do not exist, before the data are loaded.
 
         Raises:
-            ConfigError: the message names the flag and the file.
+            ConfigError: the message names the flag, and the file or the extra.
         """
+        for name in self.export_format if self.export else ():
+            try:
+                portable.check_installed(name)
+            except ValueError as error:
+                raise ConfigError(f"--export_format: {error}") from None
         weights = self.backbone_weights
-        if weights not in (None, IMAGENET, NO_WEIGHTS) and not os.path.isfile(weights):
+        if hub.is_hub(self.backbone):
+            try:
+                hub.check_installed()
+            except ValueError as error:
+                raise ConfigError(f"--backbone: {error}") from None
+        if hub.is_hub(self.backbone) != (weights == hub.PRESET) and weights is not None:
+            raise ConfigError(
+                f"--backbone_weights={hub.PRESET} goes with --backbone={hub.PREFIX}…, and no other "
+                f"weights do; got --backbone_weights={weights} with --backbone={self.backbone}"
+            )
+        if weights not in (None, IMAGENET, NO_WEIGHTS, hub.PRESET) and not os.path.isfile(weights):
             raise ConfigError(
                 f"--backbone_weights must be {IMAGENET}, {NO_WEIGHTS} or a file; there is no "
                 f"file {weights}"

@@ -122,6 +122,7 @@ def _check_statistics(
     if (
         before.class_names == now.class_names
         and before.num_examples == now.num_examples
+        and np.array_equal(before.known_counts, now.known_counts)
         and np.array_equal(before.cooccurrence, now.cooccurrence)
     ):
         return

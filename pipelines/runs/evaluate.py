@@ -1,8 +1,8 @@
-"""Scores a trained run or an exported model on a test split, and predicts unlabeled images."""
+"""Scores a trained run or an exported model on a test split."""
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, prediction, saved_json, serving
+from dbl_tf import metrics, models, prediction, saved_json, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
-from pipelines import inputs, locations
+from pipelines import inputs
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import network_inputs, report
 from pipelines.runs import scores as run_scores
@@ -73,7 +73,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
             f"{path} holds offsets of {len(calibration.offsets)} classes, and the model has "
             f"{num_classes}"
         )
-    model = keras.models.load_model(directory / "model.keras", compile=False)
+    model = models.load(directory / "model.keras")
     logits_of = network_predictor(
         model, network_inputs.of_data(config.image_size, config.full_decoding)
     )
@@ -118,33 +118,6 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     )
     report.write(result, output_dir, title=f"{path} on {config.data_name}")
     return result.scores
-
-
-def predict_folder(model: "SavedModel", images_dir: str, output_dir: str) -> pathlib.Path:
-    """Predicts all images in a folder and writes their probabilities to `predictions.csv`.
-
-    An image that cannot be read has no probabilities; the column `error` gives the reason.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        ValueError: the folder contains no files, or the model takes features.
-    """
-    model.check_inputs(None)
-    locations.check_schemes([images_dir], "the folder of images")
-    paths = locations.files_below(images_dir)
-    if not paths:
-        raise ValueError(f"there are no files in {images_dir}")
-    probabilities, errors = model.predict_encoded(
-        tf.data.Dataset.from_tensor_slices(paths).map(tf.io.read_file).batch(BATCH_SIZE),
-        num_examples=len(paths),
-    )
-    output = pathlib.Path(output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    names = [locations.relative(path, images_dir) for path in paths]
-    write_predictions(names, probabilities, model.class_names, output / "predictions.csv", errors)
-    return output / "predictions.csv"
 
 
 class _Details(msgspec.Struct):
@@ -232,21 +205,27 @@ class SavedModel:
                 raise inputs.UnreadableImageError(f"image {name} cannot be read: {error}")
         return probabilities
 
-    def predict_encoded(
-        self, batches: tf.data.Dataset, num_examples: int
-    ) -> tuple[np.ndarray, list[str]]:
-        """Returns the probabilities (N, C) and the N errors of batches of encoded images."""
+    def predict_encoded(self, encoded: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+        """Returns the probabilities (B, C) and the B errors of a batch of encoded images.
+
+        Raises:
+            ValueError: the model takes features.
+        """
         self.check_inputs(None)
-        return self._predict(batches, num_examples)
+        return self._answer(tf.constant(list(encoded), tf.string, (len(encoded),)))
+
+    def _answer(self, batch: tf.Tensor) -> tuple[np.ndarray, list[str]]:
+        answer = self._serve(**{self._input: batch})
+        return answer["probabilities"].numpy(), [e.decode() for e in answer["error"].numpy()]
 
     def _predict(self, batches: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, list[str]]:
         probabilities: list[np.ndarray] = []
         errors: list[str] = []
         progress = keras.utils.Progbar(num_examples, unit_name="example")
         for batch in batches:
-            answer = self._serve(**{self._input: batch})
-            probabilities.append(answer["probabilities"].numpy())
-            errors.extend(error.decode() for error in answer["error"].numpy())
+            of_batch, errors_of_batch = self._answer(batch)
+            probabilities.append(of_batch)
+            errors += errors_of_batch
             progress.add(len(batch))
         return np.concatenate(probabilities), errors
 
@@ -274,10 +253,10 @@ def score_test(
     The scores of the probabilities are written as calibrated, as σ(z) and as those of the
     prevalence alone.
     """
-    labels = data.splits["test"].labels.toarray()
+    labels = data.splits["test"].targets.toarray()
     probabilities = calibration(logits)
     scores = run_scores.score(labels, probabilities, statistics, thresholds)
-    prevalence = np.broadcast_to(statistics.class_counts / statistics.num_examples, labels.shape)
+    prevalence = np.broadcast_to(statistics.priors, labels.shape)
     plain = Calibration.identity(labels.shape[1])(logits)
     scores["calibration"] = {
         "fitted_on": calibration.fitted_on,
@@ -297,7 +276,7 @@ def score_probabilities(
     output_dir: str | os.PathLike,
 ) -> EvaluationResult:
     """Scores probabilities of the test split; writes `predictions.csv` and `metrics.json`."""
-    labels = data.splits["test"].labels.toarray()
+    labels = data.splits["test"].targets.toarray()
     scores = run_scores.score(labels, probabilities, statistics, thresholds)
     return _write(scores, probabilities, data, statistics, thresholds, output_dir)
 

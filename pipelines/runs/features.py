@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, prediction
+from dbl_tf import atomic, hub, prediction
 from dbl_tf.statistics import LabelStatistics
 from pipelines import cache
 from pipelines.examples import Examples, FeatureRows, LabelledData
@@ -61,6 +61,9 @@ class Features:
         config = self.config
         yield f"tensorflow {tf.__version__}, keras {keras.__version__}"
         yield repr((config.backbone, dict(config.backbone_options), config.image_size))
+        if hub.is_hub(config.backbone):
+            # Its preprocessing is that of the preset, which is not among the weights.
+            yield repr(self.backbone.get_layer("preprocessing").get_config())
         if not config.full_decoding:
             yield "scaled decoding"
         # Nothing else identifies data that are not read from files.
@@ -84,7 +87,7 @@ def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -
             f"{config.backbone} starts from random weights; pass --init_from=RUN_DIR or "
             "--backbone_weights=FILE"
         )
-    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+    statistics = LabelStatistics.from_labels(train.targets, data.class_names)
     backbone, _ = build.build_networks(config, statistics)
     assert backbone is not None
     features_of = Features(config, backbone)
@@ -94,7 +97,7 @@ def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -
         np.savez(
             file,
             features=features,
-            labels=np.concatenate([part.labels.toarray() for part in parts]),
+            labels=np.concatenate([part.targets.toarray() for part in parts]),
             split=np.repeat(list(data.splits), [len(part) for part in parts]),
             class_names=np.array(data.class_names),
             names=np.array([name for part in parts for name in part.names]),

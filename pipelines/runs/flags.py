@@ -5,7 +5,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -154,24 +154,37 @@ def parse_values(name: str, text: str) -> tuple[str, tuple[Any, ...]]:
     return described.field.name, tuple(found)
 
 
-def parse(argv: Sequence[str]) -> list[str]:
-    """Parses the command line, for `app.run`; `--help` shows the flags in groups."""
-    if any(argument in _HELP_FLAGS for argument in argv[1:]):
-        print(help_text(sys.modules["__main__"].__doc__ or ""))
-        sys.exit(0)
-    return app.parse_flags_with_usage(list(argv))
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Runs a command, and ends the process with the status that it returns.
+
+    Args:
+        main: a function of what the command line has besides flags, the name of the program first.
+            The docstring of its module heads what `--help` shows.
+    """
+    module = sys.modules[main.__module__]
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        if any(argument in _HELP_FLAGS for argument in argv[1:]):
+            # absl registers the flags of what is run as a script under the path of the script.
+            program = sys.argv[0] if module.__name__ == "__main__" else module.__name__
+            print(help_text(module.__doc__ or "", program))
+            sys.exit(0)
+        return app.parse_flags_with_usage(list(argv))
+
+    app.run(main, flags_parser=parse)
 
 
-def help_text(summary: str, values: flags.FlagValues = flags.FLAGS) -> str:
+def help_text(summary: str, program: str, values: flags.FlagValues = flags.FLAGS) -> str:
     """Returns what `--help` shows: the summary, then the flags in groups, the most used ones first.
 
     Args:
         summary: the docstring of the program.
-        values: the flags. Those that the program itself defines are shown first.
+        program: the name of the module whose own flags come first.
+        values: the flags.
     """
     text = "\n".join(
         f"\n{heading}:\n" + "\n".join(_flag_help(flag, sources) for flag, sources in listed)
-        for heading, listed in grouped(sys.argv[0], values).items()
+        for heading, listed in grouped(program, values).items()
     )
     return f"{summary.strip()}\n{text}\n\n--helpfull also lists the flags of the libraries."
 
@@ -278,7 +291,7 @@ def _define_flag(described: _Described, default: Any, values: flags.FlagValues) 
     name, help_, kind = flag_name(described.field), described.details.description, described.kind
     if name in values:  # another source has the same option
         return
-    if described.details.choices:
+    if described.details.choices and not _is_any(kind, Sequence):
         flags.DEFINE_enum(name, default, described.details.choices, help_, flag_values=values)
     elif described.details.words:
         parser = _NumberOrWord(described.details.words)
@@ -290,7 +303,8 @@ def _define_flag(described: _Described, default: Any, values: flags.FlagValues) 
     elif _is_any(kind, float):
         flags.DEFINE_float(name, default, help_, flag_values=values)
     elif _is_any(kind, Sequence):
-        flags.DEFINE_list(name, default, help_, flag_values=values)
+        listed = None if default is None else list(default)
+        flags.DEFINE_list(name, listed, help_, flag_values=values)
     elif _is_any(kind, Mapping):
         flags.DEFINE_string(name, "", help_, flag_values=values)
     else:
@@ -298,7 +312,9 @@ def _define_flag(described: _Described, default: Any, values: flags.FlagValues) 
 
 
 def _from_flag(described: _Described, value: Any) -> Any:
-    return run_config.parse_options(value) if _is_any(described.kind, Mapping) else value
+    if _is_any(described.kind, Mapping):
+        return run_config.parse_options(value)
+    return tuple(value) if isinstance(described.field.default, tuple) else value
 
 
 def _is_any(kind: Any, *candidates: type) -> bool:

@@ -73,7 +73,7 @@ def logits_of_splits(config: ResolvedConfig, data: LabelledData) -> dict[str, np
     Raises:
         FloatingPointError: the loss has become infinite or NaN.
     """
-    statistics = LabelStatistics.from_labels(data.splits["train"].labels, data.class_names)
+    statistics = LabelStatistics.from_labels(data.splits["train"].targets, data.class_names)
     head = fit_head(config.with_settings(clamp_counts=True), data, statistics)
     inputs = network_inputs.FeatureInputs(network_inputs.given_features)
     return {

@@ -48,11 +48,9 @@ class SplitFingerprint(msgspec.Struct, frozen=True):
             _digest(name.encode("utf-8", "surrogateescape") for name in examples.names),
             _digest(
                 np.ascontiguousarray(part, np.int64).tobytes()
-                for part in (
-                    examples.labels.shape,
-                    examples.labels.indptr,
-                    examples.labels.indices,
-                )
+                for matrix in (examples.labels, examples.unknown)
+                if matrix is not None
+                for part in (matrix.shape, matrix.indptr, matrix.indices)
             ),
             _digest_of_files(examples),
         )

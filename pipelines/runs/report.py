@@ -40,7 +40,7 @@ def write(
         path,
         title=title,
         statistics=result.statistics,
-        labels=result.test.labels,
+        labels=result.test.targets,
         probabilities=result.probabilities,
         thresholds=result.thresholds.values,
         scores=result.scores,

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from dbl_tf import methods, models, settings
+from dbl_tf import hub, methods, models, settings
 from dbl_tf.parameters import LossParameters
 from pipelines import datasets
+from pipelines.datasets.source import Defaults
 from pipelines.examples import LabelledData
 from pipelines.runs import config as run_config
 from pipelines.runs.config import (
@@ -100,13 +101,13 @@ def resolve(
         frozen_layers: tuple[str, ...] = ()
         freeze = full_decoding = True
     else:
-        weights = asked.backbone_weights or (
-            NO_WEIGHTS if asked.backbone == models.SMALL_RESNET else defaults.backbone_weights
-        )
+        weights = asked.backbone_weights or _usual_weights(asked.backbone, defaults)
         backbone = asked.backbone or (
             defaults.backbone if weights == defaults.backbone_weights else "ResNet50"
         )
-        image_size = asked.image_size or defaults.image_size
+        backbone = hub.absolute(backbone)
+        own_size = hub.image_size(backbone) if hub.is_hub(backbone) else None
+        image_size = asked.image_size or own_size or defaults.image_size
         full_decoding = (
             defaults.full_decoding if asked.full_decoding is None else asked.full_decoding
         )
@@ -189,6 +190,12 @@ def resolve(
         run_dir=run_dir,
         chosen=tuple(saved.chosen if saved is not None else chosen),
     )
+
+
+def _usual_weights(backbone: str | None, defaults: Defaults) -> str:
+    if hub.is_hub(backbone):
+        return hub.PRESET
+    return NO_WEIGHTS if backbone == models.SMALL_RESNET else defaults.backbone_weights
 
 
 def head_stage(config: ResolvedConfig) -> ResolvedConfig:

@@ -94,7 +94,7 @@ def score(
     """Returns the content of `metrics.json`: all of `metrics.METRICS`, and counts of examples.
 
     Args:
-        labels: the labels of the test split, multi-hot (N, C).
+        labels: the labels of the test split, multi-hot (N, C), with −1 for unknown ones.
         probabilities: the probabilities, (N, C).
         statistics: the statistics of the training labels, which define the groups.
         thresholds: thresholds that were chosen on another split.
@@ -109,7 +109,7 @@ def score(
     evaluation = metrics.Evaluation(labels, probabilities, thresholds.values, statistics)
     measured = metrics.measure(evaluation)
     class_names, per_class = statistics.class_names, measured.pop("per_class")
-    test_counts = evaluation.labels.sum(axis=0)
+    test_counts = evaluation.num_positives
     for group, members in statistics.groups.items():
         for i in members:
             of_class = per_class[class_names[i]]

@@ -51,7 +51,7 @@ def choose(asked: RunConfig, data: LabelledData) -> RunConfig:
         ValueError: the training labels have changed since the choice was started.
     """
     train = data.splits["train"]
-    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+    statistics = LabelStatistics.from_labels(train.targets, data.class_names)
     if asked.auto_for == "tail" and not len(statistics.groups["tail"]):
         raise ConfigError(
             "--auto_for=tail chooses for classes with fewer than 20 training examples, and there "
@@ -140,7 +140,7 @@ def _with_features(template: RunConfig, data: LabelledData) -> LabelledData:
             "starts from random weights; pass --init_from=RUN_DIR or --backbone_weights=FILE, give "
             "a --method, or choose with python -m pipelines.compare"
         )
-    statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+    statistics = LabelStatistics.from_labels(train.targets, data.class_names)
     backbone, _ = build.build_networks(config, statistics)
     assert backbone is not None
     return heads.with_features(data, Features(config, backbone))
@@ -177,7 +177,7 @@ def _try(
 def _predict(config: ResolvedConfig, data: LabelledData) -> Predictions:
     """Trains a head on "train", and returns what it says of "test"."""
     logits = heads.logits_of_splits(config, data)
-    thresholds = metrics.best_f1_thresholds(data.splits["train"].labels.toarray(), logits["train"])
+    thresholds = metrics.best_f1_thresholds(data.splits["train"].targets.toarray(), logits["train"])
     return Predictions(logits["test"], logits["test"] >= thresholds)
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, models, serving, training
+from dbl_tf import atomic, models, portable, serving, training
 from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -22,6 +22,7 @@ from pipelines.runs import (
     directory,
     evaluate,
     heads,
+    model_card,
     network_inputs,
     report,
     resolution,
@@ -31,7 +32,7 @@ from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
 from pipelines.runs.network_inputs import NetworkInputs
 from pipelines.runs.origin import Origin
-from pipelines.runs.scores import Thresholds
+from pipelines.runs.scores import EvaluationResult, Thresholds
 
 # A pipeline is fewer batches than this ahead of the training.
 _LOOK_AHEAD_BATCHES = 64
@@ -64,7 +65,7 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
             lock.acquire()  # a new directory is not created before the data have been checked
         data = asked.load_data()
         train = data.splits["train"]
-        statistics = LabelStatistics.from_labels(train.labels, data.class_names)
+        statistics = LabelStatistics.from_labels(train.targets, data.class_names)
         build.check_classes(asked, statistics)
         chosen: tuple[str, ...] = ()
         if saved is None and strategy.num_replicas_in_sync == 1:
@@ -264,7 +265,7 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             # It comes first, so that the callbacks after it find `val_map` in the logs.
             callbacks.append(
                 training.MeanAveragePrecisionCallback(
-                    stage.inputs.batches(val), val.labels.toarray()
+                    stage.inputs.batches(val), val.targets.toarray()
                 )
             )
         if config.keep == "best":
@@ -319,9 +320,9 @@ def _judged(
     """Returns the val split, or the training split, out of fold if the head alone is trained."""
     if "val" in data.splits:
         val = data.splits["val"]
-        return _Judged(val.labels.toarray(), logits_of(val), "val", is_unseen=True)
+        return _Judged(val.targets.toarray(), logits_of(val), "val", is_unseen=True)
     train = data.splits["train"]
-    labels = train.labels.toarray()
+    labels = train.targets.toarray()
     if config.calibrate and isinstance(inputs, network_inputs.FeatureInputs):
         print("predicting the training examples out of fold", flush=True)
         held = heads.with_features(data, inputs.features_of)
@@ -345,11 +346,12 @@ def _evaluate_and_export(
     calibration = Calibration.identity(statistics.num_classes)
     if config.calibrate and judged.is_unseen:
         # As if a class that is in no example, or in all, were in half an example more or less.
-        counts = np.clip(statistics.class_counts, 0.5, statistics.num_examples - 0.5)
+        known = np.maximum(statistics.known_counts, 1)
+        counts = np.clip(statistics.class_counts, 0.5, known - 0.5)
         calibration = fit_calibration(
             judged.logits,
             judged.labels,
-            prevalence=counts / statistics.num_examples,
+            prevalence=counts / known,
             fitted_on=judged.name,
         )
     elif config.calibrate:
@@ -373,42 +375,63 @@ def _evaluate_and_export(
         accepted_changes=accepted_changes,
     )
     if config.export:
-        _export(config, data, statistics, model, thresholds, calibration)
+        _export(config, data, model, result, calibration)
     return result.scores
 
 
 def _export(
     config: ResolvedConfig,
     data: LabelledData,
-    statistics: LabelStatistics,
     model: keras.Model,
-    thresholds: Thresholds,
+    result: EvaluationResult,
     calibration: Calibration,
 ) -> None:
+    """Writes the SavedModel, and compares the other formats with it."""
     train, size = data.splits["train"], config.image_size
+    run_dir, statistics = pathlib.Path(config.run_dir), result.statistics
+    card = model_card.model_card(config, data, result, calibration)
     known: dict[str, Any] = {
-        "thresholds": thresholds.values,
-        "thresholds_from": thresholds.chosen_on,
+        "thresholds": result.thresholds.values,
+        "thresholds_from": result.thresholds.chosen_on,
         "calibration": calibration,
+        "card": card,
     }
-    path = pathlib.Path(config.run_dir, "saved_model")
-    existing = serving.versions(path) if path.exists() else []
-    if existing and not config.new_version:
-        print(
-            f"the run was exported already, as {path / str(existing[-1])}; --new_version writes "
-            f"version {existing[-1] + 1}"
-        )
-        return
-    if size is None:
+    path = run_dir / portable.SAVED_MODEL
+    version = _exported(config, path)
+    if version is not None:
+        print(f"the run was exported already, as {version}; --new_version adds a version")
+    elif size is None:
         example = network_inputs.given_features(train)[[0]][0]
-        serving.export_features(model, statistics, path, example=example, **known)
-        return
-    serving.export(
-        model,
-        statistics,
-        lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
-        lambda image: images.resize(image, size),
-        path,
-        example_image=next(train.encoded().take(1).as_numpy_iterator()),
-        **known,
-    )
+        version = serving.export_features(model, statistics, path, example=example, **known)
+    else:
+        version = serving.export(
+            model,
+            statistics,
+            lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
+            lambda image: images.resize(image, size),
+            path,
+            example_image=next(train.encoded().take(1).as_numpy_iterator()),
+            **known,
+        )
+    of_data = network_inputs.of_data(size, config.full_decoding)
+    for name in dict.fromkeys(config.export_format):
+        if name == portable.SAVED_MODEL or _exported(config, run_dir / name) is not None:
+            continue
+        place, check = portable.export(
+            model,
+            name,
+            run_dir / name,
+            saved_model=version,
+            examples=next(of_data.batches(train).as_numpy_iterator()),
+            calibration=calibration,
+            card=card,
+        )
+        print(f"{place / portable.FORMATS[name].file_name}: {check}")
+
+
+def _exported(config: ResolvedConfig, directory: pathlib.Path) -> pathlib.Path | None:
+    """Returns the newest version of an export, unless a new one is to be written."""
+    existing = serving.versions(directory) if directory.exists() else []
+    if config.new_version or not existing:
+        return None
+    return directory / str(existing[-1])

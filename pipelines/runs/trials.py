@@ -127,7 +127,7 @@ class Trials:
         self.num_folds = min(int((sizes.cumsum() < ENOUGH_EXAMPLES).sum()) + 1, len(sizes))
         judged = np.flatnonzero(fold_of < self.num_folds)
         self._fold_of = fold_of[judged]
-        self._statistics = LabelStatistics.from_labels(train.labels)
+        self._statistics = LabelStatistics.from_labels(train.targets)
         settings = asked.with_absolute_paths().flat()
         del settings["run_dir"]
         self._content: dict[str, Any] = {"asked": settings, "labels": train.label_checksum()}
@@ -138,9 +138,8 @@ class Trials:
         else:
             self._write_content()
         (run_dir / FOLDER).mkdir(exist_ok=True)
-        labels = train.labels[judged]
-        self._labels = labels.toarray()
-        self._part_of = folds.stratified_folds(labels, min(NUM_PARTS, len(judged)))
+        self._labels = train.targets[judged].toarray()
+        self._part_of = folds.stratified_folds(train.labels[judged], min(NUM_PARTS, len(judged)))
         self._rows: list[dict[str, Any]] = []
         if (run_dir / ROWS).exists():
             with open(run_dir / ROWS, newline="", encoding="utf-8") as file:

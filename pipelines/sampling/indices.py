@@ -8,6 +8,9 @@ Class-aware re-sampling draws a class uniformly, then an example of it uniformly
 this is the distribution P^I(x) = (1/C) Σ_(i: y_i=1) 1/n_i (Eq. 2), which `class_aware_indices`
 draws by rejection.
 
+A label that is not known, −1 in integers and NaN in floating-point numbers, is no label to draw an
+example by.
+
 References: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 3.1; Shen, Lin, Huang: Relay Backpropagation for Effective Learning of
 Deep Convolutional Neural Networks, ECCV 2016, section 3.3 (class-aware sampling).
@@ -21,7 +24,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from dbl_tf import statistics
+from dbl_tf import label_values, statistics
 from pipelines.sampling.permutation import (
     CLASS_ORDER,
     MEMBER_ORDER,
@@ -87,8 +90,8 @@ def class_aware_indices(
         An endless dataset of int64 (B,), the positions of the examples in [0, N).
 
     Raises:
-        ValueError: a label is neither 0 nor 1, there are no labels, or an argument is out of its
-            range.
+        ValueError: a label is neither 0 nor 1 nor unknown, there are no labels, or an argument is
+            out of its range.
     """
     labels = _label_matrix(labels)
     table = RejectionTable(labels @ class_shares(_class_counts(labels)))
@@ -134,8 +137,8 @@ def class_cycle_indices(
         An endless dataset of int64 (B,), the positions of the examples in [0, N).
 
     Raises:
-        ValueError: a label is neither 0 nor 1, there are no labels, or an argument is out of its
-            range.
+        ValueError: a label is neither 0 nor 1 nor unknown, there are no labels, or an argument is
+            out of its range.
     """
     columns = _label_matrix(labels).tocsc()
     sizes = np.diff(columns.indptr)
@@ -312,14 +315,14 @@ def _label_matrix(labels: Any) -> scipy.sparse.csr_array:
         raise ValueError(f"labels must be of shape (N, C), got {labels.shape}")
     matrix = scipy.sparse.csr_array(labels, copy=True)
     matrix.sum_duplicates()
+    if label_values.can_hold_unknown(matrix.dtype):
+        matrix.data[label_values.is_unknown(matrix.data)] = 0
     matrix.eliminate_zeros()
     wrong = np.flatnonzero(matrix.data != 1)
     if wrong.size:
         row = int(np.searchsorted(matrix.indptr, wrong[0], side="right")) - 1
-        raise ValueError(
-            f"labels must be 0 or 1, found {matrix.data[wrong[0]]} in row {row}, "
-            f"class {matrix.indices[wrong[0]]}"
-        )
+        place = f"row {row}, class {matrix.indices[wrong[0]]}"
+        raise label_values.label_error(matrix.data[wrong[0]], place)
     if not matrix.nnz:
         raise ValueError(f"there is nothing to draw: labels of shape {labels.shape} hold no 1")
     return matrix

@@ -49,7 +49,8 @@ def class_aware_stream(
     Args:
         records: the records of one pass in a fixed order: dicts, which may be nested, of tensors
             whose shapes are the same in all records, so images must be encoded. The labels under
-            `labels_key` are multi-hot (C,).
+            `labels_key` are multi-hot (C,); −1 in signed integers and NaN in floating-point numbers
+            stand for unknown labels.
         class_counts: the numbers n_i of examples of each class in the whole training set, (C,).
         num_examples: the number N of examples in the whole training set, even if `records` is only
             the share of one worker.
@@ -65,9 +66,9 @@ def class_aware_stream(
             not read the records before it.
 
     Returns:
-        An endless dataset of records in the structure of `records`. Records without labels are
-        never drawn. Iterating over it raises an error for a label that is neither 0 nor 1, a label
-        of a class with count 0, or a pass without any label.
+        An endless dataset of records in the structure of `records`. Records without known labels
+        are never drawn. Iterating over it raises an error for a label that is neither 0 nor 1 nor
+        unknown, a label of a class with count 0, or a pass without any label.
 
     Raises:
         ValueError: an argument is out of its range, the records do not have labels of shape (C,),
@@ -95,18 +96,23 @@ def class_aware_stream(
             draws_per_record * num_examples * class_shares(class_counts), tf.float64
         )
 
+    def positive(labels):
+        return labels if labels.dtype == tf.bool else labels == tf.ones_like(labels)
+
     def weights(labels):
-        known = (labels == tf.zeros_like(labels)) | (
-            (labels == tf.ones_like(labels)) & (mean_copies > 0)
-        )
-        wrong = tf.where(~known)
+        allowed = (labels == tf.zeros_like(labels)) | (positive(labels) & (mean_copies > 0))
+        if labels.dtype.is_floating:
+            allowed |= tf.math.is_nan(labels)
+        elif labels.dtype.is_integer and not labels.dtype.is_unsigned:
+            allowed |= labels == -tf.ones_like(labels)
+        wrong = tf.where(~allowed)
         message = "labels must be 0 or 1, and 1 only in classes whose count is positive; found "
         check = tf.debugging.Assert(
             tf.equal(tf.size(wrong), 0),
             [message, tf.gather_nd(labels, wrong), "at (record of the window, class)", wrong],
         )
         with tf.control_dependencies([check]):
-            return tf.linalg.matvec(tf.cast(labels, tf.float64), mean_copies)
+            return tf.linalg.matvec(tf.cast(positive(labels), tf.float64), mean_copies)
 
     def copies(pass_, window, weight):
         place = window * window_size + tf.range(tf.size(weight, tf.int64))
@@ -129,9 +135,7 @@ def class_aware_stream(
             (window > 0) | has_labels, ["no record of a whole pass holds a label"]
         )
         with tf.control_dependencies([check]):
-            has_labels = ((window > 0) & has_labels) | tf.reduce_any(
-                tf.cast(batch[labels_key], tf.bool)
-            )
+            has_labels = ((window > 0) & has_labels) | tf.reduce_any(positive(batch[labels_key]))
         return has_labels, item
 
     def order_draws(pass_, window, batch):

@@ -86,7 +86,7 @@ class _WriteShard(beam.DoFn):
         info = writing.write_shard(examples, self._directory, self._plan, split, shard)
         statistics = []
         if split == "train":
-            labels = examples.labels[self._plan.positions(split, shard)]
+            labels = examples.targets[self._plan.positions(split, shard)]
             statistics.append(LabelStatistics.from_labels(labels, self._data.class_names))
         yield info, statistics
 
@@ -101,6 +101,9 @@ def _merge(parts: Iterable[LabelStatistics]) -> LabelStatistics:
             merged.num_examples + part.num_examples,
             cooccurrence,
             part.class_names,
+            None
+            if merged.unknown_counts is None and part.unknown_counts is None
+            else merged.num_examples + part.num_examples - merged.known_counts - part.known_counts,
         )
 
     return functools.reduce(add, parts)

@@ -9,6 +9,10 @@ A folder of shards holds for each split, for example for "train" in ten shards:
   classes.
 * `train-labels.npz`, `train-names.json`: sparse labels and names, in the order of the shards.
 
+Where labels are unknown, `train-labels.npz` holds them as −1 of int8, a `tf.train.Example` has
+`image/unknown_labels`, the indices of the classes that are not known of it, and the manifest is of
+format 2, which older versions of this program refuse.
+
 It also holds `statistics.json`, the `LabelStatistics` of train, and `shards.json`, the manifest,
 which is written last and gives sizes and digests of all other files.
 
@@ -38,8 +42,10 @@ STATISTICS = "statistics.json"
 EXAMPLES_PER_SHARD = 2048
 
 IMAGE_FEATURE, NAME_FEATURE, LABELS_FEATURE = "image/encoded", "image/name", "image/labels"
+UNKNOWN_FEATURE = "image/unknown_labels"
 
-_FORMAT = "dbl_tf.Shards/1"
+# The second holds unknown labels, which programs that know only the first would take for labels.
+_FORMAT, _FORMAT_WITH_UNKNOWN = "dbl_tf.Shards/1", "dbl_tf.Shards/2"
 
 
 class ShardsError(ValueError):
@@ -60,6 +66,7 @@ class Plan:
         data_digest: a digest of the names and labels of all examples.
         shrinking: the size and quality of the JPEGs that are made of the images; None for their
             original bytes.
+        has_unknown: whether some labels are unknown.
     """
 
     record_format: str
@@ -70,6 +77,7 @@ class Plan:
     num_shards: Mapping[str, int]
     data_digest: str
     shrinking: Settings | None = None
+    has_unknown: bool = False
 
     def shards(self) -> list[tuple[str, int]]:
         """Returns all shards, each as its split and its number."""
@@ -92,7 +100,11 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan in the form that the manifest holds."""
-        content = {"format": _FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
+        content = {
+            "format": _FORMAT_WITH_UNKNOWN if self.has_unknown else _FORMAT,
+            **json.loads(json.dumps(dataclasses.asdict(self))),
+        }
+        del content["has_unknown"]  # which the format says
         if self.shrinking is None:
             del content["shrinking"]  # as in manifests of versions that did not know it
         return content
@@ -147,10 +159,12 @@ def make_plan(
                 f"the split {split} is a stream, and shards are written by position: write them "
                 "from the data that the stream was made from"
             )
-        labels = canonical_labels(examples.labels)
+        labels = canonical_labels(examples.targets)
         digest.update(json.dumps([split, list(examples.names)]).encode())
         digest.update(labels.indptr.astype("<i8").tobytes())
         digest.update(labels.indices.astype("<i8").tobytes())
+        if examples.num_unknown:
+            digest.update(labels.data.tobytes())
     sizes = {split: len(examples) for split, examples in data.splits.items()}
     return Plan(
         record_format=record_format,
@@ -161,12 +175,21 @@ def make_plan(
         num_shards={split: -(-size // examples_per_shard) for split, size in sizes.items()},
         data_digest=digest.hexdigest(),
         shrinking=shrinking,
+        has_unknown=any(examples.num_unknown for examples in data.splits.values()),
     )
 
 
 def canonical_labels(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    """Returns labels as sorted bool CSR, which is the same byte by byte for equal labels."""
-    labels = scipy.sparse.csr_array(labels, dtype=bool, copy=True)
+    """Returns labels as sorted CSR, which is the same byte by byte for equal labels.
+
+    Args:
+        labels: the labels; unknown ones are −1 of int8, as in `Examples.targets`.
+
+    Returns:
+        The labels, int8 if some are unknown, otherwise bool.
+    """
+    has_unknown = labels.dtype == np.int8 and labels.nnz > 0 and labels.data.min() < 0
+    labels = scipy.sparse.csr_array(labels, dtype=np.int8 if has_unknown else bool, copy=True)
     labels.sum_duplicates()
     labels.eliminate_zeros()
     return scipy.sparse.csr_array(
@@ -238,11 +261,12 @@ class Manifest:
                 )
             raise ShardsError(f"{directory} is not a folder of shards: it has no {MANIFEST}")
         content = load_json(path)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        formats = (_FORMAT, _FORMAT_WITH_UNKNOWN)
+        if not isinstance(content, dict) or content.get("format") not in formats:
             found = content.get("format") if isinstance(content, dict) else None
             raise ShardsError(
-                f"{path} is of format {found!r}; this version reads {_FORMAT!r}. Write the shards "
-                "again with it"
+                f"{path} is of format {found!r}; this version reads {' and '.join(formats)}. Write "
+                "the shards again with it"
             )
         try:
             splits = {
@@ -254,7 +278,7 @@ class Manifest:
                 for name, part in content.pop("splits").items()
             }
             statistics = ShardInfo(**content.pop("statistics"))
-            del content["format"]
+            content["has_unknown"] = content.pop("format") == _FORMAT_WITH_UNKNOWN
             content["class_names"] = tuple(content["class_names"])
             if "shrinking" in content:
                 content["shrinking"] = Settings(**content["shrinking"])

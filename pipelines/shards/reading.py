@@ -70,7 +70,7 @@ def load(
 def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
     split = manifest.splits[name]
     labels = scipy.sparse.load_npz(io.BytesIO((directory / split.labels.file).read_bytes()))
-    labels = scipy.sparse.csr_array(labels)
+    labels, unknown = _positive_and_unknown(scipy.sparse.csr_array(labels))
     names = json.loads((directory / split.names.file).read_bytes())
     counts = [shard.records or 0 for shard in split.shards]
     paths = [os.fspath(directory / shard.file) for shard in split.shards]
@@ -86,7 +86,10 @@ def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
             names=[names[i] for i in order],
             labels=labels[order],
             files=files[order].tolist(),
-            stream=lambda start: _stream(paths, counts, labels.shape[1], start),
+            stream=lambda start: _stream(
+                paths, counts, labels.shape[1], start, has_unknown=unknown is not None
+            ),
+            unknown=None if unknown is None else unknown[order],
         )
     num_records, read = open_records(paths, manifest.plan.record_format)
     if num_records != len(names):
@@ -94,7 +97,16 @@ def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
             f"the {name} shards of {directory} hold {num_records} records, but {layout.MANIFEST} "
             f"says {len(names)}"
         )
-    return Examples(names, labels, read, files.tolist(), reads_blocks=True)
+    return Examples(names, labels, read, files.tolist(), reads_blocks=True, unknown=unknown)
+
+
+def _positive_and_unknown(
+    labels: scipy.sparse.csr_array,
+) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array | None]:
+    """Separates the labels of a file, in which −1 of int8 is unknown, into two bool CSR."""
+    if labels.dtype == bool:
+        return labels, None
+    return (labels > 0).tocsr(), (labels < 0).tocsr()
 
 
 def _stream_order(counts: Sequence[int]) -> np.ndarray:
@@ -105,7 +117,12 @@ def _stream_order(counts: Sequence[int]) -> np.ndarray:
 
 
 def _stream(
-    paths: Sequence[str], counts: Sequence[int], num_classes: int, start: int
+    paths: Sequence[str],
+    counts: Sequence[int],
+    num_classes: int,
+    start: int,
+    *,
+    has_unknown: bool,
 ) -> tf.data.Dataset:
     """Reads groups of shards one after the other, and the shards of a group in turn."""
     sizes = np.add.reduceat(counts, np.arange(0, len(counts), _SHARDS_AT_ONCE))
@@ -116,14 +133,22 @@ def _stream(
         layout.IMAGE_FEATURE: tf.io.FixedLenFeature((), tf.string),
         layout.LABELS_FEATURE: tf.io.VarLenFeature(tf.int64),
     }
+    if has_unknown:
+        features[layout.UNKNOWN_FEATURE] = tf.io.VarLenFeature(tf.int64)
 
     def parse(records: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = tf.io.parse_example(records, features)
-        classes = parsed[layout.LABELS_FEATURE]
-        cells = tf.stack([classes.indices[:, 0], classes.values], axis=1)
-        shape = tf.stack([tf.size(records, tf.int64), num_classes])
-        labels = tf.scatter_nd(cells, tf.ones_like(classes.values, tf.int32), shape) > 0
-        labels = tf.ensure_shape(labels, (None, num_classes))
+
+        def has_class(classes: tf.SparseTensor) -> tf.Tensor:
+            cells = tf.stack([classes.indices[:, 0], classes.values], axis=1)
+            shape = tf.stack([tf.size(records, tf.int64), num_classes])
+            found = tf.scatter_nd(cells, tf.ones_like(classes.values, tf.int32), shape) > 0
+            return tf.ensure_shape(found, (None, num_classes))
+
+        labels = has_class(parsed[layout.LABELS_FEATURE])
+        if has_unknown:
+            unknown = has_class(parsed[layout.UNKNOWN_FEATURE])
+            labels = tf.cast(labels, tf.int8) - tf.cast(unknown, tf.int8)
         return {"image": parsed[layout.IMAGE_FEATURE], "labels": labels}
 
     with tf.device("CPU"):

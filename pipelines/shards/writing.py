@@ -55,7 +55,7 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
         shards.append(write_shard(data.splits[split], directory, plan, split, shard, progress.add))
     train = data.splits["train"]
     return finish(
-        data, directory, plan, shards, LabelStatistics.from_labels(train.labels, data.class_names)
+        data, directory, plan, shards, LabelStatistics.from_labels(train.targets, data.class_names)
     )
 
 
@@ -165,7 +165,7 @@ def finish(
     splits = {}
     for split, examples in data.splits.items():
         order = plan.order(split)
-        labels = layout.canonical_labels(examples.labels[order])
+        labels = layout.canonical_labels(examples.targets[order])
         names = json.dumps([examples.names[i] for i in order], ensure_ascii=False)
         splits[split] = layout.Split(
             shards=[
@@ -244,18 +244,27 @@ def _records(plan: Plan, examples: Examples, positions: np.ndarray) -> Iterator[
         yield from encoded
         return
     labels = layout.canonical_labels(examples.labels[positions])
+    unknown = None
+    if examples.unknown is not None:
+        unknown = layout.canonical_labels(examples.unknown[positions])
     for row, image in enumerate(encoded):
-        classes = labels.indices[labels.indptr[row] : labels.indptr[row + 1]]
         name = examples.names[positions[row]]
         features = {
             layout.IMAGE_FEATURE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
             layout.NAME_FEATURE: tf.train.Feature(
                 bytes_list=tf.train.BytesList(value=[os.fsencode(name)])
             ),
-            layout.LABELS_FEATURE: tf.train.Feature(int64_list=tf.train.Int64List(value=classes)),
+            layout.LABELS_FEATURE: _classes_of(labels, row),
         }
+        if unknown is not None:
+            features[layout.UNKNOWN_FEATURE] = _classes_of(unknown, row)
         example = tf.train.Example(features=tf.train.Features(feature=features))
         yield example.SerializeToString(deterministic=True)
+
+
+def _classes_of(labels: scipy.sparse.csr_array, row: int) -> tf.train.Feature:
+    classes = labels.indices[labels.indptr[row] : labels.indptr[row + 1]]
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=classes))
 
 
 def _encoded(plan: Plan, examples: Examples, positions: np.ndarray) -> Iterator[bytes]:

@@ -135,7 +135,8 @@ def write(
 ) -> PreparedTable:
     """Writes JPEGs of at most `settings.max_side` pixels, and a table that names them.
 
-    The table is JSON lines with the fields image, split and labels, where labels are a list. It has
+    The table is JSON lines with the fields image, split and labels, where labels are a list; where
+    some are unknown, there is a field for each class in their place, with 0, 1 or −1. It has
     a row for each image that `table.load` gives, in the order of the splits. The originals are read
     only. The name of a JPEG is made of the name of its image and of a digest of its path, so that
     no two have the same one.
@@ -456,13 +457,14 @@ def _write_table(folder: pathlib.Path, data: LabelledData, prepared: Mapping[str
         for name, split in data.splits.items():
             for i, file in enumerate(split.files):
                 if file in prepared:
-                    start, end = split.labels.indptr[i : i + 2]
                     row = {
                         "image": prepared[file].image,
                         "split": name,
-                        "labels": [data.class_names[c] for c in split.labels.indices[start:end]],
+                        **table.label_fields(split.labels, split.unknown, i, data.class_names),
                     }
                     stream.write(f"{json.dumps(row, ensure_ascii=False)}\n")
+    if any(split.unknown is not None for split in data.splits.values()):
+        table.check_classes(str(path), data.class_names)
     return str(path)
 
 

@@ -35,8 +35,9 @@ _LABEL_NAMES = (
 )
 _INDEX_NAMES = ("", "unnamed: 0", "index")
 _RANGE = ".."
-# What cells of a column of a class say; -1 and empty say that it is not known.
-UNKNOWN = frozenset(("", "-1", "-1.0", "nan", "none", "null"))
+# Cells of a column of a class by which programs write that it is not known.
+UNKNOWN = frozenset(("-1", "-1.0", "nan", "none", "null", "na", "n/a", "<na>"))
+_NOT_BINARY = UNKNOWN | {""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,12 +366,12 @@ def _kind(values: Sequence[Any]) -> str:
     truth = found & (splits.TRUE | splits.FALSE)
     rest = found - truth
     if not truth:
-        return "unknown" if rest <= UNKNOWN and "-1" in rest else "other"
+        return "unknown" if rest <= _NOT_BINARY and "-1" in rest else "other"
     if not rest:
         return "binary"
-    if rest <= UNKNOWN:
+    if rest <= _NOT_BINARY:
         return "unknown"
-    return "numbers" if all(map(_is_number, rest - UNKNOWN)) else "other"
+    return "numbers" if all(map(_is_number, rest - _NOT_BINARY)) else "other"
 
 
 def _is_number(cell: str) -> bool:

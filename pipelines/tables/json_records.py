@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dbl_tf.messages import first_few
@@ -203,8 +203,3 @@ def as_text(value: Any) -> str:
     if value is None or value is ABSENT:
         return ""
     return json.dumps(value, ensure_ascii=False)
-
-
-def texts(values: Sequence[Any]) -> list[str]:
-    """Returns values as cells of delimited text would hold them."""
-    return [as_text(value) for value in values]

@@ -56,6 +56,7 @@ def read(
     label_separator: str | None = None,
     known: Collection[str] | None = None,
     has_images_dir: bool = False,
+    empty_is_unknown: bool = False,
 ) -> Rows:
     """Reads all rows of a table.
 
@@ -66,6 +67,8 @@ def read(
         label_separator: the separator of labels; None to decide from the cells.
         known: the classes, if a list of them is given.
         has_images_dir: whether images start from another folder than that of the table.
+        empty_is_unknown: whether an empty cell of a class in a wide table is a label that is not
+            known, and not 0.
 
     Raises:
         TableError: the table cannot be used; the message lists what is wrong by kind, and says
@@ -88,7 +91,9 @@ def read(
     elif any(isinstance(table, Mapping) for table in tables):
         raise TableError(f"{path} holds COCO documents and other tables: {text.show(names)}")
     else:
-        reader = _TableReader(path, parts, tables, builder, flags, known, findings)
+        reader = _TableReader(
+            path, parts, tables, builder, flags, known, findings, empty_is_unknown
+        )
         rows = reader.read(separators.from_flag(label_separator))
     if not rows.images:
         raise TableError(f"{path} has no rows; it must have train and test examples")
@@ -239,7 +244,9 @@ class _TableReader:
         flags: ColumnFlags,
         known: Collection[str] | None,
         findings: Findings,
+        empty_is_unknown: bool,
     ):
+        self._empty_is_unknown = empty_is_unknown
         self._path, self._parts, self._tables = path, parts, tables
         self._builder, self._findings, self._known = builder, findings, known
         for table in tables:
@@ -398,6 +405,7 @@ class _TableReader:
             raise TableError(f"{self._path}: more than one column {text.show(repeated)}")
         code = {name: i for i, name in enumerate(names)}
         label_rows, label_codes = [], []
+        unknown_rows, unknown_codes, num_empty = [], [], 0
         for file, (table, found) in enumerate(zip(self._tables, self._columns, strict=True)):
             own = [table.names[c] for c in found.classes]
             if set(own) != set(names) or len(own) != len(names):
@@ -408,12 +416,29 @@ class _TableReader:
                 )
             problems = Findings(table.path, table.place)
             row_reader = _RowReader(table, found, self._parts[file], file, self._builder, problems)
-            reader = WideReader(found, table.names, row_reader.add, problems)
+            reader = WideReader(
+                found,
+                table.names,
+                row_reader.add,
+                problems,
+                empty_is_unknown=self._empty_is_unknown,
+            )
             reader.read(table)
             problems.raise_if_any(TableError)
+            code_of_own = np.array([code[name] for name in own])
             rows, codes = reader.labels()
             label_rows.append(rows)
-            label_codes.append(np.array([code[name] for name in own])[codes])
+            label_codes.append(code_of_own[codes])
+            rows, codes = reader.unknown_labels()
+            unknown_rows.append(rows)
+            unknown_codes.append(code_of_own[codes])
+            num_empty += reader.num_empty
+        if not self._empty_is_unknown:
+            self._findings.add_count(
+                "empty cells of classes, which are taken as 0 (--empty_labels=unknown if it is not "
+                "known whether the images have the labels)",
+                num_empty,
+            )
         found = self._columns[0]
         return Rows(
             images=self._builder.images,
@@ -427,6 +452,8 @@ class _TableReader:
             layout="wide layout",
             reading=f"{self._description(found)}, a column of 0 and 1 for each class, from "
             f"{names[0]!r} to {names[-1]!r}",
+            unknown_rows=np.concatenate(unknown_rows),
+            unknown_codes=np.concatenate(unknown_codes),
         )
 
     def _description(self, found: Columns) -> str:
@@ -530,8 +557,9 @@ def _check_numbers(
             return
     wrong = [cell for cell, number in numbers.items() if number < 0 or number != int(number)]
     problems.add_all(
-        f"numbers in column {name!r} that are no classes, such as -1 for unknown, which cannot be "
-        "used yet; leave the cell empty if the image has no label, or remove the row",
+        f"numbers in column {name!r} that are no classes, such as -1 for unknown; leave the cell "
+        "empty if the image has no label, or write a column for each class, with -1 where it is "
+        "not known",
         [places[plain[cell].row] for cell in wrong],
         lambda i: repr(wrong[i]),
     )

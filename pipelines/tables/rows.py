@@ -45,6 +45,8 @@ class Places(Sequence[Any]):
 class Rows:
     """The N rows of a table; label r is (label_rows[r], label_codes[r]).
 
+    A row has no other labels, but for those of which the table says that they are not known.
+
     Attributes:
         images: the N images as they are written, relative to the table's folder or to `images_dir`.
         splits: positions in `splits.SPLITS`, int8 (N,).
@@ -56,6 +58,8 @@ class Rows:
         class_names: the classes in an order of the layout's own; None to sort the labels.
         layout: the name of the layout, such as "list layout".
         reading: where images, splits and labels were found and why, for people.
+        unknown_rows: the row of each of U labels that are not known, int (U,).
+        unknown_codes: their positions in `label_names`, int (U,).
     """
 
     images: list[str]
@@ -68,6 +72,8 @@ class Rows:
     class_names: tuple[str, ...] | None
     layout: str
     reading: str
+    unknown_rows: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    unknown_codes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class RowsBuilder:

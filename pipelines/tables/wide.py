@@ -1,7 +1,12 @@
-"""Wide tables: a column of zeros and ones for each class."""
+"""Wide tables: a column of zeros and ones for each class.
+
+A cell that holds −1, or a word for a missing value such as NaN, says that the label is not known.
+An empty cell is 0, unless the caller says otherwise.
+"""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +15,7 @@ from pipelines.findings import Findings
 from pipelines.tables import splits
 from pipelines.tables.columns import UNKNOWN, Columns
 from pipelines.tables.delimited import DelimitedTable
-from pipelines.tables.json_records import JsonTable, texts
+from pipelines.tables.json_records import JsonTable, as_text
 
 _BLOCK = 1 << 23  # bytes read at once
 # Other words for 1 and 0 of which a cell of one character is made before it is compared.
@@ -24,11 +29,9 @@ _WORDS = (
     (b"1.0", b"1"),
     (b"0.0", b"0"),
 )
-_NOT_BINARY = "cells of classes that are neither 0 nor 1"
-_NOT_KNOWN = (
-    "cells of classes that are empty or -1, so that it is not known whether the label is there; "
-    "unknown labels cannot be used yet: write 0 where it is not, or remove the row"
-)
+_NOT_BINARY = "cells of classes that are neither 0 nor 1 nor, where it is not known, -1"
+# A label that is not known.
+_UNKNOWN = -1
 
 # From the number of a row and its cells by column, without those of classes, to its position; None
 # if the row cannot be used.
@@ -42,15 +45,31 @@ class WideReader:
         columns: the parts that the columns play.
         names: the names of the columns.
         add_row: takes a row without its labels, and returns its position.
-        problems: receives cells that are neither 0 nor 1.
+        problems: receives cells that are neither 0 nor 1 nor unknown.
+        empty_is_unknown: whether an empty cell is a label that is not known, and not 0.
+
+    Attributes:
+        num_empty: the number of empty cells that have been read.
     """
 
-    def __init__(self, columns: Columns, names: Sequence[str], add_row: AddRow, problems: Findings):
+    def __init__(
+        self,
+        columns: Columns,
+        names: Sequence[str],
+        add_row: AddRow,
+        problems: Findings,
+        *,
+        empty_is_unknown: bool = False,
+    ):
+        self.num_empty = 0
+        self._value_of_empty = _UNKNOWN if empty_is_unknown else 0
         self._classes, self._names = columns.classes, names
         self._others = (columns.image, *(columns.split.columns if columns.split else ()))
         self._add_row, self._problems = add_row, problems
         self._rows: list[np.ndarray] = []
         self._codes: list[np.ndarray] = []
+        self._unknown_rows: list[int] = []
+        self._unknown_codes: list[int] = []
 
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the row of each label and the position of its class, int64 (M,) each."""
@@ -58,10 +77,16 @@ class WideReader:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate(self._rows), np.concatenate(self._codes)
 
+    def unknown_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the same of the labels that are not known, int64 (U,) each."""
+        return np.array(self._unknown_rows, np.int64), np.array(self._unknown_codes, np.int64)
+
     def read(self, table: DelimitedTable | JsonTable) -> None:
         """Reads all rows of a table."""
         if isinstance(table, JsonTable):
-            self._read_rows((line, texts(values)) for line, values in table.rows(self._problems))
+            self._read_rows(
+                (line, self._cells_of_values(values)) for line, values in table.rows(self._problems)
+            )
         elif self._classes == tuple(range(self._classes[0], self._classes[-1] + 1)):
             self._read_lines(table)
         else:
@@ -73,24 +98,42 @@ class WideReader:
             self._add_labels(position, line, [cells[c] for c in self._classes])
 
     def _add_labels(self, position: int | None, line: int, cells: Sequence[str]) -> None:
-        codes = [
-            code
-            for code, cell in enumerate(cells)
-            if cell != "0" and (cell == "1" or self._is_true(line, code, cell))
-        ]
+        codes: list[int] = []
+        unknown: list[int] = []
+        for code, cell in enumerate(cells):
+            if cell == "0":
+                continue
+            value = 1 if cell == "1" else self._value(line, code, cell)
+            if value:
+                (codes if value == 1 else unknown).append(code)
         if position is not None:
             self._rows.append(np.full(len(codes), position))
             self._codes.append(np.array(codes, np.int64))
+            self._unknown_rows += [position] * len(unknown)
+            self._unknown_codes += unknown
 
-    def _is_true(self, line: int, code: int, cell: str) -> bool:
+    def _value(self, line: int, code: int, cell: str) -> int:
+        """Returns 1, 0 or `_UNKNOWN`; 0 after a problem."""
         word = cell.strip().casefold()
+        if not word:
+            self.num_empty += 1
+            return self._value_of_empty
         if word in splits.TRUE:
-            return True
+            return 1
+        if word in UNKNOWN:
+            return _UNKNOWN
         if word not in splits.FALSE:
-            kind = _NOT_KNOWN if word in UNKNOWN else _NOT_BINARY
             name = self._names[self._classes[code]]
-            self._problems.add(kind, line, f"{cell!r} in column {name!r}")
-        return False
+            self._problems.add(_NOT_BINARY, line, f"{cell!r} in column {name!r}")
+        return 0
+
+    def _cells_of_values(self, values: Sequence[Any]) -> list[str]:
+        """Returns values of JSON as cells; null of a class says that the label is not known."""
+        cells = [as_text(value) for value in values]
+        for column in self._classes:
+            if values[column] is None:
+                cells[column] = "null"
+        return cells
 
     def _read_lines(self, table: DelimitedTable) -> None:
         """Reads many lines at once, because cells one by one take ten times as long.

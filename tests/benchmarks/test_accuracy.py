@@ -51,6 +51,22 @@ def test_methods_are_measured_at_rates_of_folds(examples, tmp_path):
     assert run(*command).count("judged_on") == 0
 
 
+def test_labels_are_hidden_and_the_table_is_that_of_the_rows(examples, tmp_path):
+    command = ["benchmarks.hidden_labels", f"--output_dir={tmp_path}", f"--examples={examples}"]
+    command += ["--methods=erm", "--seeds=0,1", "--steps=20"]
+    output = run(*command)
+    rows = read(tmp_path / "hidden_labels.csv")
+    assert [row["hidden"] for row in rows] == ["shown", "unknown", "negative"] * 2
+    totals = np.array([float(row["total"]) for row in rows]).reshape(2, 3)
+    means = " | ".join(
+        f"{mean:.2f} ± {error:.2f}"
+        for mean, error in zip(totals.mean(0), totals.std(0, ddof=1) / np.sqrt(2), strict=True)
+    )
+    difference = f"{(totals[:, 1] - totals[:, 2]).mean():+.2f} ± ".replace("-", "−")
+    assert f"| `erm` | {means} | {difference}" in output
+    assert run(*command).count("hidden shown") == 0
+
+
 def test_rates_are_measured_with_fewer_and_with_more_classes(examples, tmp_path):
     command = ["benchmarks.learning_rates", f"--output_dir={tmp_path}", f"--examples={examples}"]
     output = run(*command, "--methods=erm", "--classes=2,8", "--steps=20")

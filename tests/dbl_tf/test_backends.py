@@ -88,7 +88,11 @@ def computed(request, inputs, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "part", ["loss", "weighting", "classifier", "network", "warmup", "metric", "preprocessing"]
+    "part",
+    [
+        *("loss", "unknown", "weighting", "classifier"),
+        *("network", "warmup", "metric", "preprocessing"),
+    ],
 )
 def test_values_and_gradients_are_those_on_tensorflow(part, computed, expected):
     _, values = computed

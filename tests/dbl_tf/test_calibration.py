@@ -271,7 +271,7 @@ def test_logits_of_another_number_of_classes_are_refused():
     [
         ({"labels": np.zeros((4, 3))}, r"one shape \(N, C\), got \(4, 2\) and \(4, 3\)"),
         ({"logits": np.array([[0, np.inf]] * 4)}, r"finite, got inf in row 0, class 1"),
-        ({"labels": np.full((4, 2), 2)}, r"0 or 1, got 2 in row 0, class 0"),
+        ({"labels": np.full((4, 2), 2)}, r"0 or 1, found 2 in row 0, class 0"),
         ({"prevalence": [0.5, 1.0]}, r"in \(0, 1\), got 1.0 for class 1"),
         ({"prevalence": [0.5]}, "a value for each of 2 classes"),
         ({"pseudo_positives": -1}, "at least 0, got -1"),

@@ -191,7 +191,7 @@ def test_starting_from_a_network_of_the_same_or_another_kind(tmp_path):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"backbone must be one of small_resnet, .*ResNet50"):
+    with pytest.raises(ValueError, match=r"or one of small_resnet, .*ResNet50"):
         models.build_backbone("resnet50", 32)
     with pytest.raises(ValueError, match="no layer of small_resnet has a name that starts with"):
         models.build_backbone("small_resnet", 32, frozen_layers=["stem"])

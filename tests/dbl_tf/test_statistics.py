@@ -94,9 +94,10 @@ def test_a_label_that_is_not_0_or_1_is_named(convert):
         LabelStatistics.from_labels(convert(labels), ["cat", "dog"])
 
 
-def test_nan_labels_are_refused():
-    with pytest.raises(ValueError, match="found nan in row 0, class '1'"):
-        LabelStatistics.from_labels([[0.0, float("nan")]])
+@pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_array])
+def test_minus_one_among_floating_point_numbers_is_refused(convert):
+    with pytest.raises(ValueError, match=r"found -1\.0 in row 0, class '1'; an unknown label is"):
+        LabelStatistics.from_labels(convert([[0.0, -1.0]]))
 
 
 def test_names_and_shapes_must_fit():

@@ -52,6 +52,8 @@ WEIGHTINGS = {
     "inverse_root": weighting.inverse_root_weights,
     "class_balanced": weighting.class_balanced_weights,
 }
+# Where labels are unknown, (64, 6).
+UNKNOWN = np.cos(np.arange(64 * 6)).reshape(64, 6) > 0.5
 LABEL_TYPES = ("float32", "float16", "int32", "uint8", "bool")
 CLASSIFIERS = {
     "cosine": lambda: dbl_tf.CosineClassifier(6),
@@ -130,6 +132,22 @@ def loss_values(labels, logits):
     yield "sample_weight/gradient", gradient
     plain = losses.negative_tolerant_crossentropy(*map(ops.convert_to_tensor, (labels, logits)))
     yield "elementwise_function", plain
+
+
+def unknown_values(labels, logits):
+    """Losses and weights of labels that are partly unknown, NaN or −1."""
+    with_nan = np.where(UNKNOWN, np.float32(np.nan), labels)
+    with_minus_one = np.where(UNKNOWN, -1, labels.round()).astype(np.int8)
+    for name, make in LOSSES.items():
+        yield f"elements/{name}", make(reduction=None)(with_nan, ops.convert_to_tensor(logits))
+    for given in (with_nan, with_minus_one):
+        _, gradient = value_and_gradients(
+            lambda z, given=given: sum(make()(given, z) for make in LOSSES.values()), [logits]
+        )
+        assert not gradient[UNKNOWN].any() and gradient[~UNKNOWN].any()
+        yield f"{given.dtype}/gradient", gradient
+        for name, weights_of in WEIGHTINGS.items():
+            yield f"{given.dtype}/{name}", weights_of(ops.convert_to_tensor(given), COUNTS)
 
 
 def weighting_values(labels):
@@ -228,6 +246,7 @@ def compute(inputs, output_dir):
     labels, logits, features = (inputs[name] for name in ("labels", "logits", "features"))
     parts = {
         "loss": loss_values(labels, logits),
+        "unknown": unknown_values(labels, logits),
         "weighting": weighting_values(labels),
         "classifier": classifier_values(labels, features),
         "network": network_values(inputs, output_dir),

@@ -192,14 +192,15 @@ def test_each_row_of_a_table_is_an_example_of_its_own(tmp_path):
         ({"features": np.array([[{}]] * 8, object)}, "array features of .* holds Python objects"),
         ({"features": np.zeros((0, 5))}, r"features of .* is empty: \(0, 5\)"),
         ({"labels": np.zeros((8, 3), int)}, "has no label in any of its 8 rows"),
-        ({"labels": np.full((8, 3), -1)}, "row 0: -1 for cat"),
+        ({"labels": np.full((8, 3), -2)}, "row 0: -2 for cat"),
+        ({"labels": np.full((8, 3), -1)}, "has no label in any of its 8 rows"),
         (
             {"class_names": np.array(["a", "b", "c"], object)},
             r"class_names of .* holds Python objects.*array\.astype\(str\)",
         ),
         ({"split": np.array(["train", "test", "dev", "Train"] * 2)}, "row 2: 'dev'"),
         ({"labels": np.arange(24).reshape(8, 3)}, "row 0: 2 for old dog"),
-        ({"labels": np.full((8, 3), np.nan)}, "neither 0 nor 1: 24"),
+        ({"labels": np.full((8, 3), -1.0)}, r"neither 0 nor 1 \(an unknown label is .*\): 24"),
     ],
 )
 def test_what_is_wrong_with_an_archive_is_named(tmp_path, changed, message):

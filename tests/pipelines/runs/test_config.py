@@ -54,7 +54,10 @@ def test_what_was_left_open_differs_from_no_run():
         ({"margin": "none"}, "--margin must be one of paper, released"),
         ({"precision": "half"}, "--precision must be one of float32, mixed_bfloat16"),
         ({"check_images": "some"}, "--check_images must be one of exists, header, all"),
-        ({"backbone": "AlexNet"}, r"--backbone must be one of small_resnet, .*VGG16"),
+        (
+            {"backbone": "AlexNet"},
+            r"--backbone must be hub:PRESET_OR_FOLDER or one of small_resnet, .*VGG16",
+        ),
         ({"alpha": -0.1}, "--alpha must be at least 0; got -0.1"),
         ({"beta": 0.0}, "--beta must be greater than 0; got 0.0"),
         ({"lambda_": -2.0}, "--lambda must be greater than 0; got -2.0"),
@@ -243,7 +246,7 @@ def test_every_parameter_of_a_loss_is_a_flag():
 def test_help_shows_the_flags_in_groups_and_each_once():
     values = flags.FlagValues()
     run_flags.define(RunConfig, values)
-    text = run_flags.help_text("Trains.", values)
+    text = run_flags.help_text("Trains.", "train.py", values)
     shown = re.findall(r"^  --(?:\[no\])?(\w+)$", text, flags=re.MULTILINE)
     assert sorted(shown) == sorted(set(values) - set(config.RENAMED))
     assert shown[:3] == ["dataset", "examples", "method"]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from dbl_tf import metrics
 from dbl_tf.calibration import Calibration
 from pipelines import folds
-from pipelines.runs import evaluate, heads, select, trials
+from pipelines.runs import evaluate, heads, labeling, select, trials
 from pipelines.runs.config import ConfigError, DataConfig, ResolvedConfig, RunConfig
 from pipelines.runs.resolution import resolve
 from pipelines.runs.train import train_and_evaluate
@@ -130,9 +130,8 @@ def test_data_that_the_model_does_not_take_are_refused(finished, examples, tmp_p
     run_dir, _ = finished
     path = str(run_dir / "saved_model" / "1")
     model = evaluate.SavedModel(path)
-    (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="the model takes 12 features, and the data are images"):
-        evaluate.predict_folder(model, str(tmp_path), str(tmp_path))
+        next(labeling.label(model, []))
     with np.load(examples) as file:
         narrow = {**file, "features": file["features"][:, :7]}
     np.savez(tmp_path / "narrow.npz", **narrow)

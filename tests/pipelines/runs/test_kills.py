@@ -110,7 +110,7 @@ def test_a_directory_in_use_is_refused_at_once_by_the_second_process(program, th
         lock.acquire()
         second = programs.run(program, f"--run_dir={run_dir}")
     assert second.returncode == 1
-    message = f"{program}: {run_dir} is in use by another run (process {os.getpid()} on "
+    message = f"{program.removesuffix('.py')}: {run_dir} is in use by another run (process {os.getpid()} on "
     assert message in second.stderr
     assert "Traceback" not in second.stderr
     assert {path.name for path in run_dir.iterdir()} == {"lock", *there}
@@ -203,7 +203,7 @@ def test_train_py_stops_after_a_step_with_a_line_and_a_status(number, features, 
     assert program.wait() == 128 + number
     reached = checkpoints.steps()[-1]
     assert program.stderr.endswith(
-        f"train.py: stopped at step {reached} of 1000000; the same command continues\n"
+        f"train: stopped at step {reached} of 1000000; the same command continues\n"
     )
     assert "Traceback" not in program.stderr
 

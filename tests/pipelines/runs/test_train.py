@@ -6,6 +6,7 @@ import resource
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -142,22 +143,16 @@ def test_a_folder_of_unlabeled_images_is_predicted(finished, picture_table, tmp_
     folder.mkdir()
     (folder / "a.png").write_bytes((picture_table.parent / "44.png").read_bytes())
     (folder / "notes.txt").write_text("no image")
-    model = evaluate.SavedModel(str(run_dir / "saved_model" / "1"))
-    rows = read_predictions(evaluate.predict_folder(model, str(folder), str(tmp_path)))
+    flags = (f"--saved_model={run_dir / 'saved_model' / '1'}", f"--images={folder}")
+    done = programs.run("evaluate.py", *flags, f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "out" / "predictions.csv")
+    rows = read_predictions(tmp_path / "out" / "predictions.csv")
     assert [row["image"] for row in rows] == ["a.png", "notes.txt"]
     assert rows[0]["error"] == "" and rows[1]["error"] != "" and rows[1]["red"] == ""
     expected = read_predictions(run_dir / "predictions.csv")[4]
     assert expected["image"] == "44.png"
     assert float(rows[0]["red"]) == pytest.approx(float(expected["red"]), abs=1e-6)
-    remote = f"ram://{tmp_path.name}/new"
-    tf.io.gfile.makedirs(remote)
-    for name in ("a.png", "notes.txt"):
-        tf.io.gfile.copy(str(folder / name), f"{remote}/{name}")
-    (tmp_path / "remote").mkdir()
-    again = read_predictions(evaluate.predict_folder(model, remote, str(tmp_path / "remote")))
-    assert again == rows
-    with pytest.raises(ValueError, match="the folder of images: 1 start with s3://"):
-        evaluate.predict_folder(model, "s3://bucket/new", str(tmp_path))
 
 
 def test_the_same_command_continues_and_another_is_refused(finished, picture_table):

@@ -302,18 +302,35 @@ def test_irregular_lines_of_wide_tables_are_read_like_the_others(read):
     assert [found.rows.places[i] for i in range(5)] == [2, 4, 5, 6, 8]
 
 
-@pytest.mark.parametrize("cell", ["-1", "", "-1.0", "nan"])
-def test_unknown_labels_of_wide_tables_are_refused(read, cell):
+@pytest.mark.parametrize("cell", ["-1", "-1.0", "nan", "NA", "<NA>", "", " "])
+@pytest.mark.parametrize("empty_is_unknown", [False, True])
+def test_cells_of_wide_tables_can_say_that_a_label_is_not_known(read, cell, empty_is_unknown):
     text, _ = wide_text(5)
-    message = refused(read, text + f"\n0099,train,1,{cell},0,0,1\n")
-    assert "it is not known" in message and f"line 7: {cell!r} in column 'b'" in message
+    found = read(text + f"\n0099,train,1,{cell},0,0,1\n", empty_is_unknown=empty_is_unknown)
+    assert len(found.rows.images) == 6 and found.labels["0099"] == ["a", "f"]
+    unknown = list(zip(found.rows.unknown_rows, found.rows.unknown_codes, strict=True))
+    assert unknown == ([(5, 1)] if cell.strip() or empty_is_unknown else [])
+    taken_as_zero = not cell.strip() and not empty_is_unknown
+    assert ("empty cells of classes, which are taken as 0" in found.remarks) == taken_as_zero
+
+
+def test_null_in_json_says_that_a_label_is_not_known(read):
+    lines = (
+        '{"image": "1.jpg", "split": "train", "a": 1, "b": null}\n'
+        '{"image": "2.jpg", "split": "test", "a": -1, "b": 0}\n'
+    )
+    found = read({"t.jsonl": lines})
+    assert found.labels == {"1.jpg": ["a"], "2.jpg": []}
+    assert found.rows.unknown_rows.tolist() == [0, 1]
+    assert found.rows.unknown_codes.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("cell", ["2", "0.7", "maybe"])
 def test_other_cells_of_classes_are_refused(read, cell):
     text, _ = wide_text(2000)
     message = refused(read, text + f"\n9999,train,1,0,{cell},0,1\n")
-    assert "neither 0 nor 1: 1" in message and f"line 2002: {cell!r} in column 'c'" in message
+    assert "neither 0 nor 1 nor, where it is not known, -1: 1" in message
+    assert f"line 2002: {cell!r} in column 'c'" in message
 
 
 def test_columns_of_numbers_are_no_classes(read):

@@ -1,0 +1,73 @@
+r"""Scores a trained run or an exported model, or predicts a folder of images.
+
+    python evaluate.py --run_dir=runs/digits_mlt-db_focal
+    python evaluate.py --saved_model=DIR/saved_model/1 --dataset=table --examples=FILE.csv \
+        --output_dir=scores
+    python evaluate.py --saved_model=DIR/saved_model/1 --images=FOLDER --output_dir=predictions
+"""
+
+import os
+
+from absl import flags
+
+from pipelines.runs import evaluate, labeling
+from pipelines.runs import flags as run_flags
+from pipelines.runs.config import DataConfig
+from pipelines.runs.scores import format_table
+
+_RUN_DIR = flags.DEFINE_string(
+    "run_dir", None, "Directory of a run to score on its own test split."
+)
+_SAVED_MODEL = flags.DEFINE_string(
+    "saved_model", None, "Version directory of an exported model, such as saved_model/1."
+)
+_IMAGES = flags.DEFINE_string("images", None, "Folder of unlabeled images to predict.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the results.")
+run_flags.define(DataConfig, for_evaluation=True)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the evaluation that the flags describe."""
+    try:
+        _check_flags(argv)
+        if _RUN_DIR.value is not None:
+            scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
+        elif _IMAGES.value is not None:
+            _predict_folder()
+            return
+        else:
+            data = run_flags.read(DataConfig)
+            scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
+    except (ValueError, FloatingPointError, OSError) as error:
+        raise SystemExit(f"evaluate: {error}") from error
+    print(format_table(scores))
+
+
+def _predict_folder() -> None:
+    files = labeling.images_of_folder(_IMAGES.value)
+    os.makedirs(_OUTPUT_DIR.value, exist_ok=True)
+    path = os.path.join(_OUTPUT_DIR.value, "predictions.csv")
+    summary = labeling.Summary()
+    for row in labeling.label(evaluate.SavedModel(_SAVED_MODEL.value), files, [path]):
+        summary.add(row)
+    print(f"{summary}\n{path}")
+
+
+def _check_flags(argv: list[str]) -> None:
+    """Refuses flags that do not go together."""
+    if len(argv) > 1:
+        raise ValueError(f"unexpected arguments: {argv[1:]}")
+    if (_RUN_DIR.value is None) == (_SAVED_MODEL.value is None):
+        raise ValueError("give either --run_dir or --saved_model, the model to evaluate")
+    if _SAVED_MODEL.value is not None and _OUTPUT_DIR.value is None:
+        raise ValueError("--saved_model needs --output_dir, where the results are written")
+    if _IMAGES.value is not None and _SAVED_MODEL.value is None:
+        raise ValueError("--images goes with --saved_model")
+    given = run_flags.given(DataConfig)
+    if given and (_RUN_DIR.value is not None or _IMAGES.value is not None):
+        raise ValueError(f"--{given[0]} goes with --saved_model and labeled images")
+
+
+def run() -> None:
+    """Runs the command with the flags of the command line."""
+    run_flags.run(main)
