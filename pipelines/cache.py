@@ -12,8 +12,10 @@ import functools
 import hashlib
 import os
 import pathlib
+import struct
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -28,6 +30,11 @@ _DAMAGED = (
     ValueError,
     EOFError,
     KeyError,
+    MemoryError,  # an array that is said to be larger than the memory
+    OverflowError,
+    TypeError,
+    struct.error,
+    zlib.error,
     OSError,  # a place that the file gives, but does not have
     RuntimeError,
     SyntaxError,

@@ -1,7 +1,12 @@
 """Training that continues exactly where it stopped, on one or more devices. Requires TensorFlow."""
 
 from dbl_tf.training.averaging import averaged_weights, use_averages
-from dbl_tf.training.callbacks import KeepBest, MeanAveragePrecisionCallback, TensorBoard
+from dbl_tf.training.callbacks import (
+    KeepBest,
+    MeanAveragePrecisionCallback,
+    TensorBoard,
+    read_history,
+)
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.distribution import (
     STRATEGIES,
@@ -31,6 +36,7 @@ __all__ = [
     "fit",
     "is_chief",
     "make_strategy",
+    "read_history",
     "use_averages",
     "wait_for_all",
 ]

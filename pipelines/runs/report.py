@@ -1,6 +1,5 @@
 """Writes the report of a run or of an exported model, from data, sampler, loss and scores."""
 
-import csv
 import dataclasses
 import math
 import os
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dbl_tf import training
 from dbl_tf.losses import ElementwiseLoss
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
@@ -116,8 +116,7 @@ def _image_reader(examples: Examples) -> Callable[[int], np.ndarray]:
 def _read_history(path: str | os.PathLike) -> dict[str, list[float]] | None:
     if not os.path.exists(path):
         return None
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = training.read_history(path)
     if not rows:
         return None
     return {name: [float(row[name] or math.nan) for row in rows] for name in rows[0]}

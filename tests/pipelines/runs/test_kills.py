@@ -110,8 +110,8 @@ def test_a_directory_in_use_is_refused_at_once_by_the_second_process(program, th
         lock.acquire()
         second = programs.run(program, f"--run_dir={run_dir}")
     assert second.returncode == 1
-    message = f"{program.removesuffix('.py')}: {run_dir} is in use by another run (process {os.getpid()} on "
-    assert message in second.stderr
+    message = f"{run_dir} is in use by another run (process {os.getpid()} on "
+    assert f"{program.removesuffix('.py')}: {message}" in second.stderr
     assert "Traceback" not in second.stderr
     assert {path.name for path in run_dir.iterdir()} == {"lock", *there}
 
