@@ -3,7 +3,7 @@
 σ(z) of a re-balanced loss is a score and not a probability: the loss is made such that rare labels
 score high. A logistic curve of the logit (Platt, 1999) makes it one again. The slope is shared and
 positive, so that the ranking of the examples by any class, and its average precision, stay as they
-are. The module needs NumPy and SciPy only.
+are. The module needs NumPy, SciPy and msgspec only.
 
 References:
     Platt, Probabilistic Outputs for Support Vector Machines, 1999: logistic curves of scores.
@@ -18,15 +18,15 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import scipy.optimize
 import scipy.special
 
-from dbl_tf import atomic, label_values
+from dbl_tf import atomic, label_values, saved_json
 from dbl_tf.cores import usable_cores
 
 # The prevalence counts as much as this many positives. The best weight is 1/τ² where the log odds
@@ -47,6 +47,12 @@ _LAST_STEP = 1e-7
 _MOST_STEPS = 100
 # Logits of which float64 copies exist at once, for each thread; they fit into its cache.
 _CHUNK = 1 << 17
+
+
+class _Saved(msgspec.Struct):
+    slope: float
+    offsets: list[float]
+    fitted_on: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,11 +135,11 @@ class Calibration:
             OSError: the file cannot be read.
             ValueError: the file holds no such map; the message names it.
         """
+        saved = saved_json.read(path, _Saved, "calibration")
         try:
-            content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-            return cls(content["slope"], content["offsets"], str(content["fitted_on"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} holds no calibration: {error!r}") from error
+            return cls(saved.slope, np.asarray(saved.offsets, np.float64), saved.fitted_on)
+        except ValueError as error:
+            raise ValueError(f"{path} holds no calibration: {error}") from error
 
 
 def fit_calibration(

@@ -1,6 +1,6 @@
 """Statistics of a multi-label training set: counts, co-occurrence, Eq. 1 and Eq. 2 of the paper.
 
-NumPy only, so that a data-preparation job can use it without a deep-learning framework.
+NumPy and msgspec only, so that a data-preparation job can use it without a deep-learning framework.
 
 Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification in Long-Tailed
 Datasets, ECCV 2020, section 3.1.
@@ -12,19 +12,35 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
-from dbl_tf import atomic, label_arrays, label_values
+from dbl_tf import atomic, label_arrays, label_values, saved_json
 from dbl_tf.messages import first_few, quoted
 
 HEAD_MIN_COUNT = 100
 TAIL_MAX_COUNT = 20  # exclusive: a class of 20 examples is medium
 GROUP_NAMES = ("head", "medium", "tail")
 
-_FORMAT = "dbl_tf.LabelStatistics/1"
+_FORMAT: Literal["dbl_tf.LabelStatistics/1"] = "dbl_tf.LabelStatistics/1"
 _ROWS_PER_BLOCK = 1 << 16
+
+
+class _SavedPairs(msgspec.Struct):
+    i: list[saved_json.Count]
+    j: list[saved_json.Count]
+    count: list[saved_json.Count]
+
+
+class _Saved(msgspec.Struct):
+    format: Literal["dbl_tf.LabelStatistics/1"]
+    num_examples: saved_json.Count
+    class_names: list[str]
+    class_counts: list[saved_json.Count]
+    cooccurrence: _SavedPairs
+    unknown_counts: list[saved_json.Count] | None = None  # not in files without unknown labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +97,14 @@ class LabelStatistics:
             raise ValueError(
                 f"class_counts must lie in [0, {self.num_examples}], the number of examples; "
                 f"found {counts.min()} to {counts.max()}"
+            )
+        shared_by_more = (cooccurrence < 0) | (cooccurrence > np.minimum(counts, counts[:, None]))
+        if shared_by_more.any():
+            i, j = np.argwhere(shared_by_more)[0]
+            raise ValueError(
+                f"cooccurrence of {self.class_names[i]!r} and {self.class_names[j]!r} must lie in "
+                f"[0, {min(counts[i], counts[j])}], the examples of the rarer one; found "
+                f"{cooccurrence[i, j]}"
             )
         unknown = self.unknown_counts
         if unknown is not None and (
@@ -273,31 +297,31 @@ class LabelStatistics:
         """Reads a file that `save` wrote.
 
         Raises:
-            ValueError: the file is not JSON, or holds something other than label statistics.
+            OSError: the file cannot be read.
+            ValueError: the file holds something other than label statistics. The message names the
+                file and the field.
         """
-        with open(path, encoding="utf-8") as file:
-            try:
-                content = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"{path} is not JSON: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(
-                f"{path} holds no label statistics: its field 'format' is not {_FORMAT!r}"
+        content = saved_json.read(path, _Saved, "label statistics")
+        num_classes, pairs = len(content.class_names), content.cooccurrence
+        try:
+            if not len(pairs.i) == len(pairs.j) == len(pairs.count):
+                raise ValueError("the lists of cooccurrence are not equally long")
+            if max([*pairs.i, *pairs.j], default=0) >= num_classes:
+                raise ValueError(f"cooccurrence has a position beyond the {num_classes} classes")
+            cooccurrence = np.zeros((num_classes, num_classes), np.int64)
+            cooccurrence[pairs.i, pairs.j] = pairs.count
+            cooccurrence[pairs.j, pairs.i] = pairs.count
+            counts = np.asarray(content.class_counts, np.int64)
+            unknown = content.unknown_counts
+            return cls(
+                counts,
+                content.num_examples,
+                cooccurrence,
+                tuple(content.class_names),
+                None if unknown is None else np.asarray(unknown, np.int64),
             )
-        names = tuple(content["class_names"])
-        pairs = content["cooccurrence"]
-        cooccurrence = np.zeros((len(names), len(names)), np.int64)
-        cooccurrence[pairs["i"], pairs["j"]] = pairs["count"]
-        cooccurrence[pairs["j"], pairs["i"]] = pairs["count"]
-        counts = np.asarray(content["class_counts"], np.int64)
-        unknown = content.get("unknown_counts")  # not in files without unknown labels
-        return cls(
-            counts,
-            int(content["num_examples"]),
-            cooccurrence,
-            names,
-            None if unknown is None else np.asarray(unknown, np.int64),
-        )
+        except ValueError as error:
+            raise ValueError(f"{path} holds no label statistics: {error}") from error
 
     @property
     def _num_nonempty(self) -> int:

@@ -12,8 +12,10 @@ import functools
 import hashlib
 import os
 import pathlib
+import struct
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -28,6 +30,11 @@ _DAMAGED = (
     ValueError,
     EOFError,
     KeyError,
+    MemoryError,  # an array that is said to be larger than the memory
+    OverflowError,
+    TypeError,
+    struct.error,
+    zlib.error,
     OSError,  # a place that the file gives, but does not have
     RuntimeError,
     SyntaxError,
@@ -67,7 +74,7 @@ class Kind:
             OSError: a file is not there.
         """
         digest = hashlib.blake2b(digest_size=16, key=self._key)
-        states = (_file_state(path, locations.status(path)) for path in dict.fromkeys(files))
+        states = (file_state(path, locations.status(path)) for path in dict.fromkeys(files))
         for mark, group in ((b"p", parts), (b"f", states)):
             for part in group:
                 content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
@@ -83,7 +90,7 @@ class Kind:
             path: the file.
             status: what `locations.status` returned for it.
         """
-        return hashlib.blake2b(_file_state(path, status), digest_size=8, key=self._key).digest()
+        return hashlib.blake2b(file_state(path, status), digest_size=8, key=self._key).digest()
 
     def path(
         self,
@@ -131,7 +138,7 @@ def writing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield tmp_path
 
 
-def _file_state(path: str | os.PathLike, status: locations.Status) -> bytes:
-    """Returns path, size and version, which change when the content of a file does."""
+def file_state(path: str | os.PathLike, status: locations.Status) -> bytes:
+    """Returns path, size and version of a file, which change when its content does."""
     path = path if locations.scheme_of(path) else os.path.abspath(path)
     return os.fsencode(f"{path}\0{status.size}\0{status.version}")

@@ -11,6 +11,7 @@ All other flags are those of train.py. The same command continues a comparison t
 
 from absl import flags
 
+from dbl_tf import training
 from pipelines.runs import compare
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import RunConfig
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> None:
             on=_ON.value,
             sweep=compare.parse_sweep(_VARY.value) if _VARY.value else None,
         )
-        print(compare.compare(list(runs), _OUTPUT_DIR.value))
+        with training.exiting_when_stopped("compare"):
+            print(compare.compare(list(runs), _OUTPUT_DIR.value))
     except (ValueError, OSError) as error:
         raise SystemExit(f"compare: {error}") from error
 

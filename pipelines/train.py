@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
         if _CHECK_ONLY.value:
             check.check(asked)
             return
-        scores = train_and_evaluate(asked)
+        with training.exiting_when_stopped("train"):
+            scores = train_and_evaluate(asked)
     except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
         raise SystemExit(f"train: {error}") from error
     if scores is not None:

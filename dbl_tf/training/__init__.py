@@ -1,7 +1,12 @@
 """Training that continues exactly where it stopped, on one or more devices. Requires TensorFlow."""
 
 from dbl_tf.training.averaging import averaged_weights, use_averages
-from dbl_tf.training.callbacks import KeepBest, MeanAveragePrecisionCallback, TensorBoard
+from dbl_tf.training.callbacks import (
+    KeepBest,
+    MeanAveragePrecisionCallback,
+    TensorBoard,
+    read_history,
+)
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.distribution import (
     STRATEGIES,
@@ -12,6 +17,7 @@ from dbl_tf.training.distribution import (
     wait_for_all,
 )
 from dbl_tf.training.loop import ALL_ROWS, Batches, Share, fit
+from dbl_tf.training.stopping import StoppedError, exiting_when_stopped
 
 __all__ = [
     "ALL_ROWS",
@@ -22,12 +28,15 @@ __all__ = [
     "LostWorkerError",
     "MeanAveragePrecisionCallback",
     "Share",
+    "StoppedError",
     "TensorBoard",
     "averaged_weights",
     "check_same_on_all",
+    "exiting_when_stopped",
     "fit",
     "is_chief",
     "make_strategy",
+    "read_history",
     "use_averages",
     "wait_for_all",
 ]

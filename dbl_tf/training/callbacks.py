@@ -5,12 +5,13 @@ import csv
 import os
 import pathlib
 import time
-import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from dbl_tf import atomic, keras_internals, metrics
 from dbl_tf.prediction import predict
@@ -25,6 +26,9 @@ class History(keras.callbacks.Callback):
         path: the file. If it exists, it is continued.
         epochs: the number of epochs that are finished. Rows of later ones are dropped, since these
             epochs are trained again.
+
+    Raises:
+        ValueError: the file is no such history, or lacks a finished epoch. The message names it.
     """
 
     def __init__(self, path: str | os.PathLike, epochs: int):
@@ -32,14 +36,63 @@ class History(keras.callbacks.Callback):
         self._path = path
         self._rows: list[dict[str, Any]] = []
         if os.path.exists(path):
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            self._rows = [row for row in rows if int(row["epoch"]) < epochs]
+            self._rows = [row for row in read_history(path) if int(row["epoch"]) < epochs]
+            if len(self._rows) < epochs:
+                raise ValueError(
+                    f"{os.fspath(path)} has {len(self._rows)} rows of the {epochs} epochs that are "
+                    "finished; restore it, or remove it to continue without them"
+                )
+        elif epochs:
+            logging.warning(
+                "there is no %s; it will not have the %d epochs that are finished", path, epochs
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Appends the row of an epoch and writes the file."""
         self._rows.append({"epoch": epoch, **logs})
         atomic.write_csv(self._rows, self._path)
+
+
+def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads the rows that `History` wrote, as text by the names of their columns.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else. The message names file and line.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if "epoch" not in header or len(set(header)) < len(header):
+                raise ValueError("line 1 does not name columns, among them 'epoch'")
+            rows: list[dict[str, Any]] = []
+            for values in reader:
+                if len(values) != len(header):
+                    raise ValueError(
+                        f"line {reader.line_num} has {len(values)} values for {len(header)} columns"
+                    )
+                row = dict(zip(header, values, strict=True))
+                for name, value in row.items():
+                    _check_number(value, f"line {reader.line_num}, column {name}")
+                if row["epoch"] != str(len(rows)):
+                    raise ValueError(
+                        f"line {reader.line_num} is of epoch {row['epoch']!r} where {len(rows)} "
+                        "should follow"
+                    )
+                rows.append(row)
+            return rows
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{os.fspath(path)} is no history of a training: {error}; restore or remove it"
+        ) from error
+
+
+def _check_number(text: str, place: str) -> None:
+    try:
+        float(text or "nan")
+    except ValueError:
+        raise ValueError(f"{place}: {text!r} is no number") from None
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
@@ -134,9 +187,10 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Reads which epoch is the best so far, and stops if that was too long ago."""
-        if self.path.exists():
-            best = load_numbers(self.path)
-            self.best_score, self.best_epoch = best["score"], int(best["epoch"])
+        if self.path.exists() or self.params["initial_epoch"]:
+            with self._naming_remedy():
+                best = load_numbers(self.path, ["score", "epoch"])
+                self.best_score, self.best_epoch = best["score"], int(best["epoch"])
         self._stop_if_over(self.params["initial_epoch"] - 1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
@@ -166,15 +220,19 @@ class KeepBest(keras.callbacks.Callback):
             The epoch that they are of, counted from 0.
 
         Raises:
-            OSError: the file is not there.
-            ValueError: the file is damaged, or of another model.
+            ValueError: the file is not there, damaged, or of another model.
         """
-        try:
-            best = load_numbers(self.path)
+        with self._naming_remedy():
+            best = load_numbers(self.path, ["epoch"])
             model.set_weights(load_arrays(self.path))
-        except (zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
+        return int(best["epoch"])
+
+    @contextlib.contextmanager
+    def _naming_remedy(self) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, OverflowError, ValueError) as error:
             raise ValueError(
                 f"the best weights, {self.path}, cannot be read: {error}. Remove the checkpoints "
                 "of the run to train it again"
             ) from error
-        return int(best["epoch"])

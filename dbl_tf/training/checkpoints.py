@@ -1,10 +1,14 @@
 """Checkpoints from which a training run continues exactly."""
 
+import contextlib
 import os
 import pathlib
 import re
+import struct
+import tokenize
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +16,24 @@ import numpy as np
 from absl import logging
 
 from dbl_tf import atomic
+
+# What zipfile and NumPy raise for archives of which single bits have changed: methods, flags, sizes
+# and places of a zip file, and headers of arrays.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
 class Checkpoints:
@@ -79,8 +101,8 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 return step, self._load(model, self.path(step))
-            except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
-                damaged.append(f"{self.path(step)}: {error}")
+            except (OSError, ValueError) as error:
+                damaged.append(str(error))
                 logging.warning("cannot use a checkpoint; trying the one before: %s", damaged[-1])
         if damaged:
             raise ValueError("no checkpoint can be used: " + "; ".join(damaged))
@@ -106,10 +128,10 @@ class Checkpoints:
     @staticmethod
     def _load(model: keras.Model, path: pathlib.Path) -> float:
         variables = _state(model)
-        loss_sum, values = load_numbers(path)["loss_sum"], load_arrays(path)
+        loss_sum, values = load_numbers(path, ["loss_sum"])["loss_sum"], load_arrays(path)
         shapes = [tuple(v.shape) for v in variables]
         if [v.shape for v in values] != shapes:
-            raise ValueError("the shapes of its variables are not those of the model")
+            raise ValueError(f"{path}: the shapes of its variables are not those of the model")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         return loss_sum
@@ -126,21 +148,43 @@ def load_arrays(path: pathlib.Path) -> list[np.ndarray]:
     """Reads the arrays that `save_arrays` wrote.
 
     Raises:
-        OSError: the file is not there.
-        zipfile.BadZipFile, KeyError, EOFError, ValueError: the file is damaged.
+        OSError: the file cannot be opened.
+        ValueError: the file is damaged; the message names it.
     """
-    with np.load(path) as file:
+    with open_arrays(path) as file:
         return [file[str(i)] for i in range(sum(map(str.isdigit, file.files)))]
 
 
-def load_numbers(path: pathlib.Path) -> dict[str, float]:
-    """Reads the numbers that `save_arrays` wrote, and none of the arrays.
+def load_numbers(path: pathlib.Path, names: Sequence[str]) -> dict[str, float]:
+    """Reads numbers that `save_arrays` wrote, and none of the arrays.
 
     Raises:
-        OSError, zipfile.BadZipFile, KeyError, EOFError, ValueError: see `load_arrays`.
+        OSError, ValueError: see `load_arrays`.
     """
-    with np.load(path) as file:
-        return {name: float(file[name]) for name in file.files if not name.isdigit()}
+    with open_arrays(path) as file:
+        return {name: float(file[name]) for name in names}
+
+
+@contextlib.contextmanager
+def open_arrays(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Opens an `.npz` file, and names it in the errors of reading it.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: the file is damaged, or has no array of a name that was asked for.
+    """
+    try:
+        with open(path, "rb") as content:
+            if not zipfile.is_zipfile(content):
+                raise ValueError("it is no archive of arrays, or its end is cut off")
+            # What does not begin like an archive, `np.load` takes for a pickle.
+            with np.lib.npyio.NpzFile(content, allow_pickle=False) as file:
+                yield file
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # it cannot be opened
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is damaged: {reason}") from error
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:

@@ -1,5 +1,6 @@
 """Training a compiled model step by step, on one device, several, or several machines."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -16,6 +17,7 @@ from dbl_tf.losses import MultiLabelLoss
 from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.distribution import check_same_on_all, is_chief, reraise_lost_worker
+from dbl_tf.training.stopping import Notice, StoppedError, noticing_signals
 
 # Reading a loss waits for the device, which then idles until the next step is dispatched. Losses
 # are read after this time, which is long compared with that pause and short for people.
@@ -67,6 +69,9 @@ def fit(
     ten times a second for the callbacks. What is trained and recorded does not depend on when they
     are read.
 
+    With checkpoints, SIGINT and SIGTERM end the training after the step that is under way, with a
+    checkpoint from which it continues exactly. A second signal ends the process at once.
+
     Args:
         model: a compiled model that was built in the scope of its strategy.
         batches: makes the (inputs, labels) or (inputs, labels, weights) of each step.
@@ -92,6 +97,7 @@ def fit(
         LostWorkerError: another machine was lost. The same program, started again on all of them,
             continues from the last checkpoint.
         OSError: a checkpoint or the history cannot be written. The message names the file.
+        StoppedError: a signal has ended the training. The message names the step.
         ValueError: there are checkpoints but none can be used, or not all machines see the same
             ones.
     """
@@ -146,41 +152,50 @@ def fit(
     model.stop_training = False
     listeners.on_train_begin()
     listeners.on_epoch_begin(step // steps_per_epoch)
-    while step < steps and not model.stop_training:
-        epoch, done = divmod(step, steps_per_epoch)
-        num_steps = min(steps_per_call, steps_per_epoch - done, steps - step)
-        if checkpoint_every:
-            num_steps = min(num_steps, checkpoint_every - step % checkpoint_every)
-        if loss is not None:
-            if step < loss.warmup_steps:  # the steps of a call have the same loss
-                num_steps = min(num_steps, loss.warmup_steps - step)
-            if loss.at_step(step):
-                train_step = make_train_step(model, strategy, iterator)
-        listeners.on_train_batch_begin(done)
-        with reraise_lost_worker(strategy, progress):
-            try:
-                losses.append(train_step(iterator, num_steps))
-            except tf.errors.OpError:
-                losses.read()  # a loss that was not finite comes first, and may be the cause
-                raise
-            step, done = step + num_steps, done + num_steps
-            epoch_ends = done == steps_per_epoch or step == steps
-            saves = step % checkpoint_every == 0 if checkpoint_every else False
-            if epoch_ends or saves or losses.is_reading_due():
-                losses.read()
-        logs = {"loss": losses.mean}
-        listeners.on_train_batch_end(done - 1, logs)
-        if epoch_ends:
-            listeners.on_epoch_end(epoch, logs)
-            if writes and checkpoints is not None:
-                checkpoints.save(model, step, 0.0 if done == steps_per_epoch else losses.sum)
-            losses = _EpochLosses(checkpoints, step, 0.0, steps_per_epoch)
-            if step < steps:
-                listeners.on_epoch_begin(epoch + 1)
-        elif writes and saves and checkpoints is not None:
+    saved_step = step
+    can_stop = checkpoints is not None
+    with noticing_signals() if can_stop else contextlib.nullcontext(Notice()) as notice:
+        while step < steps and not model.stop_training and notice.signal is None:
+            epoch, done = divmod(step, steps_per_epoch)
+            num_steps = min(steps_per_call, steps_per_epoch - done, steps - step)
+            if checkpoint_every:
+                num_steps = min(num_steps, checkpoint_every - step % checkpoint_every)
+            if loss is not None:
+                if step < loss.warmup_steps:  # the steps of a call have the same loss
+                    num_steps = min(num_steps, loss.warmup_steps - step)
+                if loss.at_step(step):
+                    train_step = make_train_step(model, strategy, iterator)
+            listeners.on_train_batch_begin(done)
+            with reraise_lost_worker(strategy, progress):
+                try:
+                    losses.append(train_step(iterator, num_steps))
+                except tf.errors.OpError:
+                    losses.read()  # a loss that was not finite comes first, and may be the cause
+                    raise
+                step, done = step + num_steps, done + num_steps
+                epoch_ends = done == steps_per_epoch or step == steps
+                saves = step % checkpoint_every == 0 if checkpoint_every else False
+                if epoch_ends or saves or losses.is_reading_due():
+                    losses.read()
+            logs = {"loss": losses.mean}
+            listeners.on_train_batch_end(done - 1, logs)
+            if epoch_ends:
+                listeners.on_epoch_end(epoch, logs)
+                if writes and checkpoints is not None:
+                    checkpoints.save(model, step, 0.0 if done == steps_per_epoch else losses.sum)
+                    saved_step = step
+                losses = _EpochLosses(checkpoints, step, 0.0, steps_per_epoch)
+                if step < steps:
+                    listeners.on_epoch_begin(epoch + 1)
+            elif writes and saves and checkpoints is not None:
+                checkpoints.save(model, step, losses.sum)
+                saved_step = step
+        losses.read()  # the training may have been stopped between two readings
+        if notice.signal is not None and step != saved_step and writes and checkpoints is not None:
             checkpoints.save(model, step, losses.sum)
-    losses.read()  # a callback may have stopped the training between two readings
     listeners.on_train_end()
+    if notice.signal is not None:
+        raise StoppedError(notice.signal, f" at step {step} of {steps}")
 
 
 class _EpochLosses:

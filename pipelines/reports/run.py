@@ -53,6 +53,7 @@ def write_run_report(
     train_labels: Any = None,
     observed_counts: Any = None,
     num_draws: int | None = None,
+    cautions: Sequence[str] = (),
     figures_dir: str | os.PathLike | None = None,
 ) -> None:
     """Writes the page of one model on a test split, its figures, and suspected errors of labels.
@@ -79,6 +80,7 @@ def write_run_report(
         train_labels: the labels of the training split, multi-hot (M, C), dense or `scipy.sparse`.
         observed_counts: see `charts.class_shares`.
         num_draws: see `charts.class_shares`.
+        cautions: sentences that a reader of the scores must know.
         figures_dir: the folder for the figures; `figures` next to the page if None.
 
     Raises:
@@ -153,6 +155,7 @@ def write_run_report(
         further=_further_scores(scores),
         config=config,
         made_by=made_by or {},
+        cautions=cautions,
         left_out=[
             part
             for part, given in (

@@ -6,9 +6,11 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from dbl_tf import atomic, hub, methods, models, portable, settings, training
+import msgspec
+
+from dbl_tf import atomic, hub, methods, models, portable, saved_json, settings, training
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import (
     AT_LEAST_TWO,
@@ -56,6 +58,8 @@ _LOCAL = (
     "init_from",
     "word_vectors",
 )
+
+_TOO_LARGE = 2**53
 
 _Record = TypeVar("_Record", bound="DataConfig")
 _Shared = TypeVar("_Shared", bound="SharedConfig")
@@ -192,6 +196,16 @@ class SharedConfig(DataConfig):
         affects_result=False,
     )
     export: bool = setting(True, "Write a SavedModel.", affects_result=False)
+    accept_changed_data: bool = setting(
+        False,
+        "Continue a run whose data have changed since it was started. Its report says so.",
+        affects_result=False,
+    )
+    new_version: bool = setting(
+        False,
+        "Write another version of the SavedModel where a finished run has one already.",
+        affects_result=False,
+    )
     export_format: Sequence[str] = setting(
         (portable.SAVED_MODEL,),
         "Formats of the export: saved_model, onnx and litert. The last two need the extras of "
@@ -293,9 +307,10 @@ class ResolvedConfig(SharedConfig):
             ConfigError: the file is not such a document; the message names the file and the field.
         """
         try:
-            content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ConfigError("it does not hold settings")
+            content = saved_json.read(path, dict[str, Any], "settings")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        try:
             for old, (new, value_names) in RENAMED.items():
                 if old in content:
                     value = content.pop(old)
@@ -303,6 +318,7 @@ class ResolvedConfig(SharedConfig):
                         raise ConfigError(f"{old} must be one of {[*value_names]}; got {value!r}")
                     content.setdefault(new, value_names[value])
             content = {**_EARLIER, **content}
+            _check_types(cls, content)
             content.setdefault("export_format", (portable.SAVED_MODEL,))
             for name in ("frozen_layers", "chosen", "export_format"):
                 content[name] = tuple(content.get(name, ()))
@@ -549,6 +565,32 @@ def _make_record(record: type, dataset: str, values: dict[str, Any]) -> Any:
         return record(**own)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
+
+
+def _check_types(config_class: type[SharedConfig], content: Mapping[str, Any]) -> None:
+    """Refuses values of settings that are not of the types of their fields.
+
+    Raises:
+        ConfigError: the message names the field.
+    """
+    dataset = content.get("dataset", "digits_mlt")
+    if not isinstance(dataset, str) or dataset not in datasets.SOURCES:
+        raise ConfigError(f"dataset must be one of {', '.join(datasets.NAMES)}; got {dataset!r}")
+    options = datasets.SOURCES[dataset].options
+    for record in (config_class, options, *records_of(config_class).values()):
+        types = get_type_hints(record)
+        for field, _ in settings.settings_of(record):
+            if field.name not in content:
+                if settings.default_of(field) is settings.REQUIRED:
+                    raise ConfigError(f"there is no field {field.name}")
+                continue
+            value = content[field.name]
+            try:
+                msgspec.convert(value, types[field.name])
+            except msgspec.ValidationError as error:
+                raise ConfigError(f"field {field.name}: {error}") from error
+            if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+                raise ConfigError(f"field {field.name} must be less than 2^53; got {value}")
 
 
 def _check_foreign(name: str, value: Any, dataset: str) -> None:

@@ -1,16 +1,16 @@
 """Scores a trained run or an exported model on a test split."""
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, models, prediction, serving
+from dbl_tf import metrics, models, prediction, saved_json, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -19,7 +19,9 @@ from pipelines.examples import Examples, LabelledData
 from pipelines.runs import network_inputs, report
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import DataConfig, ResolvedConfig
+from pipelines.runs.directory import check_data
 from pipelines.runs.network_inputs import BATCH_SIZE, NetworkInputs
+from pipelines.runs.origin import Origin
 from pipelines.runs.predictions import write_predictions
 from pipelines.runs.scores import EvaluationResult, Thresholds
 
@@ -60,17 +62,27 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
+    check_data(directory, {"test": data.splits["test"]})
+    num_classes = len(data.class_names)
+    thresholds = Thresholds.load(directory / "thresholds.json")
+    thresholds.check_classes(num_classes, directory / "thresholds.json")
+    path = directory / "calibration.json"
+    calibration = Calibration.load(path) if path.exists() else Calibration.identity(num_classes)
+    if len(calibration.offsets) != num_classes:
+        raise ValueError(
+            f"{path} holds offsets of {len(calibration.offsets)} classes, and the model has "
+            f"{num_classes}"
+        )
     model = models.load(directory / "model.keras")
     logits_of = network_predictor(
         model, network_inputs.of_data(config.image_size, config.full_decoding)
     )
-    path = directory / "calibration.json"
     result = score_test(
         logits_of(data.splits["test"]),
-        Calibration.load(path) if path.exists() else Calibration.identity(len(data.class_names)),
+        calibration,
         data,
         statistics,
-        Thresholds.load(directory / "thresholds.json"),
+        thresholds,
         output_dir,
     )
     report.write_of_run(
@@ -79,6 +91,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         config=config,
         train=data.splits["train"],
         history_path=directory / "history.csv",
+        accepted_changes=origin.accepted_changes if (origin := Origin.load(directory)) else (),
     )
     return result.scores
 
@@ -107,6 +120,14 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     return result.scores
 
 
+class _Details(msgspec.Struct):
+    """The content of `serving.DETAILS_FILE` that is used beside the model."""
+
+    class_names: list[str]
+    thresholds: list[saved_json.Probability]
+    thresholds_from: str
+
+
 class SavedModel:
     """An exported model with its classes, thresholds and statistics.
 
@@ -131,10 +152,16 @@ class SavedModel:
                 f"{path} is not a model that this project exported: there is no {details}. Give "
                 "the version directory, such as saved_model/1"
             )
-        content = json.loads(details.read_text(encoding="utf-8"))
-        self.class_names = tuple(content["class_names"])
-        self.thresholds = Thresholds(np.array(content["thresholds"]), content["thresholds_from"])
-        self.statistics = LabelStatistics.load(details.with_name(serving.STATISTICS_FILE.name))
+        content = saved_json.read(details, _Details, "classes and thresholds of a model")
+        self.class_names = tuple(content.class_names)
+        self.thresholds = Thresholds(
+            np.array(content.thresholds, np.float64), content.thresholds_from
+        )
+        self.thresholds.check_classes(len(self.class_names), details)
+        statistics_path = details.with_name(serving.STATISTICS_FILE.name)
+        self.statistics = LabelStatistics.load(statistics_path)
+        if self.class_names != self.statistics.class_names:
+            raise ValueError(f"{details} and {statistics_path} have other class_names")
         self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
         self._serve = self._loaded.signatures["serving_default"]
         self._input, spec = next(iter(self._serve.structured_input_signature[1].items()))

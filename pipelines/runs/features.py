@@ -46,7 +46,7 @@ class Features:
         path = _FEATURES.path(
             self.config.loading.cache_path, [*self._parts, *examples.names], examples.files
         )
-        features = cache.load(path, np.load)
+        features = cache.load(path, lambda path: _read(path, len(examples)))
         if features is not None:
             return FeatureRows.of(features)
         print(f"computing features of {len(examples)} images")
@@ -103,6 +103,27 @@ def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -
             names=np.array([name for part in parts for name in part.names]),
         )
     return features.shape
+
+
+def _read(path: str | os.PathLike, num_examples: int) -> np.ndarray:
+    """Reads cached features.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+            raise ValueError("it is no array")
+        file.seek(0)
+        features = np.load(file, allow_pickle=False)
+    if features.dtype != np.float32 or features.ndim != 2 or len(features) != num_examples:
+        raise ValueError(
+            f"it holds {features.dtype} of shape {features.shape}, not float32 of {num_examples} "
+            "examples"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("it holds values that are not finite")
+    return features
 
 
 def _weights(network: keras.Model) -> Iterator[bytes]:

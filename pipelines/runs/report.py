@@ -1,6 +1,5 @@
 """Writes the report of a run or of an exported model, from data, sampler, loss and scores."""
 
-import csv
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -17,6 +16,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from dbl_tf import training
 from dbl_tf.losses import ElementwiseLoss
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
@@ -66,6 +66,7 @@ def write_of_run(
     config: ResolvedConfig,
     train: Examples,
     history_path: str | os.PathLike,
+    accepted_changes: Sequence[str] = (),
 ) -> None:
     """Writes the report of a run.
 
@@ -75,6 +76,7 @@ def write_of_run(
         config: the configuration of the run.
         train: the training examples.
         history_path: the path of the `history.csv` of the run.
+        accepted_changes: changes of the data while the run was stopped, in words.
     """
     statistics = result.statistics
     counts, num_draws = observed_counts(config, train, statistics)
@@ -92,6 +94,7 @@ def write_of_run(
         train_labels=train.labels,
         observed_counts=counts,
         num_draws=num_draws,
+        cautions=[f"The data changed while the run was stopped: {c}." for c in accepted_changes],
     )
 
 
@@ -141,8 +144,7 @@ def _made_by(result: EvaluationResult) -> dict[str, str]:
 def _read_history(path: str | os.PathLike) -> dict[str, list[float]] | None:
     if not os.path.exists(path):
         return None
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = training.read_history(path)
     if not rows:
         return None
     return {name: [float(row[name] or math.nan) for row in rows] for name in rows[0]}

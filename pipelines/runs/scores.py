@@ -4,16 +4,21 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from dbl_tf import atomic, metrics
+from dbl_tf import atomic, metrics, saved_json
 from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples
 from pipelines.runs import curves
+
+
+class _SavedThresholds(msgspec.Struct):
+    thresholds: list[saved_json.Probability]
+    chosen_on: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +46,26 @@ class Thresholds:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":
-        """Reads a file that `save` wrote."""
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        return cls(np.array(content["thresholds"]), content["chosen_on"])
+        """Reads a file that `save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the file holds no thresholds; the message names it and the field.
+        """
+        content = saved_json.read(path, _SavedThresholds, "thresholds")
+        return cls(np.array(content.thresholds, np.float64), content.chosen_on)
+
+    def check_classes(self, num_classes: int, path: str | os.PathLike) -> None:
+        """Refuses thresholds of another number of classes.
+
+        Raises:
+            ValueError: the message names the file.
+        """
+        if len(self.values) != num_classes:
+            raise ValueError(
+                f"{path} holds {len(self.values)} thresholds, and the model has {num_classes} "
+                "classes"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

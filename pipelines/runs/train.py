@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -31,6 +31,7 @@ from pipelines.runs import (
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
 from pipelines.runs.network_inputs import NetworkInputs
+from pipelines.runs.origin import Origin
 from pipelines.runs.scores import EvaluationResult, Thresholds
 
 # A pipeline is fewer batches than this ahead of the training.
@@ -42,9 +43,9 @@ CALIBRATION_FOLDS = 3
 def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
     """Trains, evaluates and exports a model, or continues a run that was stopped.
 
-    Writes to the run directory `config.json`, `statistics.json`, `history.csv`, `tensorboard/`,
-    `checkpoints/`, `model.keras`, `calibration.json`, `thresholds.json`, `predictions.csv`,
-    `metrics.json`, `report.html` with its `figures/`, and `saved_model/1/`.
+    Writes to the run directory `config.json`, `statistics.json`, `origin.json`, `history.csv`,
+    `tensorboard/`, `checkpoints/`, `model.keras`, `calibration.json`, `thresholds.json`,
+    `predictions.csv`, `metrics.json`, `report.html` with its `figures/`, and `saved_model/1/`.
 
     Returns:
         The content of `metrics.json`; None in a process that is not the chief of its cluster.
@@ -136,7 +137,7 @@ def _train_and_evaluate(
     if is_chief:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        directory.open_directory(config, statistics)
+        origin = directory.open_directory(config, statistics, Origin.of(data.splits, strategy))
     plans = [stage.plan for stage in stages]
     print(costs.describe(config, data, statistics, plans, strategy), flush=True)
 
@@ -164,7 +165,9 @@ def _train_and_evaluate(
     logits_of = evaluate.network_predictor(predicts, last.inputs)
     with atomic.reraise_full_disk(run_dir):
         judged = _judged(config, data, logits_of, last.inputs)
-        scores = _evaluate_and_export(config, data, statistics, model, logits_of, judged)
+        scores = _evaluate_and_export(
+            config, data, statistics, model, logits_of, judged, origin.accepted_changes
+        )
     training.wait_for_all(strategy)
     return scores
 
@@ -336,6 +339,7 @@ def _evaluate_and_export(
     model: keras.Model,
     logits_of: evaluate.PredictLogits,
     judged: _Judged,
+    accepted_changes: Sequence[str],
 ) -> dict[str, Any]:
     """Writes thresholds, scores, report and SavedModel of a trained network; returns the scores."""
     run_dir = pathlib.Path(config.run_dir)
@@ -368,6 +372,7 @@ def _evaluate_and_export(
         config=config,
         train=data.splits["train"],
         history_path=run_dir / "history.csv",
+        accepted_changes=accepted_changes,
     )
     if config.export:
         _export(config, data, model, result, calibration)
@@ -392,7 +397,10 @@ def _export(
         "card": card,
     }
     path = run_dir / portable.SAVED_MODEL
-    if size is None:
+    version = _exported(config, path)
+    if version is not None:
+        print(f"the run was exported already, as {version}; --new_version adds a version")
+    elif size is None:
         example = network_inputs.given_features(train)[[0]][0]
         version = serving.export_features(model, statistics, path, example=example, **known)
     else:
@@ -407,7 +415,7 @@ def _export(
         )
     of_data = network_inputs.of_data(size, config.full_decoding)
     for name in dict.fromkeys(config.export_format):
-        if name == portable.SAVED_MODEL:
+        if name == portable.SAVED_MODEL or _exported(config, run_dir / name) is not None:
             continue
         place, check = portable.export(
             model,
@@ -419,3 +427,11 @@ def _export(
             card=card,
         )
         print(f"{place / portable.FORMATS[name].file_name}: {check}")
+
+
+def _exported(config: ResolvedConfig, directory: pathlib.Path) -> pathlib.Path | None:
+    """Returns the newest version of an export, unless a new one is to be written."""
+    existing = serving.versions(directory) if directory.exists() else []
+    if config.new_version or not existing:
+        return None
+    return directory / str(existing[-1])

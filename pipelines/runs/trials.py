@@ -12,6 +12,7 @@ import numpy as np
 
 from dbl_tf import atomic, metrics
 from dbl_tf.statistics import LabelStatistics
+from dbl_tf.training.checkpoints import open_arrays
 from pipelines import folds
 from pipelines.differences import jackknife_error
 from pipelines.examples import Examples
@@ -29,6 +30,15 @@ ENOUGH_EXAMPLES = 2500
 # Parts of these examples, without which scores are computed for their standard errors. The
 # few folds would give errors that are themselves uncertain by a third.
 NUM_PARTS = 20
+# Settings that a choice does not depend on, so that they may change while it is stopped.
+_WITHOUT_EFFECT = (
+    "run_dir",
+    "checkpoint_every",
+    "export",
+    "export_format",
+    "new_version",
+    "accept_changed_data",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +139,8 @@ class Trials:
         self._fold_of = fold_of[judged]
         self._statistics = LabelStatistics.from_labels(train.targets)
         settings = asked.with_absolute_paths().flat()
-        del settings["run_dir"]
+        for name in _WITHOUT_EFFECT:
+            del settings[name]
         self._content: dict[str, Any] = {"asked": settings, "labels": train.label_checksum()}
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / ASKED
@@ -227,7 +238,7 @@ class Trials:
             np.empty(self._labels.shape, np.float32), np.empty(self._labels.shape, bool)
         )
         for fold in range(self.num_folds):
-            with np.load(self._path(candidate, fold)) as file:
+            with open_arrays(self._path(candidate, fold)) as file:
                 whole.logits[self._fold_of == fold] = file["logits"]
                 whole.decisions[self._fold_of == fold] = file["decisions"]
         return whole

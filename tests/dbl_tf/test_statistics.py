@@ -74,7 +74,7 @@ def test_load_refuses_another_file(tmp_path):
     with pytest.raises(ValueError, match=r"other\.json holds no label statistics"):
         LabelStatistics.load(tmp_path / "other.json")
     (tmp_path / "broken.json").write_text('{"format": ')
-    with pytest.raises(ValueError, match=r"broken\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"broken\.json holds no label statistics: \S"):
         LabelStatistics.load(tmp_path / "broken.json")
 
 

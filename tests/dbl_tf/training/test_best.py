@@ -198,3 +198,8 @@ def test_best_weights_that_are_damaged_are_named(tmp_path):
     keep.path.write_bytes(keep.path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"best weights, .*best\.npz, cannot be read"):
         keep.restore(network)
+    with pytest.raises(ValueError, match=r"best weights, .*best\.npz, cannot be read"):
+        fit(tmp_path, make_network(), [Scores([1] * 6), training.KeepBest(keep.path)])
+    keep.path.unlink()
+    with pytest.raises(ValueError, match=r"best\.npz, cannot be read: .*No such file"):
+        fit(tmp_path, make_network(), [Scores([1] * 6), training.KeepBest(keep.path)])

@@ -1,5 +1,7 @@
 import contextlib
 import csv
+import os
+import signal
 import threading
 
 import keras
@@ -11,6 +13,7 @@ from training_batches import make_batches
 from dbl_tf import metrics, models, training
 from dbl_tf.optimizers import CoupledDecaySGD, WarmupStepDecay
 from dbl_tf.training import loop
+from dbl_tf.training.checkpoints import load_arrays, load_numbers, save_arrays
 
 STEPS, STEPS_PER_EPOCH = 11, 4
 
@@ -494,3 +497,88 @@ def test_strategies():
     assert training.make_strategy("auto").num_replicas_in_sync == 1
     with pytest.raises(ValueError, match="strategy must be one of auto, one_device, mirrored"):
         training.make_strategy("cluster")
+
+
+class SignalAt(keras.callbacks.Callback):
+    def __init__(self, number, step):
+        super().__init__()
+        self.number, self.remaining = number, step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.remaining -= 1
+        if self.remaining == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [3, STEPS_PER_EPOCH, 6, STEPS])
+def test_a_signal_finishes_the_step_and_the_training_continues_exactly(
+    tmp_path, whole, number, step
+):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(training.StoppedError, match=f"stopped at step {step} of {STEPS}; ") as info:
+        fit(tmp_path, make_network(), callbacks=[SignalAt(number, step)])
+    assert info.value.status == 128 + number
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert training.Checkpoints(tmp_path / "checkpoints").steps()[-1] == step
+    resumed = make_network()
+    fit(tmp_path, resumed)
+    for a, b in zip(whole[0], resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history(tmp_path) == whole[1]
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_believed_or_ends_in_another_error(tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    values = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64)]
+    save_arrays(path, values, loss_sum=2.5)
+    content = path.read_bytes()
+    refused = 0
+    for bit in range(0, 8 * len(content), 3):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            read = load_arrays(path), load_numbers(path, ["loss_sum"])
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is damaged: ") and "pickle" not in str(error)
+            refused += 1
+        else:
+            assert read[1] == {"loss_sum": 2.5}
+            if [array.shape for array in read[0]] != [(2, 3), ()]:
+                continue  # `Checkpoints` and `KeepBest` compare the shapes with the model
+            for a, b in zip(values, read[0], strict=True):
+                np.testing.assert_array_equal(a, b)
+    assert refused > len(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x93NUMPY", b"PK"])
+def test_what_is_no_checkpoint_is_named_without_advice_to_trust_it(content, tmp_path):
+    (tmp_path / "step-00000004.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"step-00000004\.npz is damaged: it is no arch") as info:
+        training.Checkpoints(tmp_path).restore(make_network())
+    assert "pickle" not in str(info.value) and "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "", "line 1 does not name columns"),
+        (lambda text: text.replace("epoch", "when", 1), "line 1 does not name columns"),
+        (lambda text: text.replace("\n0,", "\n1,"), "of epoch '1' where 0 should follow"),
+        (lambda text: text[: text.rindex(",")], "line 2 has 1 values for 2 columns"),
+        (lambda text: text.replace("0.", "0,", 1), "line 2 has 3 values for 2 columns"),
+        (lambda text: text.replace("0.", "x.", 1), "column loss: 'x"),
+        (lambda text: text.splitlines(True)[0], "0 rows of the 1 epochs that are finished"),
+        (lambda text: "\0\x7f" + text, "line 1 does not name columns|NUL"),
+    ],
+)
+def test_a_history_that_was_changed_is_refused_in_one_line(change, message, tmp_path):
+    with pytest.raises(KilledError):
+        fit(tmp_path, make_network(), callbacks=[KillAt(STEPS_PER_EPOCH + 1)])
+    path = tmp_path / "history.csv"
+    text = path.read_text()
+    path.write_text(change(text))
+    with pytest.raises(ValueError, match=message) as info:
+        fit(tmp_path, make_network())
+    assert str(path) in str(info.value) and "\n" not in str(info.value)

@@ -210,7 +210,7 @@ def test_configurations_of_earlier_versions_load(tmp_path):
         ResolvedConfig.load(path)
     path.write_text("[]")
     with pytest.raises(
-        ConfigError, match=r"config\.json cannot be used: it does not hold settings"
+        ConfigError, match=r"config\.json holds no settings: Expected `object`, got `array`"
     ):
         ResolvedConfig.load(path)
 

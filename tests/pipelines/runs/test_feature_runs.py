@@ -60,6 +60,28 @@ def finished(examples, tmp_path_factory):
     return run_dir, train_and_evaluate(make_config(examples, run_dir, method="db"))
 
 
+def test_labels_that_were_exchanged_after_a_run_are_noticed(examples, tmp_path):
+    with np.load(examples) as file:
+        arrays = dict(file)
+    path, run_dir = tmp_path / "views.npz", tmp_path / "run"
+    np.savez(path, **arrays)
+    config = make_config(path, run_dir, method="erm", export=False)
+    train_and_evaluate(config)
+    rows = np.flatnonzero(arrays["split"] == "test")
+    different = next(i for i in rows if (arrays["labels"][i] != arrays["labels"][rows[0]]).any())
+    arrays["labels"][[rows[0], different]] = arrays["labels"][[different, rows[0]]]
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="test: labels"):
+        evaluate.evaluate_run(str(run_dir), str(tmp_path / "elsewhere"))
+    with pytest.raises(ValueError, match=r"test: labels.*--accept_changed_data"):
+        train_and_evaluate(config)
+    train_and_evaluate(config.with_settings(accept_changed_data=True))
+    caution = "The data changed while the run was stopped: test: labels."
+    assert caution in (run_dir / "report.html").read_text()
+    evaluate.evaluate_run(str(run_dir), str(tmp_path / "elsewhere"))
+    assert caution in (tmp_path / "elsewhere" / "report.html").read_text()
+
+
 def test_a_run_on_features_is_evaluated_as_one_on_images(finished, examples, tmp_path):
     run_dir, scores = finished
     assert scores["mAP"]["total"] > 0.6  # chance is the mean share of the classes, 0.25

@@ -1,5 +1,6 @@
 """Runs that are killed, disks that are full, directories that are taken: nothing is lost."""
 
+import contextlib
 import csv
 import os
 import pathlib
@@ -109,8 +110,8 @@ def test_a_directory_in_use_is_refused_at_once_by_the_second_process(program, th
         lock.acquire()
         second = programs.run(program, f"--run_dir={run_dir}")
     assert second.returncode == 1
-    message = f"{program}: {run_dir} is in use by another run (process {os.getpid()} on "
-    assert message in second.stderr
+    message = f"{run_dir} is in use by another run (process {os.getpid()} on "
+    assert f"{program.removesuffix('.py')}: {message}" in second.stderr
     assert "Traceback" not in second.stderr
     assert {path.name for path in run_dir.iterdir()} == {"lock", *there}
 
@@ -172,6 +173,54 @@ def features(tmp_path_factory):
     names = np.array(list("abcde"))
     np.savez(path, features=signal, labels=labels.astype(int), split=split, class_names=names)
     return path
+
+
+def wait_until(happened, program):
+    waited_until = time.monotonic() + SECONDS
+    while not happened():
+        assert program.returncode is None, program.stderr
+        assert time.monotonic() < waited_until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_train_py_stops_after_a_step_with_a_line_and_a_status(number, features, tmp_path):
+    program = programs.Program(
+        [
+            "train.py",
+            "--dataset=features",
+            "--method=erm",
+            "--steps=1000000",
+            "--checkpoint_every=50",
+            f"--examples={features}",
+            f"--run_dir={tmp_path / 'run'}",
+            f"--cache_dir={tmp_path / 'cache'}",
+        ]
+    )
+    checkpoints = training.Checkpoints(tmp_path / "run" / "checkpoints")
+    wait_until(checkpoints.steps, program)
+    os.kill(program.pid, number)
+    assert program.wait() == 128 + number
+    reached = checkpoints.steps()[-1]
+    assert program.stderr.endswith(
+        f"train: stopped at step {reached} of 1000000; the same command continues\n"
+    )
+    assert "Traceback" not in program.stderr
+
+
+def test_a_second_signal_ends_a_step_that_does_not_end(tmp_path):
+    program = start(tmp_path, hold_at=4)
+    checkpoints = training.Checkpoints(tmp_path / "checkpoints")
+    wait_until(lambda: max(checkpoints.steps(), default=0) == 3, program)
+    os.kill(program.pid, signal.SIGINT)
+    wait_until(lambda: "SIGINT: stopping after this step" in program.stderr, program)
+    waited_until = time.monotonic() + SECONDS
+    while program.returncode is None and time.monotonic() < waited_until:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(program.pid, signal.SIGTERM)
+        time.sleep(0.02)
+    assert program.wait() == 143
+    assert checkpoints.steps()[-1] == 3
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dbl_tf import LabelStatistics, training
+from dbl_tf import LabelStatistics, serving, training
 from pipelines.runs import build, costs, directory, evaluate
 from pipelines.runs.config import ConfigError, DataConfig, RunConfig
 from pipelines.runs.resolution import resolve
@@ -168,12 +168,15 @@ def test_the_same_command_continues_and_another_is_refused(finished, picture_tab
     trained = checkpoint.stat().st_mtime_ns
     assert train_and_evaluate(same)["mAP"] == scores["mAP"]
     assert checkpoint.stat().st_mtime_ns == trained
+    assert serving.versions(run_dir / "saved_model") == [1]
     assert not list(run_dir.rglob("*.incomplete*"))
     again = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
     for a, b in zip(weights, again, strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ConfigError, match=r"another configuration(.|\n)*--mu: 0.2 there, 0.4 now"):
         train_and_evaluate(make_config(picture_table, run_dir, val_fraction=0.2, mu=0.4))
+    train_and_evaluate(make_config(picture_table, run_dir, val_fraction=0.2, new_version=True))
+    assert serving.versions(run_dir / "saved_model") == [1, 2]
 
 
 def test_the_same_command_continues_with_a_relative_path(finished, picture_table, monkeypatch):

@@ -1,0 +1,105 @@
+"""JSON files of a run that someone has changed: used as they are valid, or refused in one line."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from run_data import make_data
+
+from dbl_tf import LabelStatistics
+from dbl_tf.calibration import Calibration
+from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
+from pipelines.runs.resolution import resolve
+from pipelines.runs.scores import Thresholds
+
+LABELS = np.array([[1, 0, 1], [1, 1, 0], [0, 1, 0], [1, 0, 0]])
+VALUES = [None, "x", True, -1, 0.5, 10**30, 1e300, [], {}, [None], [-1], ["x"], {"i": 7}]
+TEXTS = ["", "[", "null", "{}", "[]", "7", "\x00", "[" * 100_000, '{"a": NaN}', '{"a": 1e999}']
+
+
+def saved_files():
+    statistics = LabelStatistics.from_labels(LABELS, list("abc"))
+    config = resolve(RunConfig.of(run_dir="/run"), make_data())
+    return {
+        "statistics": (statistics, LabelStatistics.load),
+        "calibration": (Calibration(1.5, np.array([0.0, 1.0]), "val"), Calibration.load),
+        "thresholds": (Thresholds(np.array([0.2, 0.4]), "val"), Thresholds.load),
+        "config": (config, ResolvedConfig.load),
+    }
+
+
+def changed_documents(document, keys=()):
+    """Every document with one field changed or removed, at any depth."""
+    node = document
+    for key in keys:
+        node = node[key]
+    for key in list(node) if isinstance(node, dict) else range(min(len(node), 2)):
+        for value in VALUES:
+            changed = copy.deepcopy(document)
+            place = changed
+            for above in keys:
+                place = place[above]
+            place[key] = value
+            yield changed
+        changed = copy.deepcopy(document)
+        place = changed
+        for above in keys:
+            place = place[above]
+        del place[key]
+        yield changed
+        if isinstance(node[key], dict | list):
+            yield from changed_documents(document, (*keys, key))
+
+
+def numbers_of(loaded):
+    if isinstance(loaded, LabelStatistics):
+        return loaded.cooccurrence, loaded.num_examples, loaded.priors
+    if isinstance(loaded, Calibration):
+        return loaded.slope, loaded.offsets
+    return (loaded.values,) if isinstance(loaded, Thresholds) else ()
+
+
+@pytest.mark.parametrize("kind", ["statistics", "calibration", "thresholds", "config"])
+def test_a_changed_file_is_refused_in_one_line_that_names_it_or_is_valid(kind, tmp_path):
+    saved, load = saved_files()[kind]
+    path = tmp_path / f"{kind}.json"
+    saved.save(path)
+    document = json.loads(path.read_text())
+    load(path)
+    refused = 0
+    for text in [*TEXTS, *map(json.dumps, changed_documents(document))]:
+        path.write_text(text)
+        try:
+            loaded = load(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error), (text[:200], error)
+            refused += 1
+        else:
+            assert all(np.isfinite(numbers).all() for numbers in numbers_of(loaded)), text
+    assert refused > 2 * len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("statistics", {"num_examples": "4"}, "field num_examples: Expected `int`, got `str`"),
+        ("statistics", {"num_examples": 2}, r"class_counts must lie in \[0, 2\]"),
+        (
+            "statistics",
+            {"cooccurrence": {"i": [0, -1], "j": [0, 1], "count": [1, 1]}},
+            r"field cooccurrence\.i\[1\]: Expected `int` >= 0",
+        ),
+        ("thresholds", {"thresholds": [0.5, 1e300]}, r"field thresholds\[1\]: .*<= 1"),
+        ("config", {"batch_size": 10**30}, "batch_size"),
+        ("config", {"steps": "many"}, "field steps: Expected `int | null`, got `str`"),
+    ],
+)
+def test_the_message_names_the_field(kind, change, message, tmp_path):
+    saved, load = saved_files()[kind]
+    path = tmp_path / f"{kind}.json"
+    saved.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message) as info:
+        load(path)
+    assert isinstance(info.value, ConfigError) == (kind == "config")
