@@ -56,7 +56,7 @@ def test_what_was_left_open_differs_from_no_run():
         ({"check_images": "some"}, "--check_images must be one of exists, header, all"),
         (
             {"backbone": "AlexNet"},
-            "--backbone must be hub:PRESET_OR_FOLDER or one of small_resnet",
+            r"--backbone must be hub:PRESET_OR_FOLDER or one of small_resnet, .*VGG16",
         ),
         ({"alpha": -0.1}, "--alpha must be at least 0; got -0.1"),
         ({"beta": 0.0}, "--beta must be greater than 0; got 0.0"),
