@@ -1,8 +1,8 @@
 """Distribution-Balanced Loss (Wu et al., ECCV 2020) for Keras.
 
 `dbl_tf.DistributionBalancedLoss(class_counts, num_examples)` goes into `model.compile(loss=…)`.
-The modules imported here need no TensorFlow; `models`, `training`, `prediction` and `serving` are
-imported by name.
+The modules imported here need no TensorFlow, and register all that a saved model may hold, so that
+`keras.models.load_model` finds it; `training`, `prediction` and `serving` are imported by name.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ from dbl_tf import (
     classifiers,
     losses,
     metrics,
+    models,
+    optimizers,
     ranking_losses,
     robust_losses,
     statistics,
@@ -48,6 +50,8 @@ __all__ = [
     "label_graph",
     "losses",
     "metrics",
+    "models",
+    "optimizers",
     "ranking_losses",
     "read_label_embeddings",
     "robust_losses",
@@ -57,14 +61,14 @@ __all__ = [
 
 # Modules of earlier versions, and where their contents are now.
 _MOVED = {
-    "comparison": "pipelines.reports.comparison",
+    "comparison": "pipelines.reports.comparison and pipelines.reports.variants",
     "evaluation": "dbl_tf.prediction, dbl_tf.training and pipelines.runs.scores",
     "figures": "pipelines.reports.charts",
     "files": "dbl_tf.atomic and dbl_tf.lock",
     "pages": "pipelines.reports.pages",
     "published": "pipelines.reports.published",
     "report": "pipelines.reports.run",
-    "svg": "pipelines.reports.svg",
+    "svg": "pipelines.reports.charts",
 }
 
 

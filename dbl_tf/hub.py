@@ -6,6 +6,7 @@
 
 import functools
 import importlib.util
+import inspect
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ _PARTS_WITH_TEXT = {
 }
 # Transformers whose position embeddings are for images of one size.
 _OF_ONE_SIZE = ("DeiTBackbone", "ViTBackbone", *_PARTS_WITH_TEXT)
+
+# Stands for patches that are hidden from DINO in its own training, and has no gradient here.
+_MASK_TOKEN = "mask_token"
 
 _Options = tuple[tuple[str, Any], ...]
 
@@ -62,7 +66,7 @@ def image_size(name: str) -> int | None:
     Raises:
         ValueError: see `build`.
     """
-    return _own_size(name)[1]
+    return _kind_and_size(name)[1]
 
 
 def build(
@@ -87,8 +91,12 @@ def build(
             these kinds; it does not take the options, or images of this size.
     """
     fixed: _Options = tuple(sorted((options or {}).items()))
-    class_name, own = _own_size(name)
-    if class_name in _OF_ONE_SIZE:
+    kind, own = _kind_and_size(name)
+    # A network of KerasHub takes any argument, and drops those that it does not know.
+    unknown = sorted(set(dict(fixed)) - set(inspect.signature(kind).parameters))
+    if unknown:
+        raise ValueError(f"{name} is a {kind.__name__}, which has no option {', '.join(unknown)}")
+    if kind.__name__ in _OF_ONE_SIZE:
         if own != size:
             raise ValueError(
                 f"{name} takes images of {own} × {own} pixels alone; leave --image_size out, or "
@@ -155,6 +163,9 @@ class ImageEncoder(layers.Layer):
         self.parts = list(parts)
         self.input_key = input_key
         self.takes_class_token = takes_class_token
+        for variable in self.variables:
+            if variable.name == _MASK_TOKEN:
+                variable.trainable = False
 
     def call(self, images: Any) -> Any:
         """Returns maps (B, h, w, F) or features (B, F)."""
@@ -203,14 +214,15 @@ def _load(name: str, options: _Options, *, load_weights: bool) -> keras.Model:
 
 
 @functools.lru_cache(maxsize=4)
-def _own_size(name: str) -> tuple[str, int | None]:
+def _kind_and_size(name: str) -> tuple[type[keras.Model], int | None]:
     """Returns the class of a network, and the side of the images that it was made for."""
     backbone = _load(name, (), load_weights=False)
-    encoder = backbone.vision_encoder if type(backbone).__name__ in _PARTS_WITH_TEXT else backbone
+    kind = type(backbone)
+    encoder = backbone.vision_encoder if kind.__name__ in _PARTS_WITH_TEXT else backbone
     shape = getattr(encoder, "image_shape", None)
     if shape is None:
-        raise ValueError(f"{name} is a {type(backbone).__name__}, which takes no images")
-    return type(backbone).__name__, shape[0] if shape[0] == shape[1] else None
+        raise ValueError(f"{name} is a {kind.__name__}, which takes no images")
+    return kind, shape[0] if shape[0] == shape[1] else None
 
 
 # Cached, because the copy at the end of a run must not depend on the preset any more.

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dbl_tf.label_arrays import OF_IDS
+
 UNKNOWN_HINT = "an unknown label is −1 in integers and NaN in floating-point numbers"
 
 
@@ -86,4 +88,5 @@ def check_soft(labels: np.ndarray) -> bool:
 
 def label_error(value: Any, place: str) -> ValueError:
     """Returns the error for a label that is neither 0 nor 1 nor unknown."""
-    return ValueError(f"labels must be 0 or 1, found {value} in {place}; {UNKNOWN_HINT}")
+    hint = f". {OF_IDS}" if 1 < value < np.inf and value % 1 == 0 else ""
+    return ValueError(f"labels must be 0 or 1, found {value} in {place}; {UNKNOWN_HINT}{hint}")

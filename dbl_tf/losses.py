@@ -19,7 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from dbl_tf import label_values, weighting
+from dbl_tf import label_arrays, label_values, output_checks, weighting
+from dbl_tf.messages import first_few
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
 REBALANCE_MODES = ("labels", "sample_weight", None)
@@ -245,9 +246,13 @@ class MultiLabelLoss(keras.losses.Loss):
             dtype = "float32"
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.from_logits = bool(from_logits)
+        self._check_outputs = output_checks.OutputCheck(type(self).__name__, self.from_logits)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Returns the reduced loss; the class documents the arguments."""
+        # Before Keras converts the outputs, which hides what they come from.
+        self._check_outputs(y_pred)
+        y_true = label_arrays.batch_labels(y_true, getattr(y_pred, "shape", (None,))[-1])
         # Keras converts the targets before `call` can see their type. The flags are set on a copy,
         # because the threads of several replicas may call this object at once. A copy by `copy` is
         # made by Keras from the configuration, which takes long and loses state.
@@ -396,11 +401,18 @@ def _host_values(array: Any) -> np.ndarray | None:
     if library in ("jax", "jaxlib"):
         jax = sys.modules["jax"]
         is_there = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer)
-        in_host = is_there and all(device.platform == "cpu" for device in array.devices())
+        in_host = (
+            is_there
+            and array.is_fully_addressable
+            and all(device.platform == "cpu" for device in array.devices())
+        )
         return np.asarray(array) if in_host else None
     if library == "torch":
-        is_there = array.device.type == "cpu" and not sys.modules["torch"].compiler.is_compiling()
-        return array.detach().float().numpy() if is_there else None
+        torch = sys.modules["torch"]
+        if array.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        values = array.detach()  # of the types of PyTorch, NumPy does not have this one
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return None if isinstance(array, keras.KerasTensor) else np.asarray(array)
 
 
@@ -492,6 +504,8 @@ class DistributionBalancedLoss(ElementwiseLoss):
         dtype: Any = None,
     ):
         super().__init__(from_logits, reduction, name, dtype)
+        _check_num_examples(num_examples, class_counts)
+        weighting.checked_counts(class_counts)
         # A list, because an array in the configuration does not survive a `.keras` file.
         self.class_counts = np.asarray(class_counts).tolist()
         of_class = np.asarray(num_examples).astype(np.int64)
@@ -526,10 +540,14 @@ class DistributionBalancedLoss(ElementwiseLoss):
         self._counts = counts
         nu = class_margins(counts, of_class, self.kappa)
         self._nu = nu / self.lambda_ if margin == "released" else nu
+        limit = float(np.finfo(self.dtype).max)
+        if not (abs(self._nu) <= limit).all():
+            raise ValueError(
+                f"kappa={self.kappa} makes the margin ν (Eq. 9) infinite in {self.dtype}; the "
+                f"paper uses {DEFAULTS.kappa}"
+            )
 
     def _check_counts(self, counts: np.ndarray, num_examples: np.ndarray) -> None:
-        if counts.ndim != 1 or counts.size == 0:
-            raise ValueError(f"class_counts must be of shape (C,), got {counts.shape}")
         if num_examples.shape not in ((), counts.shape):
             raise ValueError(
                 f"num_examples must be a number, or one for each of {len(counts)} classes, got "
@@ -548,15 +566,15 @@ class DistributionBalancedLoss(ElementwiseLoss):
             empty = np.flatnonzero(counts == 0).tolist()
             if empty:
                 raise ValueError(
-                    f"classes {empty} have no training examples, so neither ν (Eq. 9) nor r̂ "
-                    f"(Eq. 3) is defined for them{remedy}"
+                    f"classes [{first_few(empty)}] have no training examples, so "
+                    f"neither ν (Eq. 9) nor r̂ (Eq. 3) is defined for them{remedy}"
                 )
         if self.kappa != 0:
             full = np.flatnonzero(counts == of_class).tolist()
             if full:
                 raise ValueError(
-                    f"classes {full} are in every one of the {of_class[full[0]]} training "
-                    f"examples, so ν (Eq. 9) is not finite for them{remedy}, or kappa=0"
+                    f"classes [{first_few(full)}] are in every one of the {of_class[full[0]]} "
+                    f"training examples, so ν (Eq. 9) is not finite for them{remedy}, or kappa=0"
                 )
 
     def _elements(self, y_true: Any, logits: Any) -> Any:
@@ -844,6 +862,18 @@ class AsymmetricLoss(ElementwiseLoss):
             "gamma_positive": self.gamma_positive,
             "clip": self.clip,
         }
+
+
+def _check_num_examples(num_examples: Any, class_counts: Any) -> None:
+    number = np.asarray(num_examples)
+    are_exchanged = np.ndim(class_counts) == 0 and number.ndim == 1
+    lowest = 1 if number.ndim == 0 else 0  # of a class, all labels may be unknown
+    is_whole = number.dtype.kind in "iuf" and bool(((number >= lowest) & (number % 1 == 0)).all())
+    if are_exchanged or not is_whole:
+        raise ValueError(
+            "num_examples must be the number of training examples, a whole number of at least 1; "
+            f"got {num_examples!r:.80}{'. class_counts comes first' if are_exchanged else ''}"
+        )
 
 
 def _check_rebalance(rebalance: str | None, modes: Sequence[str | None]) -> None:

@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dbl_tf import label_values
+from dbl_tf import label_arrays, label_values
 from dbl_tf.cores import usable_cores
-from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
+from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
 
 # The means that are reported, in the order shown.
 TOTAL_AND_GROUPS = ("total", *GROUP_NAMES)
@@ -110,7 +110,7 @@ def _mean_of_known(values: np.ndarray, known: np.ndarray | None) -> np.ndarray:
 
 def _over_decisions(per_class: np.ndarray, labels: Any) -> Any:
     """The mean over all known decisions, from means (C, …) over those of each class."""
-    labels = np.asarray(labels)
+    labels = _dense(labels)
     if not label_values.can_hold_unknown(labels.dtype):
         return per_class.mean(axis=0)
     unknown = label_values.is_unknown(labels)
@@ -1148,6 +1148,8 @@ def _checked(
     labels: Any, scores: Any, num_dimensions: int = 2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Returns which labels are 1, bool, the scores, and which labels are known; None if all are."""
+    if num_dimensions == 2:
+        labels = _dense(labels)
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.ndim != num_dimensions or labels.shape != scores.shape:
         shape = "(N, C)" if num_dimensions == 2 else "(N,)"
@@ -1164,6 +1166,12 @@ def _checked(
             f"{_place(np.argwhere(missing)[0])}: the model's output is not finite"
         )
     return positive, scores, known
+
+
+def _dense(labels: Any) -> np.ndarray:
+    """Labels (N, C) in any container as an array."""
+    labels = label_arrays.label_array(labels)
+    return labels.toarray() if is_sparse(labels) else labels
 
 
 def _place(index: Sequence[int]) -> str:

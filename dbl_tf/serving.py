@@ -53,8 +53,11 @@ def export(
     * `probabilities`, `class_names` and `thresholds`, (B, C);
     * `top_probabilities` and `top_classes`, (B, k), the k = min(5, C) most probable classes;
     * `error`, string (B,): empty, or the reason why this image has no result: it could not be
-      read, or its logits are not finite numbers. Its `probabilities` and `top_probabilities` are
-      then zeros and its `top_classes` are empty. It does not change the rows of the other images.
+      read, or some of its pixels or logits are not finite numbers. Its `probabilities` and
+      `top_probabilities` are then zeros and its `top_classes` are empty. It does not change the
+      rows of the other images.
+
+    An empty batch has an empty answer. A tensor of another shape is refused by its name and shape.
 
     An existing version is never changed, because a server that has loaded it would not notice. The
     new one is written under a name that is not a number, which a server therefore ignores, and
@@ -84,10 +87,14 @@ def export(
     image_size = model.input_shape[1]
 
     def read_images(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        finite = tf.math.is_finite(images)
+        is_good = tf.reduce_all(finite, axis=(1, 2, 3))
         resized = tf.map_fn(
-            resize, images, fn_output_signature=tf.TensorSpec((image_size, image_size, 3))
+            resize,
+            tf.where(finite, images, 0.0),
+            fn_output_signature=tf.TensorSpec((image_size, image_size, 3)),
         )
-        return resized, tf.fill(tf.shape(images)[:1], "")
+        return resized, tf.where(is_good, "", "some of the pixels are not finite numbers")
 
     signatures = [
         _Signature(
@@ -243,7 +250,21 @@ def _export(
 def _endpoint(
     signature: _Signature, answer: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    return lambda inputs: answer(*signature.read(inputs))
+    example = signature.example
+
+    def endpoint(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        # A server passes tensors of any shape on, and the first operation that cannot work with one
+        # would say so in its own words.
+        inputs = tf.ensure_shape(inputs, signature.spec.shape)
+        num_rows = tf.shape(inputs)[0]
+        # Not all kernels of a network take an empty batch.
+        some_rows = tf.cond(
+            num_rows > 0, lambda: inputs, lambda: tf.zeros(example.shape, example.dtype)
+        )
+        outputs = answer(*signature.read(some_rows))
+        return {name: output[:num_rows] for name, output in outputs.items()}
+
+    return endpoint
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification 
 Datasets, ECCV 2020, section 3.1.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -16,7 +17,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from dbl_tf import atomic, label_values, saved_json
+from dbl_tf import atomic, label_arrays, label_values, saved_json
+from dbl_tf.messages import first_few, quoted
 
 HEAD_MIN_COUNT = 100
 TAIL_MAX_COUNT = 20  # exclusive: a class of 20 examples is medium
@@ -86,8 +88,11 @@ class LabelStatistics:
         if not np.array_equal(np.diagonal(cooccurrence), counts):
             raise ValueError("the diagonal of cooccurrence must equal class_counts")
         if len(set(self.class_names)) != num_classes:
-            repeated = sorted({n for n in self.class_names if self.class_names.count(n) > 1})
-            raise ValueError(f"class names must be distinct, found more than once: {repeated}")
+            repeated = sorted(n for n, k in collections.Counter(self.class_names).items() if k > 1)
+            raise ValueError(
+                "class names must be distinct, found more than once: "
+                f"{first_few([quoted(name) for name in repeated])}"
+            )
         if num_classes and (counts.min() < 0 or counts.max() > self.num_examples):
             raise ValueError(
                 f"class_counts must lie in [0, {self.num_examples}], the number of examples; "
@@ -117,15 +122,16 @@ class LabelStatistics:
         """Counts the labels of a training set.
 
         Args:
-            labels: the labels, multi-hot (N, C), as an array or nested list of any numeric or
-                boolean type, or as a `scipy.sparse` matrix. −1 in integers and NaN in
+            labels: the labels, multi-hot (N, C), of any numeric or boolean type, in a container
+                that `dbl_tf.label_arrays.label_array` takes. −1 in integers and NaN in
                 floating-point numbers stand for labels that are not known.
             class_names: the C distinct names of the classes.
 
         Raises:
             ValueError: a label is neither 0 nor 1 nor unknown (the message gives its row and
-                class), the array is not two-dimensional, or the names do not fit the columns.
+                class), the labels are not of shape (N, C), or the names do not fit the columns.
         """
+        labels = label_arrays.label_array(labels)
         num_examples, num_classes = _shape_of(labels)
         if class_names is None:
             class_names = [str(i) for i in range(num_classes)]
@@ -201,8 +207,8 @@ class LabelStatistics:
         """Computes P^I(x), the share of example x in the draws of class-aware re-sampling (Eq. 2).
 
         Args:
-            labels: the labels of training examples, multi-hot (B, C), dense or `scipy.sparse`.
-                Unknown ones do not count.
+            labels: the labels of training examples, multi-hot (B, C), as in `from_labels`. Unknown
+                ones do not count.
 
         Returns:
             The probabilities, float64 (B,); zero for an example without labels. They sum to 1 over
@@ -212,6 +218,7 @@ class LabelStatistics:
             ValueError: the labels have another number of classes, or one of them is of a class
                 without training examples.
         """
+        labels = label_arrays.label_array(labels)
         _, num_classes = _shape_of(labels)
         if num_classes != self.num_classes:
             raise ValueError(
@@ -240,7 +247,7 @@ class LabelStatistics:
         if empty.any() and (absent := positive[:, np.flatnonzero(empty)].sum()) != 0:
             raise ValueError(
                 f"{int(absent)} labels are of classes without training examples: "
-                f"{[self.class_names[i] for i in np.flatnonzero(empty)]}"
+                f"{first_few([quoted(self.class_names[i]) for i in np.flatnonzero(empty)])}"
             )
 
     @property
@@ -327,10 +334,8 @@ def is_sparse(labels: Any) -> bool:
 
 
 def _shape_of(labels: Any) -> tuple[int, int]:
-    shape = labels.shape if hasattr(labels, "shape") else np.shape(labels)
-    if len(shape) != 2:
-        raise ValueError(f"labels must be of shape (N, C), got {tuple(shape)}")
-    return int(shape[0]), int(shape[1])
+    num_examples, num_classes = labels.shape
+    return int(num_examples), int(num_classes)
 
 
 def _row_blocks(labels: Any) -> Iterator[tuple[int, np.ndarray]]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dbl_tf import label_arrays
+from dbl_tf.messages import first_few
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
 
@@ -33,8 +35,9 @@ def rebalanced_weights(
 
     Args:
         labels: multi-hot labels or soft targets in [0, 1], shape (B, C): a NumPy array, a nested
-            list, or a TensorFlow, JAX or PyTorch tensor. Every type except float64 is computed in
-            float32. −1 in integers and NaN stand for labels that are not known.
+            list, or a TensorFlow, JAX or PyTorch tensor, TensorFlow's sparse ones included. Every
+            type except float64 is computed in float32. −1 in integers and NaN stand for labels that
+            are not known.
         class_counts: the numbers n_i of training examples of each class, shape (C,), positive.
         alpha: the lower bound α ≥ 0 of the weights.
         beta: the slope β > 0 of the smoothing.
@@ -152,15 +155,40 @@ def positive_counts(class_counts: Sequence[float] | np.ndarray, quantity: str) -
     Raises:
         ValueError: if the shape is not (C,), or a class has no examples.
     """
-    counts = np.asarray(class_counts, np.float64)
-    if counts.ndim != 1 or counts.size == 0:
-        raise ValueError(f"class_counts must be of shape (C,), got {counts.shape}")
-    undefined = ~(counts > 0)
-    if undefined.any():
+    counts = checked_counts(class_counts)
+    undefined = np.flatnonzero(~(counts > 0))
+    if undefined.size:
+        found = first_few([f"class {i} has {counts[i]:g}" for i in undefined])
         raise ValueError(
-            f"{quantity} is not defined for classes without training examples: class_counts is "
-            f"{counts[undefined].tolist()} at {np.flatnonzero(undefined).tolist()}; leave these "
-            "classes out, or pass dbl_tf.weighting.clamp_counts(class_counts, num_examples)"
+            f"{quantity} is not defined for classes without training examples: {found}; leave "
+            "these classes out, or pass dbl_tf.weighting.clamp_counts(class_counts, num_examples)"
+        )
+    return counts
+
+
+def checked_counts(class_counts: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns class counts as float64 (C,), after checking that they are numbers of examples.
+
+    Args:
+        class_counts: the numbers n_i of training examples of each class, shape (C,).
+
+    Raises:
+        ValueError: if they are no numbers, are not of shape (C,), or are shares of the examples.
+    """
+    if hasattr(class_counts, "class_counts"):
+        raise ValueError("class_counts must be of shape (C,); pass statistics.class_counts")
+    wanted = "class_counts must be the numbers of examples of each class, of shape (C,)"
+    try:
+        counts = np.asarray(class_counts, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{wanted}; got {class_counts!r:.80}") from None
+    if counts.ndim != 1 or counts.size == 0:
+        labels = "; LabelStatistics.from_labels(labels).class_counts counts the labels of examples"
+        raise ValueError(f"{wanted}; got {counts.shape}{labels if counts.ndim == 2 else ''}")
+    if (counts <= 1).all() and (counts % 1 > 0).any():
+        raise ValueError(
+            f"{wanted}; got shares of the examples, from {counts.min():.3g} to {counts.max():.3g}. "
+            "Multiply them by the number of examples"
         )
     return counts
 
@@ -182,6 +210,7 @@ def _with_class_values(labels: Any, values: np.ndarray, all_known: bool) -> tupl
 
     Unknown labels become 0.
     """
+    labels = label_arrays.batch_labels(labels, len(values))
     can_be_unknown = not all_known and _can_be_unknown(labels)
     labels = _as_floating(labels)
     if len(labels.shape) != 2 or labels.shape[1] != len(values):
@@ -217,8 +246,6 @@ def _without_unknown(labels: Any) -> Any:
 
 
 def _as_floating(labels: Any) -> Any:
-    if not hasattr(labels, "shape"):
-        labels = np.asarray(labels)
     name = _dtype_name(labels)
     if name in ("float32", "float64"):
         return labels

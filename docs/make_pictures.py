@@ -7,6 +7,7 @@ python -m docs.make_pictures --labels=voc_mlt_train.csv  # and Fig. 2 and 5 for 
 import base64
 import io
 import pathlib
+import re
 
 import numpy as np
 import scipy.sparse
@@ -18,7 +19,7 @@ from benchmarks import label_lists
 from dbl_tf import LabelStatistics
 from pipelines import sampling
 from pipelines.datasets import digits_mlt
-from pipelines.reports import charts, svg
+from pipelines.reports import charts
 
 NUM_DRAWS = 100_000
 NUM_DRAWS_OF_LIST = 1_000_000
@@ -51,17 +52,17 @@ def draw_scenes() -> None:
     scenes = io.BytesIO()
     Image.fromarray(np.vstack(rows)).save(scenes, "png")
     encoded = base64.b64encode(scenes.getvalue()).decode()
-    height = SCENES_WIDTH * ROWS // COLUMNS
-    width = SCENES_WIDTH + 20 + shares.width
+    drawing = shares.svg()
+    width, height = map(float, re.findall(r'(?:width|height)="([\d.]+)"', drawing)[:2])
+    scenes_height = SCENES_WIDTH * ROWS // COLUMNS
     (DOCS / "digits_mlt.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" '
-        f'width="{width}" viewBox="0 0 {width} {shares.height}">'
-        f'<style>{svg.STYLE}</style><rect width="100%" height="100%" fill="var(--paper)"/>'
-        f'<image x="10" y="{(shares.height - height) // 2}" width="{SCENES_WIDTH}" '
-        f'height="{height}" style="image-rendering:pixelated" '
+        f'viewBox="0 0 {SCENES_WIDTH + 20 + width:.0f} {height:.0f}">'
+        '<rect width="100%" height="100%" fill="white"/>'
+        f'<image x="10" y="{(height - scenes_height) / 2:.0f}" width="{SCENES_WIDTH}" '
+        f'height="{scenes_height}" style="image-rendering:pixelated" '
         f'href="data:image/png;base64,{encoded}"/>'
-        f'<svg x="{SCENES_WIDTH + 20}" width="{shares.width}" height="{shares.height}">'
-        f"{shares.inline()}</svg></svg>\n",
+        f'<svg x="{SCENES_WIDTH + 20}">{drawing}</svg></svg>\n',
         encoding="utf-8",
     )
 
@@ -91,7 +92,7 @@ def draw_statistics(path: pathlib.Path) -> None:
         charts.variance_by_class(statistics, variance),
     ):
         file = directory / f"{path.stem}_{picture.name}.svg"
-        file.write_text(picture.document(), encoding="utf-8")
+        file.write_text(picture.svg(), encoding="utf-8")
 
 
 def draw(labels: scipy.sparse.csr_array, number: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from dbl_tf import label_arrays, label_values
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples, FeatureRows
@@ -170,20 +171,23 @@ def evaluation_batches(
     )
 
 
-def dense_labels(labels: scipy.sparse.csr_array) -> Callable[[tf.Tensor], tf.Tensor]:
+def dense_labels(labels: Any) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function for `tf.data` from positions, int64 (B,), to labels (B, C).
 
-    The matrix stays sparse, so that a million examples of a thousand classes fit into memory.
+    The labels are kept sparse, so that a million examples of a thousand classes fit into memory.
 
     Args:
-        labels: the labels, (N, C); unknown ones are −1 of int8, as in `Examples.targets`.
+        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes;
+            −1 in integers and NaN in floating-point numbers stand for labels that are not known.
 
     Returns:
-        The function. Its labels are uint8, or int8 if some of all labels are unknown.
+        The function. Its labels are uint8, or int8 with −1 if some of all labels are unknown.
     """
+    labels = scipy.sparse.csr_array(label_arrays.label_array(labels), copy=True)
     num_classes = labels.shape[1]
-    has_unknown = labels.dtype == np.int8 and labels.nnz > 0 and labels.data.min() < 0
-    labels = labels.astype(np.int8 if has_unknown else bool).tocsr()
+    is_unknown = label_values.is_unknown(labels.data)
+    has_unknown = bool(is_unknown.any())
+    labels.data = np.where(is_unknown, -1, labels.data != 0).astype(np.int8)
     labels.eliminate_zeros()
     with tf.device("CPU"):
         values = tf.constant(labels.data) if has_unknown else None

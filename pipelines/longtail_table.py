@@ -2,11 +2,12 @@
 
 import csv
 import dataclasses
-import importlib.util
 import os
 import pathlib
 
+import altair as alt
 import numpy as np
+import vl_convert
 
 from dbl_tf import atomic
 from dbl_tf.messages import first_few
@@ -20,6 +21,7 @@ PICTURE_NAME = "counts.png"
 _MAX_TICKS = 100  # more class names would be too small to read
 # Colors that color-blind people can tell apart.
 _BEFORE, _REFERENCE, _REACHED = "#999999", "#D55E00", "#0072B2"
+_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,20 +102,15 @@ def write(
         min_count: see `longtail.pareto_subset`.
         power: see `longtail.pareto_subset`.
         seed: see `longtail.pareto_subset`.
-        picture: whether to draw the picture, which needs matplotlib.
+        picture: whether to draw the picture.
 
     Raises:
         FileExistsError: there is something at `output_dir`.
-        ModuleNotFoundError: a picture is wanted and matplotlib is not installed.
         ValueError: an argument is out of its range, or the table cannot be used.
     """
     output_dir = os.path.abspath(output_dir)
     if os.path.lexists(output_dir):
         raise FileExistsError(f"{output_dir} exists and is not overwritten; choose a new folder")
-    if picture and importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(
-            "the picture needs matplotlib: pip install 'dbl-tf[plots]', or --nopicture"
-        )
     longtail.reference_counts(1, max_count=max_count, min_count=min_count, power=power)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
@@ -167,26 +164,47 @@ def _write_counts(thinned: ThinnedTable, path: pathlib.Path) -> None:
 
 
 def _draw(thinned: ThinnedTable, path: pathlib.Path) -> None:
-    from matplotlib.figure import Figure
-
-    names = [thinned.before.class_names[c] for c in thinned.ranking]
-    place = np.arange(len(names))
-    figure = Figure(figsize=(min(max(6, 0.25 * len(names)), 20), 4.5), layout="constrained")
-    axes = figure.subplots()
-    before = thinned.before.class_counts[thinned.ranking]
-    reached = thinned.reached.class_counts[thinned.ranking]
-    num_before, num_reached = thinned.before.num_examples, thinned.reached.num_examples
-    axes.bar(place, before, 0.8, color=_BEFORE, label=f"before, {num_before} images")
-    axes.plot(place, thinned.references, color=_REFERENCE, label="reference")
-    label = f"reached, {num_reached} images"
-    axes.plot(place, reached, "o", markersize=4, color=_REACHED, label=label)
-    axes.set_yscale("symlog", linthresh=1)  # logarithmic, but a class may have no image left
-    axes.set_ylim(bottom=0)
-    axes.margins(x=0.01)
-    axes.set_ylabel("train images of the class")
-    if len(names) <= _MAX_TICKS:
-        axes.set_xticks(place, names, rotation=90, fontsize=8)
+    series = {
+        f"before, {thinned.before.num_examples} images": thinned.before.class_counts,
+        "reference": thinned.references,
+        f"reached, {thinned.reached.num_examples} images": thinned.reached.class_counts,
+    }
+    before, reference, reached = series
+    rows = [
+        {
+            "class": thinned.before.class_names[c],
+            "rank": rank,
+            "series": name,
+            "count": int(counts[rank - 1] if name == reference else counts[c]),
+        }
+        for name, counts in series.items()
+        for rank, c in enumerate(thinned.ranking.tolist(), start=1)
+    ]
+    if len(thinned.ranking) <= _MAX_TICKS:
+        axis = alt.Axis(labelAngle=-90, labelLimit=160, labelOverlap=False)
+        x = alt.X("class:N", sort=None, title=None, axis=axis)
     else:
-        axes.set_xlabel(f"{len(names)} classes, from head to tail")
-    axes.legend()
-    figure.savefig(path, dpi=110)
+        title = f"{len(thinned.ranking)} classes, from head to tail"
+        x = alt.X("rank:O", title=title, axis=alt.Axis(labels=False, ticks=False))
+    ticks = [0, *(10**k for k in range(len(str(thinned.before.num_examples))))]
+    # Logarithmic, but a class may have no image left.
+    scale = alt.Scale(type="symlog")
+    y = alt.Y(
+        "count:Q", title="train images of the class", scale=scale, axis=alt.Axis(values=ticks)
+    )
+    colors = alt.Scale(domain=list(series), range=[_BEFORE, _REFERENCE, _REACHED])
+    encoded = alt.Chart(alt.Data(values=rows)).encode(
+        x=x, y=y, color=alt.Color("series:N", scale=colors, title=None)
+    )
+
+    def of(name: str) -> str:
+        return f"datum.series == '{name}'"
+
+    drawing = alt.layer(
+        encoded.mark_bar(opacity=1).transform_filter(of(before)),
+        encoded.mark_line(strokeWidth=3).transform_filter(of(reference)),
+        encoded.mark_point(filled=True, size=40, opacity=1).transform_filter(of(reached)),
+    ).properties(width=min(max(420, 22 * len(thinned.ranking)), 1600), height=360)
+    with alt.data_transformers.enable("default", max_rows=None):
+        content = drawing.to_dict()
+    path.write_bytes(vl_convert.vegalite_to_png(content, vl_version=_VEGA_LITE, ppi=100))

@@ -32,9 +32,7 @@ _POWER = flags.DEFINE_float(
     "Exponent of the Pareto law. The larger it is, the fewer classes are in the middle.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed for the choice of images.")
-_PICTURE = flags.DEFINE_bool(
-    "picture", True, "Draw a chart of the counts; this needs the extra `plots`."
-)
+_PICTURE = flags.DEFINE_bool("picture", True, "Draw a chart of the counts.")
 run_flags.define(
     (table.Options, LoadOptions),
     without=("val_fraction", "test_fraction", "data_seed"),

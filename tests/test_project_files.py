@@ -30,6 +30,14 @@ def test_citation_has_the_version_and_license_of_the_package(setup):
     assert citation["references"][0]["doi"] == "10.1007/978-3-030-58548-8_10"
 
 
+def test_ci_installs_what_the_tests_on_jax_need(setup):
+    """They are skipped where it is not installed."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    before, _, _ = script.partition("python -m pytest")
+    assert ".[tests,docs]" in shlex.split(before, comments=True)
+    assert "jax" in setup["options.extras_require"]["tests"]
+
+
 def test_navigation_names_pages_that_exist():
     def pages(entries):
         for entry in entries:

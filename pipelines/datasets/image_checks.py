@@ -465,6 +465,9 @@ def _reason(read: Callable[[tf.Tensor], tf.Tensor], position: int, decode: bool)
         if decode and not reason:
             images.decode(encoded)  # not traced: the errors of a traced function hold its calls
     except tf.errors.OpError as error:
+        asserted = re.search(r"Summarized data: b(['\"])(.*)\1", error.message)
+        if asserted:  # by `tf.debugging.Assert`, whose data are the reason
+            return asserted[2]
         reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", " ", error.message)
         reason = " ".join(reason.split()).removesuffix(" name:")  # the name of the op, removed
     return reason

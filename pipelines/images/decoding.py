@@ -243,7 +243,7 @@ def _decode_whole(
     return tf.ensure_shape(_reorient(image, header.orientation), (None, None, 3))
 
 
-@seldom_called(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
+@seldom_called(tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32))
 def _decode_other(encoded: tf.Tensor, image_format: tf.Tensor) -> tf.Tensor:
     """Decodes an image of any format but JPEG."""
     return tf.switch_case(
@@ -273,7 +273,7 @@ def _flips(orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return is_any(orientation, (3, 4, 7, 8)), is_any(orientation, (2, 3, 6, 7))
 
 
-@seldom_called(input_signature=[tf.TensorSpec((), tf.string)])
+@seldom_called(tf.TensorSpec((), tf.string))
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes the first frame of a GIF and puts it on the canvas.
 
@@ -328,7 +328,7 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     return tf.where(inside, tf.pad(image, margins), surround)
 
 
-@seldom_called(input_signature=[tf.TensorSpec((), tf.string)])
+@seldom_called(tf.TensorSpec((), tf.string))
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes the image of a WebP without its transparency.
 
@@ -355,7 +355,7 @@ def _byte_string(number: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.constant([bytes([i]) for i in range(256)]), number)
 
 
-@seldom_called(input_signature=[tf.TensorSpec((), tf.string)])
+@seldom_called(tf.TensorSpec((), tf.string))
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     # TensorFlow's decoder mistakes palette indices for gray levels.
     _, width, height, bits, start, palette_start, colors, top_down = bmp_header(encoded)

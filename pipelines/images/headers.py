@@ -6,11 +6,13 @@ did and loads without this package. `inspect` names each kind of file that would
 
 import functools
 import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import tensorflow as tf
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # Decoders allocate the size that a header declares; the limits keep that from taking all memory.
 MAX_PIXELS = 100_000_000
@@ -116,14 +118,35 @@ def read_header(encoded: tf.Tensor) -> Header:
     )
 
 
-# Skipping the ops of an untaken branch one by one takes as long as decoding a small JPEG. What a
-# JPEG without EXIF does not need is therefore called as a function that is never inlined.
-seldom_called = functools.partial(
-    tf.function, autograph=False, experimental_attributes={"_noinline": True}
-)
+def seldom_called(*signature: tf.TensorSpec) -> Callable[[_Function], _Function]:
+    """Makes a function one that graphs call as a whole, and that runs op by op outside of graphs.
+
+    Skipping the ops of an untaken branch one by one takes as long as decoding a small JPEG. What a
+    JPEG without EXIF does not need is therefore called as a function that is never inlined. Outside
+    of graphs it is not traced, because the errors of a traced function hold all of its calls.
+
+    Args:
+        *signature: what the function takes.
+    """
+
+    def decorated(function: _Function) -> _Function:
+        traced = tf.function(
+            function,
+            input_signature=signature,
+            autograph=False,
+            experimental_attributes={"_noinline": True},
+        )
+
+        @functools.wraps(function)
+        def called(*arguments: tf.Tensor) -> Any:
+            return (function if tf.executing_eagerly() else traced)(*arguments)
+
+        return cast(_Function, called)
+
+    return decorated
 
 
-@seldom_called(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)])
+@seldom_called(tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32))
 def _examine_header(
     encoded: tf.Tensor, image_format: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -1,19 +1,21 @@
-"""Draws the figures of the paper for any data, from arrays and scores to an `svg.Picture`.
+"""Charts of runs and comparisons as Vega-Lite specifications, from arrays and scores.
 
-The functions read no files and know neither samplers nor models. With more classes than a reader
-can tell apart, a figure shows every class by its rank, without names, or says which ones it leaves
-out. Texts for readers call a class a label.
+A `Chart` is shown in a page, where the pointer tells names and numbers, and written as an SVG file.
+The functions read no files and know neither samplers nor models. Texts for readers call a class a
+label.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import altair as alt
 import keras
 import numpy as np
+import vl_convert
 
-from dbl_tf import metrics
 from dbl_tf.statistics import (
     GROUP_NAMES,
     HEAD_MIN_COUNT,
@@ -21,89 +23,73 @@ from dbl_tf.statistics import (
     LabelStatistics,
     is_sparse,
 )
-from pipelines.reports.svg import (
-    MAX_ROW_LABEL,
-    NAME_LINE,
-    Axis,
-    Key,
-    Panel,
-    Picture,
-    percent,
-    shortened,
-    wrapped,
-)
+from pipelines.reports.text import plain, shortened
 
-MAX_NAMED_CLASSES = 60
-MAX_NAMED_FIELDS = 30
-MAX_MATRIX_CLASSES = 100
-MAX_CURVE_POINTS = 300
-GROUP_COLORS = {"head": "--blue", "medium": "--orange", "tail": "--red"}
+# With more labels than this, an axis shows them by rank, or a matrix shows some of them.
+MAX_NAMED_CLASSES = 40
+# With more points than this, they are smaller.
+_MANY_POINTS = 200
+# At least 3 : 1 against white and against the dark background; shapes tell groups apart too.
+GROUP_COLORS = {"head": "#3b82c4", "medium": "#c77700", "tail": "#d1495b"}
+_GREY = "#7a7f87"
+MEAN_COLORS = {"total": _GREY, **GROUP_COLORS}
 # The number of training images that a label of each group has.
 GROUP_RANGES = {
     "head": f"{HEAD_MIN_COUNT} or more",
     "medium": f"{TAIL_MAX_COUNT} to {HEAD_MIN_COUNT - 1}",
     "tail": f"fewer than {TAIL_MAX_COUNT}",
 }
-MEAN_COLORS = {"total": "--ink", **GROUP_COLORS}
-
+# The chart of one curve, whose data the script of a page exchanges.
+CURVE = "curve"
+_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+_STATIC_WIDTH = 640
+_ROWS = alt.Chart(alt.NamedData("rows"))
+_PERCENT = alt.Axis(format="%")
+_COUNT_AXIS = alt.X("x:Q", title="training images of the label", scale=alt.Scale(type="log"))
 _LOGITS = np.linspace(-6.0, 6.0, 121)
+_NAME_LIMIT = 220  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
-    """The classes of a figure, from the most to the least frequent.
+class Chart:
+    """A chart with its data and the words around it.
 
     Attributes:
-        index: the columns of the classes in arrays of labels and scores, (C,).
-        names: the C names of the classes, in this order.
-        groups: the C names of their groups, in this order.
+        name: the name of its file without the suffix.
+        title: the heading.
+        caption: sentences that explain what is drawn.
+        drawing: the Altair chart, which refers to its data by the name "rows".
+        rows: the data, a dictionary for each mark.
+        height: the height in pixels.
+        wide: whether it takes the whole width of a page.
     """
 
-    index: np.ndarray
-    names: list[str]
-    groups: list[str]
+    name: str
+    title: str
+    caption: str
+    drawing: alt.TopLevelMixin
+    rows: Sequence[Mapping[str, Any]]
+    height: int = 260
+    wide: bool = False
 
-    @classmethod
-    def of(cls, names: Sequence[str], counts: Any, groups: Sequence[str]) -> "Classes":
-        """Sorts classes by their numbers of training examples."""
-        index = np.argsort(-np.asarray(counts), kind="stable")
-        return cls(index, [names[i] for i in index], [groups[i] for i in index])
+    def specification(self, width: int | str = "container") -> dict[str, Any]:
+        """Returns the Vega-Lite specification, with its data."""
+        content = self.drawing.to_dict() | {"datasets": {"rows": self.rows}}
+        size = {"width": width, "height": self.height, "background": None}
+        # The library that draws ends the process where a text has a control character.
+        return _plain(content | size)
 
-    @classmethod
-    def of_statistics(cls, statistics: LabelStatistics) -> "Classes":
-        """Returns the classes of a training set."""
-        group_of = {int(i): name for name in GROUP_NAMES for i in statistics.groups[name]}
-        groups = [group_of[i] for i in range(statistics.num_classes)]
-        return cls.of(statistics.class_names, statistics.class_counts, groups)
+    def svg(self) -> str:
+        """Draws the chart with its title on white."""
+        content = self.specification(_STATIC_WIDTH) | {"background": "white"}
+        content["title"] = plain(self.title)
+        return vl_convert.vegalite_to_svg(content, vl_version=_VEGA_LITE)
 
-    @classmethod
-    def of_scores(cls, scores: Mapping[str, Any]) -> "Classes":
-        """Returns the classes in the content of a `metrics.json`."""
-        entries = scores["per_class"]
-        counts = [entry["train_count"] for entry in entries.values()]
-        return cls.of(list(entries), counts, [entry["group"] for entry in entries.values()])
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def by_rank(self) -> bool:
-        """Whether there are too many classes to name each."""
-        return len(self) > MAX_NAMED_CLASSES
-
-    def keys(self) -> list[Key]:
-        """Returns a legend of the groups that occur."""
-        mark = "dot" if self.by_rank else "bar"
-        present = [name for name in GROUP_NAMES if name in self.groups]
-        units = [""] * (len(present) - 1) + [" training images"]
-        return [
-            Key(f"{name}, {GROUP_RANGES[name]}{unit}", GROUP_COLORS[name], mark)
-            for name, unit in zip(present, units, strict=True)
-        ]
-
-    def rank_axis(self) -> Axis:
-        """Returns the horizontal axis of figures that show classes without names."""
-        return Axis("labels by rank, most frequent first", 0, len(self) + 1, whole=True)
+@functools.cache
+def javascript() -> str:
+    """Returns Vega, Vega-Lite and Vega-Embed as one script, made without a network in seconds."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE)
 
 
 def within_class_variance(statistics: LabelStatistics, labels: Any) -> np.ndarray:
@@ -162,9 +148,73 @@ def gradient_by_logit(
     return (elements[len(logits) :] - elements[: len(logits)]) / (above - below)
 
 
+def average_precision(
+    names: Sequence[str],
+    groups: Sequence[str],
+    train_counts: Sequence[int],
+    values: np.ndarray,
+    intervals: np.ndarray,
+    chance: np.ndarray,
+) -> Chart:
+    """Draws the average precision of each class against its number of training examples.
+
+    Args:
+        names: the names of the C classes.
+        groups: the names of their groups.
+        train_counts: their numbers of training examples.
+        values: the average precision, (C,); NaN if not defined.
+        intervals: the lower and upper ends of its confidence intervals, (C, 2).
+        chance: what guessing would reach, (C,).
+    """
+    rows = [
+        {
+            "id": i,
+            "label": names[i],
+            "group": groups[i],
+            "count": train_counts[i],
+            "x": max(train_counts[i], 0.5),
+            "ap": values[i],
+            "low": intervals[i, 0],
+            "high": intervals[i, 1],
+            "chance": chance[i],
+        }
+        for i in np.flatnonzero(~np.isnan(values)).tolist()
+    ]
+    y = alt.Y("ap:Q", title="average precision", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
+    points = _points_of_groups(
+        _COUNT_AXIS,
+        y,
+        len(rows),
+        alt.Tooltip("count:Q", title="training images"),
+        alt.Tooltip("ap:Q", title="average precision", format=".1%"),
+        alt.Tooltip("low:Q", title="95 % interval from", format=".1%"),
+        alt.Tooltip("high:Q", title="to", format=".1%"),
+        alt.Tooltip("chance:Q", title="guessing", format=".2%"),
+    )
+    chosen = alt.selection_point(name="chosen", fields=["id"], on="click")
+    dash = _ROWS.mark_tick(color=_GREY, thickness=2, size=9, orient="horizontal")
+    drawing = alt.layer(
+        dash.encode(x=_COUNT_AXIS, y=alt.Y("chance:Q")),
+        _ROWS.mark_rule(opacity=0.4 if len(rows) <= _MANY_POINTS else 0.1).encode(
+            x=_COUNT_AXIS, y=alt.Y("low:Q"), y2="high:Q", color=_group_color()
+        ),
+        points.add_params(chosen),
+    )
+    return Chart(
+        "average_precision",
+        "How well each label is found",
+        "Average precision on the test images: 100 % ranks every image with the label before all "
+        "others. A horizontal dash is what guessing would reach; a vertical line, the 95 % "
+        "interval over draws of the test images.",
+        drawing,
+        rows,
+        340,
+    )
+
+
 def class_shares(
     statistics: LabelStatistics, observed_counts: Any = None, num_draws: int | None = None
-) -> Picture:
+) -> Chart:
     """Draws Fig. 2: how often training sees each class, before and after re-sampling.
 
     Args:
@@ -172,165 +222,180 @@ def class_shares(
         observed_counts: the number of drawn examples with each class, (C,).
         num_draws: the number of drawn examples.
     """
-    classes = Classes.of_statistics(statistics)
-    before = statistics.priors[classes.index]
-    expected = statistics.resampled_probability[classes.index]
-    series = [("in the data, n/N", before, "--grey")]
-    if observed_counts is not None:
-        observed = np.asarray(observed_counts, np.float64)[classes.index] / num_draws
-        series.append(("in the images that training drew", observed, "--blue"))
-    series.append(("class-aware re-sampling by Eq. 1, p̂", expected, "--red"))
-    keys = [
-        Key(
-            label,
-            color,
-            "dot" if values is not expected else "line" if classes.by_rank else "ring",
-        )
-        for label, values, color in series
+    series = {"in the data, n/N": statistics.priors}
+    if observed_counts is not None and num_draws is not None:
+        drawn = np.asarray(observed_counts, np.float64) / num_draws
+        series["in the images that training drew"] = drawn
+    series["class-aware re-sampling by Eq. 1"] = statistics.resampled_probability
+    rows = [
+        {**row, "series": name, "share": share}
+        for name, values in series.items()
+        for row, share in _by_rank(statistics, values)
+        if share > 0
     ]
-    shown = np.concatenate([values for _, values, _ in series])
-    low = 10.0 ** math.floor(math.log10(min(shown[shown > 0], default=0.1)))
-    axis = Axis("share of the images that have the label", low, 1.0, log=True, percent=True)
-    name, title = "class_shares", "How often training sees each label"
-    caption = (
-        " shows how frequent a label is in the data and among the images that training is shown. "
-        "Eq. 1 is the share to expect where each draw picks a label first and then an image with "
-        "it (the paper's Fig. 2). The scale is logarithmic."
+    colors = [_GREY, GROUP_COLORS["head"], GROUP_COLORS["tail"]]
+    scale = alt.Scale(domain=list(series), range=[colors[0], *colors[-len(series) + 1 :]])
+    drawing = _ROWS.mark_point(filled=True, size=34, opacity=1).encode(
+        x=_rank_axis(statistics),
+        y=alt.Y("share:Q", title="share of the images", scale=alt.Scale(type="log"), axis=_PERCENT),
+        color=alt.Color("series:N", scale=scale, legend=_legend()),
+        shape=alt.Shape("series:N", scale=alt.Scale(domain=list(series))),
+        tooltip=["label:N", "series:N", alt.Tooltip("share:Q", format=".2%"), "count:Q"],
     )
-    if classes.by_rank:
-        x, axis = classes.rank_axis(), dataclasses.replace(axis, label="share of the images")
-        caption = f"Each position from left to right{caption}"
-        panel = Panel(name, title, caption, x, axis, keys)
-        for _, values, color in series:
-            if values is expected:
-                line = np.where(values > 0, values, np.nan)
-                panel.line(np.arange(1, len(values) + 1), line, color)
-                continue
-            for rank in np.flatnonzero(values > 0).tolist():
-                panel.dot(rank + 1, values[rank], color, r=1.8)
-        return panel.picture()
-    panel = Panel(name, title, f"Each row{caption}", axis, classes.names, keys, height=17)
-    for row, label in enumerate(classes.names):
-        after = series[-2][1][row]
-        if after > 0 and before[row] > 0:
-            panel.bar(before[row], after, row, "--grid", thick=0.16)
-        tip = (
-            f"{label}: {percent(before[row], 2)} in the data, {percent(expected[row], 2)} by Eq. 1"
-        )
-        if observed_counts is not None:
-            tip += f", {percent(observed[row], 2)} drawn"
-        for _, values, color in series:
-            if values[row] > 0:
-                panel.dot(values[row], row, color, tip, ring=values is expected)
-    return panel.picture()
-
-
-def conditional_probability_matrix(statistics: LabelStatistics) -> Picture:
-    """Draws p(i given j) in column i and row j, the most frequent class first (Fig. 5, top)."""
-    classes = Classes.of_statistics(statistics)
-    chosen = np.arange(len(classes))
-    left_out = ""
-    if len(classes) > MAX_MATRIX_CLASSES:
-        chosen = np.linspace(0, len(classes) - 1, MAX_NAMED_FIELDS).round().astype(int)
-        left_out = (
-            f" Shown are {len(chosen)} of the {len(classes):,} labels, evenly spaced from the "
-            "most to the least frequent."
-        )
-    names = [classes.names[i] for i in chosen]
-    index = classes.index[chosen]
-    # From [i, j] to the paper's column i, row j.
-    matrix = statistics.conditional_probability[np.ix_(index, index)].T
-    size = len(names)
-    if size > MAX_NAMED_FIELDS:
-        names = [""] * size
-        left_out = " There is no room for names; rows and columns start with the most frequent."
-    panel = Panel(
-        "conditional_probability",
-        "Which labels occur together",
-        "The stronger the color of a field, the more of the training images with the row's label "
-        "also have the column's label, p(column given row) (the paper's Fig. 5). A column that is "
-        "strong throughout belongs to a label that comes along whenever others are re-sampled."
-        + left_out,
-        names,
-        names,
-        [Key("none to all of the row's images", "--blue", "ramp")],
-        height=max(3, round(250 / size)),
+    return Chart(
+        "class_shares",
+        "How often training sees each label",
+        "How frequent a label is in the data and among the images that training is shown. Eq. 1 is "
+        "the share to expect where each draw picks a label first and then an image with it (the "
+        "paper's Fig. 2).",
+        drawing,
+        rows,
+        300,
     )
-    panel.shade(matrix, "of the images with {row}, {value} have {column}" if any(names) else "")
-    return panel.picture()
 
 
-def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Picture:
+def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Chart:
     """Draws the variance of draws within each class (Fig. 5, bottom).
 
     Args:
         statistics: the statistics of the training set.
         variance: the result of `within_class_variance`, (C,).
     """
-    return _values_by_class(
+    rows = [
+        {**row, "variance": value}
+        for row, value in _by_rank(statistics, variance)
+        if not math.isnan(value)
+    ]
+    drawing = _points_of_groups(
+        _rank_axis(statistics),
+        alt.Y("variance:Q", title="variance of normalized draws"),
+        len(rows),
+        alt.Tooltip("variance:Q", format=".3g"),
+        "count:Q",
+    )
+    return Chart(
         "within_class_variance",
         "How unequally the images of a label are drawn",
         "Variance of the expected draws of the images with a label, relative to their mean: 0 "
         "means that training is shown every image of the label equally often; a high value, that a "
         "few images, which have rare labels too, stand for all of them (the paper's Fig. 5).",
-        Classes.of_statistics(statistics),
-        variance,
-        Axis("variance of normalized draws", 0, _round_up(np.nanmax(variance, initial=0.1))),
+        drawing,
+        rows,
     )
 
 
-def average_precision_by_class(scores: Mapping[str, Any]) -> Picture:
-    """Draws the average precision of each class, and what guessing would reach.
+def conditional_probability_matrix(statistics: LabelStatistics) -> Chart:
+    """Draws p(i given j) in column i and row j, the most frequent class first (Fig. 5, top)."""
+    order = np.argsort(-statistics.class_counts, kind="stable")
+    left_out = ""
+    if len(order) > MAX_NAMED_CLASSES:
+        places = np.linspace(0, len(order) - 1, MAX_NAMED_CLASSES).round().astype(int)
+        left_out = (
+            f" Shown are {MAX_NAMED_CLASSES} of the {len(order):,} labels, evenly spaced from the "
+            "most to the least frequent."
+        )
+        order = order[places]
+    names = statistics.class_names
+    rows = [
+        {"row": names[j], "column": names[i], "p": statistics.conditional_probability[i, j]}
+        for j in order.tolist()
+        for i in order.tolist()
+    ]
+    drawing = _matrix(
+        "column",
+        "row",
+        alt.Color("p:Q", title="share", scale=alt.Scale(scheme="blues"), legend=_legend("%")),
+        [names[i] for i in order],
+        [names[i] for i in order],
+        [
+            alt.Tooltip("row:N", title="of the images with"),
+            alt.Tooltip("p:Q", title="this share", format=".1%"),
+            alt.Tooltip("column:N", title="have"),
+        ],
+    )
+    return Chart(
+        "conditional_probability",
+        "Which labels occur together",
+        "The stronger the color of a field, the more of the training images with the row's label "
+        "also have the column's label, p(column given row) (the paper's Fig. 5). A column that is "
+        "strong throughout belongs to a label that comes along whenever others are re-sampled."
+        + left_out,
+        drawing,
+        rows,
+        max(180, 16 * len(order)),
+        wide=True,
+    )
+
+
+def confusion_matrix(pairs: Sequence[Mapping[str, Any]]) -> Chart:
+    """Draws how often one label was given wrongly to images that miss another.
 
     Args:
-        scores: the content of a `metrics.json`.
+        pairs: dictionaries with the "missed" and the "given" label and the number of "images".
     """
-    entries = scores["per_class"].values()
-    chance = np.array([e["test_count"] for e in entries]) / max(scores["num_test_examples"], 1)
-    classes = Classes.of_scores(scores)
-    return _values_by_class(
-        "average_precision",
-        "How well each label is found",
-        "Average precision on the test images: 100 % ranks every image with the label before all "
-        f"others. Guessing would reach the {'line' if classes.by_rank else 'vertical mark'}, the "
-        "share of test images with the label. Labels are ordered by their number of training "
-        "images.",
-        classes,
-        metrics.AVERAGE_PRECISION.read(scores),
-        Axis("average precision", 0, 1, percent=True),
-        chance,
+    missed, given = (
+        list(dict.fromkeys(pair[side] for pair in pairs)) for side in ("missed", "given")
+    )
+    drawing = _matrix(
+        "given",
+        "missed",
+        alt.Color("images:Q", scale=alt.Scale(scheme="oranges"), legend=_legend()),
+        given,
+        missed,
+        ["missed:N", alt.Tooltip("given:N", title="wrongly given"), "images:Q"],
+    )
+    return Chart(
+        "confusion",
+        "Which label is given where another is missed",
+        f"The {len(pairs)} most frequent pairs: the test images that have the row's label, are not "
+        "given it, and are wrongly given the column's label.",
+        drawing,
+        pairs,
+        max(140, 20 * len(missed)),
+        wide=True,
     )
 
 
-def gain_by_class(
-    name: str, title: str, caption: str, scores: Mapping[str, Any], gain: np.ndarray
-) -> Picture:
-    """Draws Fig. 6: how much one variant changes the average precision of each class.
+def precision_recall(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """Draws precision-recall curves, and the points at the thresholds.
 
     Args:
         name: the name of the file without its suffix.
-        title: the title of the figure.
-        caption: a sentence that says what is compared.
-        scores: the content of the `metrics.json` of any run, for names, counts and groups.
-        gain: the differences of average precision as fractions of 1, (C,); NaN if not defined.
+        title: the heading.
+        rows: dictionaries with the "label", the "threshold" of a point, its "precision" and
+            "recall", and whether it is "chosen". The points of a curve are in rising recall.
     """
-    classes = Classes.of_scores(scores)
-    points = 100 * np.asarray(gain, np.float64)
-    bound = _round_up(np.nanmax(np.abs(points), initial=5.0))
-    losses = "Dots below 0" if classes.by_rank else "Bars to the left"
-    return _values_by_class(
+    percent: dict[str, Any] = {"axis": _PERCENT, "scale": alt.Scale(domain=[0, 1])}
+    encoding: dict[str, Any] = {
+        "x": alt.X("recall:Q", **percent),
+        "y": alt.Y("precision:Q", **percent),
+        "color": alt.Color("label:N", legend=None if name == CURVE else _legend()),
+        "tooltip": [
+            "label:N",
+            alt.Tooltip("threshold:Q", format=".4g"),
+            alt.Tooltip("precision:Q", format=".1%"),
+            alt.Tooltip("recall:Q", format=".1%"),
+        ],
+    }
+    drawing = alt.layer(
+        _ROWS.mark_line(interpolate="step-before").encode(
+            order=alt.Order("threshold:Q", sort="descending"), **encoding
+        ),
+        _ROWS.mark_point(filled=True, size=110).transform_filter("datum.chosen").encode(**encoding),
+    )
+    return Chart(
         name,
         title,
-        f"{caption} {losses} are losses.",
-        classes,
-        points,
-        Axis("change of average precision, percentage points", -bound, bound),
+        "How many of the images that are given the label have it (precision), as more and more of "
+        "those that have it are found (recall). The dot is at the threshold.",
+        drawing,
+        rows,
     )
 
 
 def loss_gradients(
     loss: Callable[[Any, Any], Any], statistics: LabelStatistics, label: str
-) -> list[Picture]:
+) -> list[Chart]:
     """Draws Fig. 3: the gradients of a loss and of BCE by logit, for positives and for negatives.
 
     Args:
@@ -339,17 +404,16 @@ def loss_gradients(
             drawn.
         label: the name of the loss.
     """
-    classes = Classes.of_statistics(statistics)
-    present = [i for i in classes.index if statistics.class_counts[i] > 0]
+    order = np.argsort(-statistics.class_counts, kind="stable")
+    present = [i for i in order.tolist() if statistics.class_counts[i] > 0]
     ends = {"most frequent": present[0], "rarest": present[-1]}
-    pictures = []
-    for target, name, pull, high, low in (
-        (1.0, "positives", "up where the image has the label", 0, -1),
-        (0.0, "negatives", "down where the image does not have the label", 1, 0),
+    charts = []
+    for target, name, pull in (
+        (1.0, "positives", "up where the image has the label"),
+        (0.0, "negatives", "down where the image does not have the label"),
     ):
-        bce = 1.0 / (1.0 + np.exp(-_LOGITS)) - target
         curves = {
-            f"{label}, {which} label ({statistics.class_names[i]})": gradient_by_logit(
+            f"{label}, {which} label ({shortened(statistics.class_names[i])})": gradient_by_logit(
                 loss, statistics.num_classes, i, target
             )
             for which, i in ends.items()
@@ -357,169 +421,102 @@ def loss_gradients(
         first, second = curves.values()
         if np.allclose(first, second, atol=1e-3):
             curves = {f"{label}, all labels": first}
-        colors = ("--blue", "--red")
-        drawn = np.concatenate([bce, *curves.values()])
-        panel = Panel(
-            f"loss_gradient_{name}",
-            f"Pull of the loss on {name}",
-            f"How strongly one image pulls the logit {pull}: dℓ/dz, before weights (the paper's "
-            "Fig. 3). Further to the right, the model is surer that the image has the label. Where "
-            "a curve is at 0, training no longer pushes.",
-            Axis("logit z", -6, 6),
-            Axis("gradient dℓ/dz", min(low, np.min(drawn)), max(high, np.max(drawn))),
-            [
-                Key("binary cross-entropy", "--grey", "dash"),
-                *(Key(k, c, "line") for k, c in zip(curves, colors, strict=False)),
-            ],
-            height=170,
+        curves["binary cross-entropy"] = 1.0 / (1.0 + np.exp(-_LOGITS)) - target
+        drawing = _ROWS.mark_line().encode(
+            x=alt.X("logit:Q", title="logit z"),
+            y=alt.Y("gradient:Q", title="gradient dℓ/dz"),
+            color=alt.Color("curve:N", sort=None, legend=_legend()),
+            strokeDash=alt.StrokeDash("curve:N", sort=None),
+            tooltip=["curve:N", "logit:Q", alt.Tooltip("gradient:Q", format=".3f")],
         )
-        for curve, color in zip(curves.values(), colors, strict=False):
-            panel.line(_LOGITS, curve, color)
-        panel.line(_LOGITS, bce, "--grey", dashed=True)
-        pictures.append(panel.picture())
-    return pictures
-
-
-def precision_recall(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    thresholds: np.ndarray,
-    statistics: LabelStatistics,
-    scores: Mapping[str, Any],
-) -> list[Picture]:
-    """Draws precision-recall curves of the best, the middle and the worst class of each group.
-
-    Args:
-        labels: the labels of the test split, multi-hot (N, C), with −1 for unknown ones.
-        probabilities: the probabilities, (N, C).
-        thresholds: the thresholds of the decisions, (C,).
-        statistics: the statistics of the training set.
-        scores: the content of the `metrics.json` of these predictions.
-    """
-    average_precision = metrics.AVERAGE_PRECISION.read(scores)
-    pictures = []
-    for group, members in statistics.groups.items():
-        members = members[~np.isnan(average_precision[members])]
-        if not len(members):
-            continue
-        ranked = members[np.argsort(-average_precision[members], kind="stable")]
-        examples = list(dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]]))
-        which = {1: f"The one {group} label", 2: f"Both {group} labels"}.get(
-            len(members), f"Best, middle and worst of the {len(members)} {group} labels"
-        )
-        styles = (("--blue", False), ("--green", True), ("--red", False))
-        keys = [
-            Key(
-                f"{shortened(statistics.class_names[i], 190)}, AP {percent(average_precision[i])}",
-                color,
-                "dash" if dashed else "line",
-            )
-            for i, (color, dashed) in zip(examples, styles, strict=False)
+        rows = [
+            {"curve": curve, "logit": round(z, 2), "gradient": round(value, 5)}
+            for curve, values in curves.items()
+            for z, value in zip(_LOGITS.tolist(), values.tolist(), strict=True)
         ]
-        panel = Panel(
-            f"precision_recall_{group}",
-            f"Precision and recall: {group} labels",
-            f"{which} with test images: how many of the images that are given the label have it "
-            "(precision), as more and more of those that have it are found (recall). A dot is at "
-            "the label's threshold.",
-            Axis("recall", 0, 1, percent=True),
-            Axis("precision", 0, 1, percent=True),
-            keys,
-        )
-        for i, (color, dashed) in zip(examples, styles, strict=False):
-            curve = metrics.precision_recall_curve(labels[:, i], probabilities[:, i])
-            kept = _thinned(curve.recall)
-            panel.line(
-                np.append(0.0, curve.recall[kept]),
-                np.append(curve.precision[0], curve.precision[kept]),
-                color,
-                dashed=dashed,
-                steps=True,
+        charts.append(
+            Chart(
+                f"loss_gradient_{name}",
+                f"Pull of the loss on {name}",
+                f"How strongly one image pulls the logit {pull}: dℓ/dz, before weights (the "
+                "paper's Fig. 3). Further to the right, the model is surer that the image has the "
+                "label. Where a curve is at 0, training no longer pushes.",
+                drawing,
+                rows,
+                220,
             )
-            accepted = np.flatnonzero(curve.thresholds >= thresholds[i])
-            if len(accepted):
-                panel.dot(
-                    curve.recall[accepted[-1]],
-                    curve.precision[accepted[-1]],
-                    color,
-                    f"{statistics.class_names[i]} at probability {thresholds[i]:.3f}",
-                )
-        pictures.append(panel.picture())
-    return pictures
+        )
+    return charts
 
 
-def training_curves(history: Mapping[str, Sequence[float]]) -> list[Picture]:
-    """Draws the loss by epoch, and the mAP on the val split if it was measured.
+_HISTORY = {
+    "loss": ("Loss in training", "Mean loss of the training images, by epoch."),
+    "val_map": (
+        "Quality in training",
+        "Mean average precision on the images set aside (val), after each epoch.",
+    ),
+    "learning_rate": ("Learning rate", "The learning rate at the end of each epoch."),
+    "images_per_second": ("Speed", "Training images per second in each epoch."),
+}
+
+
+def training_curves(history: Mapping[str, Sequence[float]]) -> list[Chart]:
+    """Draws what the history has of loss, mAP on val, learning rate and speed, by epoch.
 
     Args:
-        history: the columns "epoch", "loss" and, optionally, "val_map" by name; NaN if an epoch has
-            no value.
+        history: the columns "epoch", "loss" and, optionally, others by name; NaN if an epoch has no
+            value.
     """
-    epochs = np.asarray(history["epoch"], np.float64) + 1
-    pictures = []
-    for column, title, label, caption in (
-        ("loss", "Loss in training", "mean loss", "Mean loss of the training images, by epoch."),
-        (
-            "val_map",
-            "Quality in training",
-            "mAP on val",
-            "Mean average precision on the images set aside (val), after each epoch.",
-        ),
-    ):
-        values = np.asarray(history.get(column, ()), np.float64)
-        finite = values[np.isfinite(values)]
-        if not len(finite):
+    charts = []
+    for column, (title, caption) in _HISTORY.items():
+        rows = [
+            {"epoch": epoch + 1, "value": value}
+            for epoch, value in zip(history["epoch"], history.get(column, ()), strict=False)
+            if math.isfinite(value)
+        ]
+        if not rows:
             continue
-        if column == "loss":
-            axis = Axis(label, 0, _round_up(finite.max()) or 1.0)
-        else:
-            axis = Axis(label, 0, 1, percent=True)
-        x = Axis("epoch", 0, max(epochs[-1], 1), whole=True)
-        panel = Panel(f"training_{column}", title, caption, x, axis, height=170)
-        panel.line(epochs, values, "--blue")
-        if len(finite) <= 30:
-            for epoch, value in zip(epochs, values, strict=True):
-                if math.isfinite(value):
-                    panel.dot(epoch, value, "--blue", f"epoch {epoch:g}: {value:.4g}")
-        pictures.append(panel.picture())
-    return pictures
+        is_map = column == "val_map"
+        y = alt.Y(
+            "value:Q",
+            title="mAP on val" if is_map else column.replace("_", " "),
+            axis=alt.Axis(format="%" if is_map else "~g"),
+            # A course of a few points is not seen on an axis from 0 to 100 %.
+            scale=alt.Scale(zero=not is_map, nice=True),
+        )
+        drawing = _ROWS.mark_line(point=len(rows) <= 60, color=GROUP_COLORS["head"]).encode(
+            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=y,
+            tooltip=["epoch:Q", alt.Tooltip("value:Q", format=".4g", title=title)],
+        )
+        charts.append(Chart(f"training_{column}", title, caption, drawing, rows, 200))
+    return charts
 
 
 def map_by_variant(
     names: Sequence[str],
     means: Mapping[str, Sequence[float]],
     deviations: Mapping[str, Sequence[float]],
-) -> Picture:
+) -> Chart:
     """Draws the mAP of several variants, in total and by group.
 
     Args:
         names: the names of K variants.
         means: for "total" and each group, the mean mAP of the K variants as fractions of 1; NaN if
             not defined.
-        deviations: the standard deviations over seeds in the same form; NaN for a single seed.
+        deviations: the standard deviations over runs in the same form; NaN for a single run.
     """
-    shown = {group: mean for group, mean in means.items() if np.isfinite(mean).any()}
-    lines = max(len(wrapped(name, MAX_ROW_LABEL)) for name in names)
-    panel = Panel(
+    rows = _mean_rows("variant", names, means, deviations)
+    y = alt.Y("variant:N", sort=None, title=None, axis=alt.Axis(labelLimit=_NAME_LIMIT))
+    drawing = _means(alt.X("mean:Q", title="mAP", axis=_PERCENT), y, "x", "variant")
+    return Chart(
         "comparison_map",
         "mAP of each variant",
-        "Mean average precision over all labels (ring) and by group (dots)."
-        + _explain_deviations("horizontal", deviations),
-        Axis("mAP", 0, 1, percent=True),
-        names,
-        [Key(g, MEAN_COLORS[g], "ring" if g == "total" else "dot") for g in shown],
-        height=max(22, lines * NAME_LINE + 3),
+        "Mean average precision over all labels and by group." + _explain_deviations(deviations),
+        drawing,
+        rows,
+        max(120, 34 * len(names)),
     )
-    for group, mean in shown.items():
-        for row, (value, deviation) in enumerate(zip(mean, deviations[group], strict=True)):
-            if not math.isfinite(value):
-                continue
-            if math.isfinite(deviation):
-                ends = (value - deviation, value + deviation)
-                panel.bar(*ends, row, MEAN_COLORS[group], thick=0.1)
-            tip = f"{names[row]}: {group} {percent(value)}"
-            panel.dot(value, row, MEAN_COLORS[group], tip, ring=group == "total")
-    return panel.picture()
 
 
 def map_by_value(
@@ -529,7 +526,7 @@ def map_by_value(
     values: Sequence[float],
     means: Mapping[str, Sequence[float]],
     deviations: Mapping[str, Sequence[float]],
-) -> Picture:
+) -> Chart:
     """Draws Fig. 7: mAP against one setting, such as a parameter of the loss.
 
     Args:
@@ -541,87 +538,185 @@ def map_by_value(
         deviations: see `map_by_variant`.
     """
     log = values[0] > 0 and values[-1] / values[0] >= 8
-    margin = 0 if log else 0.05 * (values[-1] - values[0])
-    low, high = (values[0] / 1.15, values[-1] * 1.15) if log else (values[0], values[-1])
-    shown = {group: mean for group, mean in means.items() if np.isfinite(mean).any()}
-    finite = [v for mean in shown.values() for v in mean if math.isfinite(v)]
-    bottom = max(0.0, min(finite, default=0.0) - 0.05)
-    top = min(1.0, max(finite, default=1.0) + 0.05)
-    panel = Panel(
+    x = alt.X(
+        "value:Q", title=parameter, scale=alt.Scale(type="log" if log else "linear", zero=False)
+    )
+    y = alt.Y("mean:Q", title="mAP", axis=_PERCENT, scale=alt.Scale(zero=False))
+    return Chart(
         name,
         title,
         f"Mean average precision of runs that differ only in {parameter} (the paper's Fig. 7)."
-        + _explain_deviations("vertical", deviations),
-        Axis(f"{parameter}, logarithmic" if log else parameter, low - margin, high + margin, log),
-        Axis("mAP", bottom, top, percent=True),
-        [Key(g, MEAN_COLORS[g], "dash" if g == "total" else "line") for g in shown],
+        + _explain_deviations(deviations),
+        _means(x, y, "y", "value", line=True),
+        _mean_rows("value", values, means, deviations),
     )
-    for group, mean in shown.items():
-        panel.line(values, mean, MEAN_COLORS[group], dashed=group == "total")
-        for x, value, deviation in zip(values, mean, deviations[group], strict=True):
-            if math.isfinite(value):
-                tip = f"{parameter} = {x:g}: {group} {percent(value)}"
-                panel.dot(x, value, MEAN_COLORS[group], tip)
-                if math.isfinite(deviation):
-                    panel.whisker(x, value - deviation, value + deviation, MEAN_COLORS[group])
-    return panel.picture()
 
 
-def _explain_deviations(direction: str, deviations: Mapping[str, Sequence[float]]) -> str:
-    """Returns a sentence about the lines of standard deviations, if there are any."""
-    if not any(np.isfinite(values).any() for values in deviations.values()):
-        return ""
-    return f" The {direction} lines reach one standard deviation over seeds to each side."
-
-
-def _values_by_class(
+def gain_by_class(
     name: str,
     title: str,
     caption: str,
-    classes: Classes,
-    values: np.ndarray,
-    axis: Axis,
-    marks: np.ndarray | None = None,
-) -> Picture:
-    """Draws bars by class, or dots by rank if there are too many classes to name each."""
-    values = values[classes.index]
-    marks = None if marks is None else marks[classes.index]
-    keys = classes.keys()
-    if marks is not None:
-        keys.append(Key("guessing", "--ink", "tick" if not classes.by_rank else "line"))
-    missing = int(np.isnan(values).sum())
-    if missing:
-        have = "has" if missing == 1 else "have"
-        caption += f" {missing:,} of {len(classes):,} labels {have} no images to measure this on."
-    if classes.by_rank:
-        panel = Panel(name, title, caption, classes.rank_axis(), axis, keys, height=240)
-        for rank in np.flatnonzero(~np.isnan(values)).tolist():
-            panel.dot(rank + 1, values[rank], GROUP_COLORS[classes.groups[rank]], r=1.8)
-        if marks is not None:
-            panel.line(np.arange(1, len(marks) + 1), marks, "--ink")
-        return panel.picture()
-    panel = Panel(name, title, caption, axis, classes.names, keys, height=17)
-    for row, label in enumerate(classes.names):
-        if not math.isnan(values[row]):
-            shown = percent(values[row]) if axis.percent else f"{values[row]:.3g}"
-            color = GROUP_COLORS[classes.groups[row]]
-            panel.bar(0, values[row], row, color, f"{label}: {shown}")
-        if marks is not None:
-            panel.tick(marks[row], row, "--ink")
-    return panel.picture()
+    names: Sequence[str],
+    groups: Sequence[str],
+    train_counts: Sequence[int],
+    gain: np.ndarray,
+) -> Chart:
+    """Draws Fig. 6: how much one variant changes the average precision of each class.
+
+    Args:
+        name: the name of the file without its suffix.
+        title: the title of the figure.
+        caption: a sentence that says what is compared.
+        names: the names of the C classes.
+        groups: the names of their groups.
+        train_counts: their numbers of training examples.
+        gain: the differences of average precision in points, (C,); NaN if not defined.
+    """
+    rows = [
+        {
+            "label": names[i],
+            "group": groups[i],
+            "count": train_counts[i],
+            "x": max(train_counts[i], 0.5),
+            "gain": gain[i],
+        }
+        for i in np.flatnonzero(~np.isnan(gain)).tolist()
+    ]
+    drawing = alt.layer(
+        _ROWS.mark_rule(color=_GREY).encode(y=alt.datum(0)),
+        _points_of_groups(
+            _COUNT_AXIS,
+            alt.Y("gain:Q", title="change of AP, points"),
+            len(rows),
+            alt.Tooltip("gain:Q", title="points", format="+.1f"),
+            alt.Tooltip("count:Q", title="training images"),
+        ),
+    )
+    return Chart(name, title, f"{caption} Points below 0 are losses.", drawing, rows)
 
 
-def _thinned(recall: np.ndarray) -> np.ndarray:
-    """Returns the positions where recall rises, thinned evenly if there are many."""
-    risen = np.flatnonzero(np.diff(recall, prepend=0.0) > 0)
-    if len(risen) > MAX_CURVE_POINTS:
-        risen = risen[np.linspace(0, len(risen) - 1, MAX_CURVE_POINTS).round().astype(int)]
-    return risen
+def _points_of_groups(x: alt.X, y: alt.Y, num_points: int, *tooltip: Any) -> alt.Chart:
+    """A point for each label, whose group is told by its color and its shape."""
+    shape = alt.Shape("group:N", scale=alt.Scale(domain=list(GROUP_NAMES)))
+    size = 60 if num_points <= _MANY_POINTS else 20
+    encoded = _ROWS.mark_point(filled=True, size=size, opacity=1, cursor="pointer").encode(
+        x=x, y=y, color=_group_color(), shape=shape, tooltip=["label:N", *tooltip]
+    )
+    # Dragging moves. The wheel zooms with Shift alone, because otherwise it scrolls the page.
+    zoom = alt.selection_interval(
+        bind="scales",
+        zoom="wheel![event.shiftKey]",
+        encodings=["y"] if str(x["shorthand"]).endswith(":N") else ["x", "y"],
+    )
+    return encoded.add_params(zoom)
 
 
-def _round_up(value: float) -> float:
-    """Rounds up to 1, 2, 2.5 or 5 times a power of ten."""
-    if value <= 0:
-        return 0.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(f * power for f in (1, 2, 2.5, 5, 10) if f * power >= value * 0.999999)
+def _plain(value: Any) -> Any:
+    """Returns a specification whose texts have no control characters, and with null for NaN."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _mean_rows(
+    key: str,
+    values: Sequence[Any],
+    means: Mapping[str, Sequence[float]],
+    deviations: Mapping[str, Sequence[float]],
+) -> list[dict[str, Any]]:
+    rows = []
+    for group in means:
+        for value, mean, sd in zip(values, means[group], deviations[group], strict=True):
+            if math.isfinite(mean):
+                spread = sd if math.isfinite(sd) else 0.0
+                low, high = mean - spread, mean + spread
+                rows.append({key: value, "labels": group, "mean": mean, "low": low, "high": high})
+    return rows
+
+
+def _means(x: alt.X, y: alt.Y, along: str, key: str, line: bool = False) -> alt.TopLevelMixin:
+    """Points with lines of one deviation to each side along an axis."""
+    encoded = _ROWS.encode(
+        x=x,
+        y=y,
+        color=alt.Color(
+            "labels:N",
+            scale=alt.Scale(domain=list(MEAN_COLORS), range=list(MEAN_COLORS.values())),
+            legend=_legend(),
+        ),
+    )
+    ends: dict[str, Any] = {
+        along: alt.X("low:Q") if along == "x" else alt.Y("low:Q"),
+        f"{along}2": "high:Q",
+    }
+    layers: list[alt.Chart] = [encoded.mark_rule(opacity=0.5).encode(**ends)]
+    if line:
+        layers.append(encoded.mark_line())
+    tooltip = [f"{key}:{'Q' if line else 'N'}", "labels:N", alt.Tooltip("mean:Q", format=".2%")]
+    shape = alt.Shape("labels:N", scale=alt.Scale(domain=list(MEAN_COLORS)))
+    layers.append(
+        encoded.mark_point(filled=True, size=70, opacity=1).encode(tooltip=tooltip, shape=shape)
+    )
+    return alt.layer(*layers)
+
+
+def _matrix(
+    x: str,
+    y: str,
+    color: alt.Color,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    tooltip: list[Any],
+) -> alt.Chart:
+    axis: dict[str, Any] = {"labelLimit": 130, "labelOverlap": False, "labelFontSize": 9}
+    return _ROWS.mark_rect().encode(
+        x=alt.X(f"{x}:N", sort=list(columns), axis=alt.Axis(labelAngle=-60, **axis)),
+        y=alt.Y(f"{y}:N", sort=list(rows), axis=alt.Axis(**axis)),
+        color=color,
+        tooltip=tooltip,
+    )
+
+
+def _by_rank(
+    statistics: LabelStatistics, values: np.ndarray
+) -> Iterable[tuple[dict[str, Any], float]]:
+    """Yields what a chart tells of each class, and its value, the most frequent class first."""
+    group_of = {int(i): name for name in GROUP_NAMES for i in statistics.groups[name]}
+    counts = statistics.class_counts
+    for rank, i in enumerate(np.argsort(-counts, kind="stable").tolist(), start=1):
+        row = {"rank": rank, "label": statistics.class_names[i], "count": int(counts[i])}
+        yield {**row, "group": group_of[i]}, float(values[i])
+
+
+def _rank_axis(statistics: LabelStatistics) -> alt.X:
+    if statistics.num_classes > MAX_NAMED_CLASSES:
+        return alt.X("rank:Q", title="labels by rank, most frequent first")
+    axis = alt.Axis(labelLimit=120, labelAngle=-60, labelOverlap=False)
+    return alt.X("label:N", sort=None, title=None, axis=axis)
+
+
+def _group_color() -> alt.Color:
+    words = " : ".join(f"datum.value == '{g}' ? '{g}, {GROUP_RANGES[g]}'" for g in GROUP_NAMES)
+    legend = alt.Legend(
+        orient="top", title="training images", labelExpr=f"{words} : ''", labelLimit=_NAME_LIMIT
+    )
+    scale = alt.Scale(domain=list(GROUP_NAMES), range=list(GROUP_COLORS.values()))
+    return alt.Color("group:N", scale=scale, legend=legend)
+
+
+def _legend(number_format: str | None = None) -> alt.Legend:
+    options: dict[str, Any] = {"format": number_format} if number_format else {}
+    return alt.Legend(orient="top", title=None, labelLimit=320, columns=1, **options)
+
+
+def _explain_deviations(deviations: Mapping[str, Sequence[float]]) -> str:
+    """Returns a sentence about the lines of standard deviations, if there are any."""
+    if not any(np.isfinite(values).any() for values in deviations.values()):
+        return ""
+    return " The lines reach one standard deviation over runs to each side."

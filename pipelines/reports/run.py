@@ -1,27 +1,38 @@
-"""Reports on one model and a test split in an HTML page that opens from disk."""
+"""The page of one model on a test split: all labels, one label at a time, training and settings."""
 
 import base64
-import functools
+import csv
+import dataclasses
 import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from dbl_tf import label_values, methods, metrics
+from dbl_tf import atomic, methods, metrics
 from dbl_tf.messages import first_few
-from dbl_tf.statistics import GROUP_NAMES, LabelStatistics, is_sparse
-from pipelines.reports import charts, pages, published
-from pipelines.reports.svg import Picture, escape, percent
+from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
+from pipelines.reports import charts, diagnosis, pages, published, text
+from pipelines.reports.diagnosis import Decisions
+from pipelines.reports.pages import Column
 
+SUSPECTS = "suspected_label_errors.csv"
+MAX_PICTURES = 600
 MAX_WORST_IMAGES = 12
-_THUMBNAIL = 240
-_LABELS_SHOWN = 5
-_ROWS_PER_BLOCK = 4096
+_SUSPECTS_PER_LABEL = 20
+_IMAGES_PER_LABEL = 4
+_OTHERS_PER_LABEL = 8
+_PAIRS = 30
+_THUMBNAIL = 128
+_LABELS_OF_IMAGE = 6
+# Of the way from guessing to perfect.
+_HARDLY = 0.1
+
+ReadImages = Callable[[Sequence[int]], Iterable[np.ndarray]]
 
 
 def write_run_report(
@@ -34,8 +45,9 @@ def write_run_report(
     thresholds: np.ndarray,
     scores: Mapping[str, Any],
     image_names: Sequence[str],
-    read_image: Callable[[int], np.ndarray] | None,
+    read_images: ReadImages | None,
     config: Mapping[str, Any] | None = None,
+    made_by: Mapping[str, str] | None = None,
     history: Mapping[str, Sequence[float]] | None = None,
     loss: Callable[[Any, Any], Any] | None = None,
     train_labels: Any = None,
@@ -44,13 +56,13 @@ def write_run_report(
     cautions: Sequence[str] = (),
     figures_dir: str | os.PathLike | None = None,
 ) -> None:
-    """Writes the report of one model on a test split, and its figures as SVG files.
+    """Writes the page of one model on a test split, its figures, and suspected errors of labels.
 
     Arguments that only a training run knows may be None. The page says what it leaves out because
     of them.
 
     Args:
-        path: the path of the HTML file.
+        path: the path of the HTML file. `suspected_label_errors.csv` is written next to it.
         title: the heading of the page.
         statistics: the statistics of the training labels.
         labels: the labels of the test split, multi-hot (N, C), dense or `scipy.sparse`, with −1
@@ -59,9 +71,10 @@ def write_run_report(
         thresholds: the thresholds of the decisions, (C,).
         scores: the content of the `metrics.json` of these predictions.
         image_names: the names of the N test images.
-        read_image: a function from a position in the test split to the image, uint8 (H, W, 3);
-            None if the examples are not images, so that no picture is shown.
+        read_images: a function from positions in the test split to the images in this order, uint8
+            (H, W, 3); None if the examples are not images, so that no picture is shown.
         config: the settings of the run by name, of which "method" and "dataset" are interpreted.
+        made_by: the command, versions and data of the run, by name.
         history: see `charts.training_curves`.
         loss: see `charts.loss_gradients`.
         train_labels: the labels of the training split, multi-hot (M, C), dense or `scipy.sparse`.
@@ -73,7 +86,6 @@ def write_run_report(
     Raises:
         ValueError: the shapes or classes of arguments do not agree.
     """
-    labels = _dense(labels)
     probabilities, thresholds = np.asarray(probabilities), np.asarray(thresholds, np.float64)
     _check_run(statistics, labels, probabilities, thresholds, scores, image_names)
     if (observed_counts is None) != (num_draws is None):
@@ -84,109 +96,249 @@ def write_run_report(
             f"{np.shape(observed_counts)}"
         )
     config = dict(config or {})
-    page = pages.Page(path, figures_dir)
-    page.add(_run_summary(title, statistics, scores, labels, probabilities, thresholds))
-    page.add(*(f"<p><strong>Caution:</strong> {escape(caution)}</p>" for caution in cautions))
-    page.add(_what_the_method_changed(config, statistics, loss, observed_counts, num_draws))
-    page.add(_published_of_run(config, scores))
-
-    page.add("<h2>Which labels the model finds, and which it misses</h2>")
-    page.add_panels(
-        [charts.average_precision_by_class(scores)],
-        extra=f'<div class="wide"><h3>Every label in numbers</h3>{_class_table(scores)}</div>',
+    decisions = Decisions.of(labels, probabilities, thresholds)
+    suspects = diagnosis.suspected_errors(
+        decisions, statistics.class_names, image_names, thresholds, _SUSPECTS_PER_LABEL
     )
-    page.add(_further_scores(scores))
-    page.add_panels(charts.precision_recall(labels, probabilities, thresholds, statistics, scores))
-    page.add(_worst_images(labels, probabilities, thresholds, statistics, image_names, read_image))
+    _write_suspects(suspects, os.path.join(os.path.dirname(os.fspath(path)), SUSPECTS))
 
-    page.add("<h2>What training saw</h2>")
-    panels = [charts.class_shares(statistics, observed_counts, num_draws)]
-    if train_labels is not None:
-        variance = charts.within_class_variance(statistics, train_labels)
-        panels.append(charts.variance_by_class(statistics, variance))
-    panels.append(charts.conditional_probability_matrix(statistics))
-    page.add_panels(panels)
-
-    learned: list[Picture] = []
-    if loss is not None:
-        name = config.get("method", "the loss")
-        learned += charts.loss_gradients(loss, statistics, str(name))
-    if history is not None:
-        learned += charts.training_curves(history)
-    if learned:
-        page.add("<h2>How it learned</h2>")
-        page.add_panels(learned)
+    names = pages.readable_names(statistics.class_names)
+    statistics = dataclasses.replace(statistics, class_names=names)
+    found = _Labels(statistics, scores, decisions)
+    page = pages.Page(path, figures_dir)
+    confusions = decisions.confusions()
+    pairs = [
+        {"missed": names[i], "given": names[j], "images": number}
+        for i, j, number in diagnosis.strongest(confusions, _PAIRS)
+    ]
+    page.charts[charts.CURVE] = charts.precision_recall(charts.CURVE, "Precision and recall", [])
+    page.data = {
+        "tables": {"labels": [column.content() for column in found.columns()]},
+        "flags": {"never": found.never.tolist(), "hardly": found.hardly.tolist()},
+        "curves": [
+            _points(curve, entry)
+            for curve, entry in zip(scores["curves"].values(), found.entries, strict=True)
+        ],
+        "with": diagnosis.companions(statistics.conditional_probability, _OTHERS_PER_LABEL),
+        **_label_details(found, decisions, confusions, image_names, read_images),
+    }
+    shown = {
+        "overview": page.add(found.chart()),
+        "confusion": page.add(charts.confusion_matrix(pairs)) if pairs else [],
+        "saw": page.add(*_training_charts(statistics, train_labels, observed_counts, num_draws)),
+        "learned": page.add(
+            *(charts.loss_gradients(loss, statistics, str(config.get("method"))) if loss else ()),
+            *(charts.training_curves(history) if history else ()),
+        ),
+    }
+    page.write_figures(*found.curves())
     method = methods.METHODS.get(str(config.get("method")))
     is_of_examples = method is not None and not method.loss.is_mean_over_classes
-    if is_of_examples:
-        page.add(
-            '<p class="muted">The loss of this method compares the labels of an image with one '
-            "another. It has no gradient by the logit of a label alone that could be drawn.</p>"
-        )
-    left_out = [
-        part
-        for part, given in (
-            ("the settings", config),
-            ("training curves", history),
-            ("the gradient of the loss", loss or is_of_examples),
-            ("the variance of draws", train_labels is not None),
-            ("how often training drew each label", observed_counts is not None),
-        )
-        if not given
-    ]
-    if left_out:
-        page.add(
-            f'<p class="muted">Not shown, because only the training run knows it: '
-            f"{', '.join(left_out)}.</p>"
-        )
-    if config:
-        page.add("<h2>Settings</h2>", _settings(config))
-    page.write(title)
+    page.write(
+        "run.html.j2",
+        title=title,
+        kind="images" if read_images is not None else "examples",
+        statistics=statistics,
+        scores=scores,
+        found=found,
+        cards=_cards(scores),
+        pairs=pairs,
+        together=_together(statistics),
+        num_suspects=len(suspects),
+        suspects_file=SUSPECTS,
+        changed=_what_the_method_changed(statistics, loss, observed_counts, num_draws),
+        method=method,
+        method_name=config.get("method"),
+        is_of_examples=is_of_examples,
+        published=_published_rows(config, scores),
+        curve=page.charts[charts.CURVE],
+        further=_further_scores(scores),
+        config=config,
+        made_by=made_by or {},
+        cautions=cautions,
+        left_out=[
+            part
+            for part, given in (
+                ("the settings", config),
+                ("training curves", history),
+                ("the gradient of the loss", loss or is_of_examples),
+                ("the variance of draws", train_labels is not None),
+                ("how often training drew each label", observed_counts is not None),
+            )
+            if not given
+        ],
+        **shown,
+    )
 
 
-def mistakes(
-    labels: np.ndarray, probabilities: np.ndarray, thresholds: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks images by how far their probabilities are on the wrong side of the thresholds.
+class _Labels:
+    """What the page tells of each label, and of all of them.
 
-    The distance between logits is summed over the classes with a wrong decision.
-
-    Args:
-        labels: the labels, multi-hot (N, C), bool, or int8 with −1 for unknown ones, whose
-            decisions are not judged.
-        probabilities: the probabilities, (N, C).
-        thresholds: the thresholds of the decisions, (C,).
-
-    Returns:
-        The positions of the images with a wrong decision, the worst first, and their distances.
+    Attributes:
+        names: the C names.
+        average_precision: the average precision, (C,); NaN for a label without test images.
+        chance: the average precision that guessing would reach, (C,).
+        ranked: the labels with test images, the best first.
+        hardly: whether a label is hardly better than guessing, bool (C,).
+        never: whether a label that test images have is never given, bool (C,).
     """
-    total = np.zeros(len(labels))
-    limits = _logit(np.asarray(thresholds))
-    for start in range(0, len(labels), _ROWS_PER_BLOCK):
-        rows = slice(start, start + _ROWS_PER_BLOCK)
-        wrong = (probabilities[rows] >= thresholds) != (labels[rows] == 1)
-        wrong &= labels[rows] != -1
-        total[rows] = (np.abs(_logit(probabilities[rows]) - limits) * wrong).sum(axis=1)
-        # A wrong decision counts even where the probability equals the threshold.
-        total[rows] += 1e-9 * wrong.sum(axis=1)
-    order = np.argsort(-total, kind="stable")
-    order = order[total[order] > 0]
-    return order, total[order]
+
+    def __init__(
+        self, statistics: LabelStatistics, scores: Mapping[str, Any], decisions: Decisions
+    ):
+        self.names = statistics.class_names
+        self.scores = scores
+        self.entries = list(scores["per_class"].values())
+        self.groups = [entry["group"] for entry in self.entries]
+        self.average_precision = metrics.AVERAGE_PRECISION.read(scores)
+        self.num_test = decisions.shape[0]
+        self.test_counts = np.array([entry["test_count"] for entry in self.entries])
+        self.chance = self.test_counts / np.maximum(decisions.num_known, 1)
+        self.num_unknown = int((self.num_test - decisions.num_known).sum())
+        self.given = decisions.counts(decisions.given)
+        self.right = decisions.counts(decisions.given & decisions.has)
+        defined = np.flatnonzero(~np.isnan(self.average_precision))
+        order = np.argsort(-self.average_precision[defined], kind="stable")
+        self.ranked = defined[order].tolist()
+        above = self.average_precision - self.chance
+        with np.errstate(invalid="ignore"):
+            self.hardly = above < _HARDLY * (1 - self.chance)
+        self.never = ~np.isnan(self.average_precision) & (self.given == 0)
+        self.intervals = np.array(
+            [entry.get("ap_interval") or (math.nan, math.nan) for entry in self.entries], np.float64
+        ).reshape(-1, 2)
+
+    @property
+    def best(self) -> list[int]:
+        """The labels that are found best."""
+        return self.ranked[: min(5, (len(self.ranked) + 1) // 2)]
+
+    @property
+    def worst(self) -> list[int]:
+        """The labels that are found worst, of which none is among the best."""
+        return self.ranked[::-1][: min(5, len(self.ranked) // 2)]
+
+    @property
+    def mean_chance(self) -> float:
+        """The mean average precision that guessing would reach."""
+        return float(self.chance[self.ranked].mean())
+
+    @property
+    def share_right(self) -> float:
+        """The share of the given labels that is right; NaN if none is given."""
+        return self.right.sum() / self.given.sum() if self.given.any() else math.nan
+
+    @property
+    def share_found(self) -> float:
+        """The share of the labels that images have that is given; NaN if they have none."""
+        return self.right.sum() / self.test_counts.sum() if self.test_counts.any() else math.nan
+
+    @property
+    def untested(self) -> list[str]:
+        """The names of the labels without test images."""
+        return [self.names[i] for i in np.flatnonzero(np.isnan(self.average_precision))]
+
+    @property
+    def starved(self) -> list[str]:
+        """The names of labels that are hardly found and belong to the tail."""
+        return self.named(self.hardly & (np.array(self.groups) == "tail"))
+
+    @property
+    def puzzling(self) -> list[str]:
+        """The names of labels that are hardly found and do not belong to the tail."""
+        return self.named(self.hardly & (np.array(self.groups) != "tail"))
+
+    def named(self, chosen: np.ndarray) -> list[str]:
+        """Returns the names of chosen labels, bool (C,), the best first."""
+        return [self.names[i] for i in self.ranked if chosen[i]]
+
+    def columns(self) -> list[Column]:
+        """Returns the columns of the table of all labels."""
+        tested = self.test_counts > 0
+
+        def shown(values: Any, percent: bool = True) -> np.ndarray:
+            factor = 100 if percent else 1
+            # Without test images there is nothing that a metric could measure.
+            return np.where(tested, factor * np.asarray(values, np.float64), math.nan)
+
+        columns = [
+            Column("label", self.names),
+            Column("group", self.groups),
+            Column("train images", [entry["train_count"] for entry in self.entries]),
+            Column("test images", self.test_counts),
+        ]
+        for metric in metrics.METRICS:
+            if not metric.heading or metric.over != "class":
+                continue
+            values = shown(metric.read(self.scores), metric.percent)
+            columns.append(
+                Column(metric.heading_with_unit, values, metric.digits, metric.description)
+            )
+            if metric is metrics.AVERAGE_PRECISION:
+                words = "end of the 95 % interval of AP over draws of the test images"
+                columns += [
+                    Column("from", shown(self.intervals[:, 0]), 1, f"lower {words}"),
+                    Column("to", shown(self.intervals[:, 1]), 1, f"upper {words}"),
+                    Column("guessing %", shown(self.chance), 2, "AP that guessing would reach"),
+                ]
+        given = "test images that are given the label"
+        thresholds = [entry["at_threshold"]["threshold"] for entry in self.entries]
+        return [
+            *columns,
+            Column("given", self.given, 0, given),
+            Column("threshold", thresholds, 4, "probability from which on the label is given"),
+        ]
+
+    def chart(self) -> charts.Chart:
+        """Draws the average precision of all labels."""
+        return charts.average_precision(
+            self.names,
+            self.groups,
+            [entry["train_count"] for entry in self.entries],
+            self.average_precision,
+            self.intervals,
+            self.chance,
+        )
+
+    def curves(self) -> list[charts.Chart]:
+        """Draws the curves of the best, the middle and the worst label of each group."""
+        drawn = []
+        curves = list(self.scores["curves"].values())
+        for group in GROUP_NAMES:
+            members = [i for i in self.ranked if self.groups[i] == group]
+            if not members:
+                continue
+            rows = []
+            for i in dict.fromkeys([members[0], members[len(members) // 2], members[-1]]):
+                curve, own = curves[i], _points(curves[i], self.entries[i])["own"]
+                rows += [
+                    {
+                        "label": self.names[i],
+                        "threshold": threshold,
+                        "precision": curve["precision"][k],
+                        "recall": curve["recall"][k],
+                        "chosen": k == own,
+                    }
+                    for k, threshold in enumerate(curve["thresholds"])
+                ]
+            title = f"Precision and recall: best, middle and worst {group} label"
+            drawn.append(charts.precision_recall(f"precision_recall_{group}", title, rows))
+        return drawn
 
 
 def _check_run(
     statistics: LabelStatistics,
-    labels: np.ndarray,
+    labels: Any,
     probabilities: np.ndarray,
     thresholds: np.ndarray,
     scores: Mapping[str, Any],
     image_names: Sequence[str],
 ) -> None:
     shape = (len(image_names), statistics.num_classes)
-    if labels.shape != shape or probabilities.shape != shape:
+    if np.shape(labels) != shape or probabilities.shape != shape:
         raise ValueError(
             f"{shape[0]} image names and {shape[1]} classes need labels and probabilities of shape "
-            f"{shape}, got {labels.shape} and {probabilities.shape}"
+            f"{shape}, got {np.shape(labels)} and {probabilities.shape}"
         )
     if thresholds.shape != shape[1:]:
         raise ValueError(f"thresholds must be of shape {shape[1:]}, got {thresholds.shape}")
@@ -197,179 +349,236 @@ def _check_run(
         )
 
 
-def _run_summary(
-    title: str,
-    statistics: LabelStatistics,
-    scores: Mapping[str, Any],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    thresholds: np.ndarray,
-) -> str:
-    values = metrics.AVERAGE_PRECISION.read(scores)
-    found = {
-        name: float(value)
-        for name, value in zip(statistics.class_names, values, strict=True)
-        if not math.isnan(value)
+def _points(
+    curve: Mapping[str, Sequence[float]], entry: Mapping[str, Any]
+) -> dict[str, list[float] | int]:
+    """Returns the thresholds, and the numbers of images that are given the label and have it.
+
+    The numbers are smaller than the shares that follow from them. "own" is the point of the
+    threshold in use.
+    """
+    own = entry["at_threshold"]["threshold"]
+    return {
+        "thresholds": [float(f"{t:.5g}") for t in curve["thresholds"]],
+        "given": list(curve["given"]),
+        "right": [round(recall * entry["test_count"]) for recall in curve["recall"]],
+        "own": next((k for k, t in enumerate(curve["thresholds"]) if t <= own), 0),
     }
-    counts = {name: scores["per_class"][name]["test_count"] for name in found}
-    num_known = dict(
-        zip(statistics.class_names, np.count_nonzero(labels != -1, axis=0), strict=True)
-    )
-    chance = {name: count / num_known[name] for name, count in counts.items()}
-    ranked = sorted(found, key=lambda name: -found[name])
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>The model learned {statistics.num_classes:,} labels from {statistics.num_examples:,} "
-        f"images and was tested on {len(labels):,} images that it had not seen.</p>",
-        _cards(scores),
+
+
+def _label_details(
+    found: _Labels,
+    decisions: Decisions,
+    confusions: Any,
+    image_names: Sequence[str],
+    read_images: ReadImages | None,
+) -> dict[str, Any]:
+    """Returns what the page shows of one label at a time, and the images that it refers to.
+
+    "kinds" holds for each label the positions, in "images", of its best finds, its misses and its
+    false alarms, with probabilities. "instead" are the labels that are wrongly given to images that
+    miss it; "for", the labels that are missed where it is given wrongly.
+    """
+    number = _IMAGES_PER_LABEL if len(found.names) <= 400 else 2
+    kinds = [
+        decisions.extremes(chosen, number, highest=highest)
+        for chosen, highest in (
+            (decisions.has & decisions.given, True),
+            (decisions.has & ~decisions.given, False),
+            (~decisions.has & decisions.given, True),
+        )
     ]
-    if num_unknown := int(np.count_nonzero(labels == -1)):
-        parts.append(
-            f"<p>Of {num_unknown:,} labels of the test images it is not known whether the images "
-            "have them. They are left out of all scores.</p>"
+    worst = decisions.mistakes()[0][:MAX_WORST_IMAGES].tolist()
+    # Pictures are kept of the worst images, then of one image of each kind of the worst labels.
+    order = [*reversed(found.ranked), *np.flatnonzero(np.isnan(found.average_precision))]
+    pairs = (
+        kind[i][rank]
+        for rank in range(number)
+        for i in order
+        for kind in kinds
+        if rank < len(kind[i])
+    )
+    used = list(dict.fromkeys([*worst, *(int(decisions.image[k]) for k in pairs)]))
+    place = {image: at for at, image in enumerate(used)}
+    kept = used[:MAX_PICTURES] if read_images is not None else []
+    pictures = [
+        _thumbnail(image, image_names[position])
+        for position, image in zip(kept, read_images(kept) if read_images else (), strict=True)
+    ]
+    rows = [
+        [
+            [[place[int(decisions.image[k])], _short(decisions.probability[k])] for k in kind[i]]
+            for kind in kinds
+        ]
+        for i in range(len(found.names))
+    ]
+    return {
+        "kinds": rows,
+        "instead": diagnosis.strongest_by_row(confusions, _OTHERS_PER_LABEL),
+        "for": diagnosis.strongest_by_row(confusions.T.tocoo(), _OTHERS_PER_LABEL),
+        "images": {
+            "names": [text.plain(image_names[i]) for i in used],
+            "pictures": pictures,
+            "said": _said(decisions, used),
+        },
+        "worst": [place[i] for i in worst],
+        "first": int(found.ranked[-1]) if found.ranked else 0,
+        "thresholds": [_short(e["at_threshold"]["threshold"]) for e in found.entries],
+    }
+
+
+def _said(decisions: Decisions, images: Sequence[int]) -> list[list[list[float]]]:
+    """For each image its labels: column, probability, and 0 if right, 1 if missed, 2 if wrong."""
+    order = np.argsort(decisions.image, kind="stable")
+    ends = np.searchsorted(decisions.image[order], [[i, i + 1] for i in images]).reshape(-1, 2)
+    found = []
+    for start, end in ends:
+        pairs = order[start:end]
+        pairs = pairs[np.argsort(-decisions.probability[pairs], kind="stable")]
+        # Wrong and missed labels first, since there may not be room for all.
+        is_right = decisions.has[pairs] & decisions.given[pairs]
+        pairs = pairs[np.argsort(is_right, kind="stable")][:_LABELS_OF_IMAGE]
+        found.append(
+            [
+                [
+                    int(decisions.label[k]),
+                    _short(decisions.probability[k]),
+                    0 if decisions.has[k] and decisions.given[k] else 1 if decisions.has[k] else 2,
+                ]
+                for k in pairs
+            ]
         )
-    if ranked:
-        guessing = sum(chance.values()) / len(chance)
-        parts.append(
-            "<p><b>Mean average precision</b> (mAP) says how well the images with a label are "
-            "ranked before those without it, on average over labels: 100 % is perfect, guessing "
-            f"would reach {percent(guessing)} here. Labels are head, medium or tail by their "
-            "number of training images.</p><ul>"
+    return found
+
+
+def _short(probability: float) -> float:
+    return float(f"{probability:.3g}")
+
+
+def _thumbnail(image: np.ndarray, name: str) -> str:
+    """Returns the address of a small copy of an image, which contains it."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"read_images must return uint8 (H, W, 3), returned {image.dtype} {image.shape} for "
+            f"{name}"
         )
-        count = min(5, (len(ranked) + 1) // 2)
-        parts.append(f"<li><b>Found best:</b> {_with_values(ranked[:count], found)}.</li>")
-        worst = ranked[::-1][: min(5, len(ranked) // 2)]
-        if worst:
-            parts.append(f"<li><b>Found worst:</b> {_with_values(worst, found)}.</li>")
-        hardly = [n for n in ranked if found[n] - chance[n] < 0.1 * (1 - chance[n])]
-        if hardly:
-            parts.append(
-                "<li><b>Hardly better than guessing</b> (less than a tenth of the way to "
-                f"perfect): {_first_names(hardly)}.</li>"
-            )
-        chosen_on = scores["F1"]["thresholds_from"]
-        origin = (
-            "the training images, since there were no others"
-            if chosen_on == "train"
-            else f"the split {escape(chosen_on)}"
-        )
-        given = (probabilities >= thresholds) & (labels != -1)
-        num_given, num_present = int(given.sum()), int(np.count_nonzero(labels == 1))
-        num_right = int((given & (labels == 1)).sum())
-        right = num_right / num_given if num_given else math.nan
-        parts.append(
-            "<li><b>Decisions:</b> with a threshold for each label, chosen on "
-            f"{origin}, the model gives {num_given:,} labels to the test images, of which "
-            f"{percent(right)} are right. It finds {percent(num_right / num_present)} of the "
-            f"{num_present:,} labels that the images have."
-        )
-        num_given_of = dict(zip(statistics.class_names, given.sum(axis=0), strict=True))
-        never = [name for name in scores["per_class"] if name in found and not num_given_of[name]]
-        if never:
-            parts.append(f" It never gives: {_first_names(never)}.")
-        parts.append("</li></ul>")
-    missing = scores["classes_without_test_positives"]
-    if missing:
-        parts.append(
-            "<p>Labels without test images, which are left out of the means: "
-            f"{_first_names(missing)}.</p>"
-        )
-    return "".join(parts)
+    picture = Image.fromarray(image)
+    small = max(picture.size) <= _THUMBNAIL
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    # JPEG would blur an image of few pixels.
+    kind = "png" if small else "jpeg"
+    picture.save(buffer, kind, **({} if small else {"quality": 72}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _training_charts(
+    statistics: LabelStatistics, train_labels: Any, observed_counts: Any, num_draws: int | None
+) -> list[charts.Chart]:
+    drawn = [charts.class_shares(statistics, observed_counts, num_draws)]
+    if train_labels is not None:
+        variance = charts.within_class_variance(statistics, train_labels)
+        drawn.append(charts.variance_by_class(statistics, variance))
+    return [*drawn, charts.conditional_probability_matrix(statistics)]
+
+
+def _together(statistics: LabelStatistics) -> list[list[str]]:
+    """Returns the pairs of labels that are most often on one training image."""
+    joint = np.triu(np.asarray(statistics.cooccurrence, np.int64), 1)
+    number = min(_PAIRS, joint.size)
+    largest = np.argpartition(-joint, number - 1, axis=None)[:number]
+    largest = largest[np.argsort(-joint.flat[largest], kind="stable")]
+    pairs = [divmod(int(k), len(joint)) for k in largest if joint.flat[k]]
+    counts, names = statistics.class_counts, statistics.class_names
+    return [
+        [
+            names[i],
+            names[j],
+            f"{joint[i, j]:,}",
+            text.percent(joint[i, j] / counts[i]),
+            text.percent(joint[i, j] / counts[j]),
+        ]
+        for i, j in pairs
+    ]
 
 
 def _what_the_method_changed(
-    config: Mapping[str, Any],
     statistics: LabelStatistics,
     loss: Callable[[Any, Any], Any] | None,
     observed_counts: Any,
     num_draws: int | None,
-) -> str:
-    method = methods.METHODS.get(str(config.get("method")))
-    parts = []
-    if method is not None:
-        parts.append(f"Trained with {pages.named(config['method'])}: {escape(method.summary)}. ")
+) -> dict[str, Any]:
+    """Returns the shares of the rarest and the most frequent label, and the force of the loss."""
     present = np.flatnonzero(statistics.class_counts)
-    if observed_counts is not None and len(present):
-        counts = statistics.class_counts[present]
-        for words, i in (
-            ("The rarest label", present[np.argmin(counts)]),
-            ("The most frequent label", present[np.argmax(counts)]),
-        ):
-            seen = np.asarray(observed_counts)[i] / num_draws
-            parts.append(
-                f"{words}, {pages.named(statistics.class_names[i])}, is on "
-                f"{percent(statistics.priors[i])} of the training images and was on "
-                f"{percent(seen)} of the images that training drew. "
+    found: dict[str, Any] = {"shares": [], "force": None}
+    if not len(present):
+        return found
+    counts = statistics.class_counts[present]
+    rarest, frequent = int(present[np.argmin(counts)]), int(present[np.argmax(counts)])
+    if observed_counts is not None:
+        found["shares"] = [
+            (
+                words,
+                statistics.class_names[i],
+                statistics.priors[i],
+                np.asarray(observed_counts)[i] / num_draws,
             )
-    if loss is not None and len(present):
-        rarest = int(present[np.argmin(statistics.class_counts[present])])
-        logit = math.log(0.1 / 0.9)
-        pull = charts.gradient_by_logit(
-            loss, statistics.num_classes, rarest, 0.0, np.array([logit])
-        )
+            for words, i in (("The rarest label", rarest), ("The most frequent label", frequent))
+        ]
+    if loss is not None:
+        logit = np.array([math.log(0.1 / 0.9)])
+        pull = charts.gradient_by_logit(loss, statistics.num_classes, rarest, 0.0, logit)
         force = float(pull[0]) / 0.1
-        if abs(force - 1) > 0.02:
-            parts.append(
-                "Where an image does not have the rarest label and its probability is already as "
-                f"low as 10 %, the loss pushes it further down with {percent(force, 0)} of the "
-                "force of binary cross-entropy. "
-            )
-    return f"<p><b>What the method changed.</b> {''.join(parts)}</p>" if parts else ""
+        found["force"] = force if abs(force - 1) > 0.02 else None
+    return found
 
 
-def _cards(scores: Mapping[str, Any]) -> str:
+def _cards(scores: Mapping[str, Any]) -> list[list[dict[str, str]]]:
     """Returns a row of cards for each metric by group, and a row for those of the whole split."""
     ranges = {name: f"{name}: {charts.GROUP_RANGES[name]} training images" for name in GROUP_NAMES}
     words = {"total": "all", **ranges}
     sizes = metrics.num_classes_by_group(scores)
     rows, others = [], []
+
+    def card(metric: metrics.Metric, value: float, group: str, rest: str) -> dict[str, str]:
+        shown = text.percent(value) if metric.percent else metric.text(value)
+        return {"value": shown, "words": f"{metric.heading}{rest}", "group": group}
+
     for metric in metrics.METRICS:
         if not metric.heading or metric.over == "class":
             continue
         values = metric.read(scores)
         if metric.over == "split":
-            others.append(_card("--ink", metric, values[0], f": {metric.description}"))
+            others.append(card(metric, values[0], "total", f": {metric.description}"))
             continue
-        row = []
-        for name, value in zip(metrics.TOTAL_AND_GROUPS, values, strict=True):
-            unit = "label" if sizes[name] == 1 else "labels"
-            rest = f", {words[name]} ({sizes[name]:,} {unit})"
-            row.append(_card(charts.MEAN_COLORS[name], metric, value, rest))
-        rows.append(row)
-    return "".join(f'<div class="cards">{"".join(row)}</div>' for row in (*rows, others) if row)
+        rows.append(
+            [
+                card(
+                    metric,
+                    value,
+                    name,
+                    f", {words[name]} ({sizes[name]:,} "
+                    f"{'label' if sizes[name] == 1 else 'labels'})",
+                )
+                for name, value in zip(metrics.TOTAL_AND_GROUPS, values, strict=True)
+            ]
+        )
+    return [row for row in (*rows, others) if row]
 
 
-def _card(color: str, metric: metrics.Metric, value: float, rest: str) -> str:
-    shown = percent(value) if metric.percent else metric.text(value)
-    return (
-        f'<div class="card" style="--c:var({color})"><b>{shown}</b>'
-        f"<small>{escape(metric.heading)}{escape(rest)}</small></div>"
-    )
-
-
-def _first_names(names: Sequence[str]) -> str:
-    return first_few([pages.named(name) for name in names], limit=10)
-
-
-def _with_values(names: Sequence[str], values: Mapping[str, float]) -> str:
-    return ", ".join(f"{pages.named(name)} {percent(values[name])}" for name in names)
-
-
-def _published_of_run(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+def _published_rows(config: Mapping[str, Any], scores: Mapping[str, Any]) -> list[list[str]]:
     row = published.mean_average_precision(config)
     if row is None:
-        return ""
+        return []
     metric = metrics.MEAN_AVERAGE_PRECISION
-    ours = [pages.value_cell(metric, value) for value in metric.read(scores)]
-    return pages.table(
-        ["mAP in percent", *metrics.TOTAL_AND_GROUPS],
-        [["this run", *ours], ["published, ResNet-50", *pages.published_cells(row)]],
-    )
+    ours = [metric.text(value) for value in metric.read(scores)]
+    return [["this run", *ours], ["published, ResNet-50", *(f"{value:.2f}" for value in row)]]
 
 
-def _further_scores(scores: Mapping[str, Any]) -> str:
+def _further_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the metrics that have a cell in small tables, rows of the same columns in one."""
-    rows: dict[str, dict[str, pages.Cell]] = {}
+    rows: dict[str, dict[str, str]] = {}
     meanings = {}
     for metric in metrics.METRICS:
         if metric.cell is None:
@@ -377,144 +586,25 @@ def _further_scores(scores: Mapping[str, Any]) -> str:
         row, column = metric.cell
         columns = metrics.TOTAL_AND_GROUPS if metric.over == "group" else (column,)
         unit = " %" if metric.percent else ""
-        cells = map(functools.partial(pages.value_cell, metric), metric.read(scores))
+        cells = map(metric.text, metric.read(scores))
         rows.setdefault(row, {}).update(
             zip((f"{name}{unit}" for name in columns), cells, strict=True)
         )
         meanings[column or row] = metric.description
     tables = [
-        pages.table(["", *columns], [[name, *cells.values()] for name, cells in alike])
+        (["", *columns], [[name, *cells.values()] for name, cells in alike])
         for columns, alike in itertools.groupby(rows.items(), key=lambda item: tuple(item[1]))
     ]
     explained = "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items())
-    return f"<h3>Further scores</h3>{''.join(tables)}<p class='muted'>{escape(explained)}.</p>"
+    return {"tables": tables, "explained": explained}
 
 
-def _class_table(scores: Mapping[str, Any]) -> str:
-    """Returns a table of all metrics of each class."""
-    shown_metrics = [m for m in metrics.METRICS if m.heading and m.over == "class"]
-    values = {metric: metric.read(scores) for metric in shown_metrics}
-    names, entries = list(scores["per_class"]), list(scores["per_class"].values())
-    shown, note = pages.shown_classes(
-        charts.Classes.of_scores(scores), metrics.AVERAGE_PRECISION.read(scores)
-    )
-    rows = []
-    for i in shown:
-        entry = entries[i]
-        cells = []
-        for metric in shown_metrics:
-            # Without test images there is nothing that a metric could measure.
-            value = values[metric][i] if entry["test_count"] else math.nan
-            if metric is metrics.AVERAGE_PRECISION:
-                color = charts.GROUP_COLORS[entry["group"]]
-                cells.append(pages.bar_cell(metric, value, color))
-            else:
-                cells.append(pages.value_cell(metric, value))
-        rows.append(
-            [
-                pages.name_cell(names[i]),
-                pages.left_cell(entry["group"]),
-                f"{entry['train_count']:,}",
-                f"{entry['test_count']:,}",
-                *cells,
-                f"{entry['at_threshold']['threshold']:.3f}",
-            ]
-        )
-    headings = [metric.heading_with_unit for metric in shown_metrics]
-    heads = ["label", "group", "train images", "test images", *headings, "threshold"]
-    meanings = "; ".join(f"{m.heading}: {m.description}" for m in shown_metrics)
-    return (
-        f"<p class='muted'>{escape(meanings)}. Thresholds were chosen on "
-        f"{escape(scores['F1']['thresholds_from'])}.</p>{note}{pages.table(heads, rows)}"
-    )
-
-
-def _worst_images(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    thresholds: np.ndarray,
-    statistics: LabelStatistics,
-    image_names: Sequence[str],
-    read_image: Callable[[int], np.ndarray] | None,
-) -> str:
-    kind = "images" if read_image is not None else "examples"
-    worst, _ = mistakes(labels, probabilities, thresholds)
-    heading = f"<h2>The test {kind} that the model gets most wrong</h2>"
-    if not len(worst):
-        return f"{heading}<p>All labels of all test {kind} are right.</p>"
-    names = statistics.class_names
-    figures_of_images = []
-    for position in worst[:MAX_WORST_IMAGES]:
-        truth, row = labels[position] == 1, probabilities[position]
-        given = (row >= thresholds) & (labels[position] != -1)
-        lines = [f"<small>{pages.named(image_names[position])}</small>"]
-        for words, chosen, mark in (
-            ("right", truth & given, ""),
-            ("missed", truth & ~given, ' class="no"'),
-            ("wrongly given", ~truth & given, ' class="no"'),
-        ):
-            index = np.flatnonzero(chosen)
-            # Of the missed labels the least probable comes first, of the others the most probable.
-            index = index[np.argsort(row[index] if words == "missed" else -row[index])]
-            if len(index):
-                items = [
-                    f"{pages.named(names[i])} {percent(row[i], 0)} ({percent(thresholds[i], 0)})"
-                    for i in index
-                ]
-                lines.append(f"<b{mark}>{words}:</b> {first_few(items, limit=_LABELS_SHOWN)}")
-        if not truth.any():
-            lines.append(f"the {kind[:-1]} has no label")
-        picture = ""
-        if read_image is not None:
-            picture = _thumbnail(read_image(int(position)), image_names[position])
-        figures_of_images.append(
-            f"<figure>{picture}<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
-        )
-    return (
-        f"{heading}<p>{len(worst):,} of {len(labels):,} test {kind} have a wrong or missing label. "
-        f"The {len(figures_of_images)} worst are shown, whose probabilities are furthest on the "
-        "wrong side of the thresholds. Each label is followed by the model's probability and, in "
-        f"parentheses, the threshold from which on the label is given. Some of these {kind} may be "
-        f'labeled wrongly in the data.</p><div class="thumbs">{"".join(figures_of_images)}</div>'
-    )
-
-
-def _thumbnail(image: np.ndarray, name: str) -> str:
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"read_image must return uint8 (H, W, 3), returned {image.dtype} {image.shape} for "
-            f"{name}"
-        )
-    picture = Image.fromarray(image)
-    small = max(picture.size) <= _THUMBNAIL // 2
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    # JPEG would blur an image of few pixels.
-    kind = "png" if small else "jpeg"
-    picture.save(buffer, kind, **({} if small else {"quality": 80}))
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img src="data:image/{kind};base64,{data}" alt="{escape(name)}"'
-        f"{' class=small' if small else ''}>"
-    )
-
-
-def _settings(config: Mapping[str, Any]) -> str:
-    rows = [[key, pages.left_cell(value)] for key, value in config.items()]
-    table = pages.table(["setting", "value"], rows, left=["value"])
-    return f"<details><summary>All settings</summary>{table}</details>"
-
-
-def _dense(labels: Any) -> np.ndarray:
-    """Labels as an array, (N, C): bool, or int8 with −1 where some are unknown."""
-    labels = np.asarray(labels.toarray() if is_sparse(labels) else labels)
-    unknown = label_values.is_unknown(labels)
-    if not unknown.any():
-        return labels.astype(bool, copy=False)
-    return np.where(unknown, np.int8(-1), labels.astype(np.int8))
-
-
-def _logit(probability: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probability, 1e-6, 1 - 1e-6)
-    return np.log(clipped) - np.log1p(-clipped)
+def _write_suspects(rows: Sequence[Mapping[str, Any]], path: str) -> None:
+    columns = ["label", "image", "data", "probability", "threshold", "contradiction"]
+    with (
+        atomic.replacing(path) as tmp_path,
+        open(tmp_path, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([text.inert(row[name]) for name in columns] for row in rows)

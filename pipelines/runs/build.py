@@ -13,6 +13,7 @@ import tensorflow as tf
 from dbl_tf import label_graphs, methods, models, optimizers
 from dbl_tf.losses import MultiLabelLoss
 from dbl_tf.messages import first_few
+from dbl_tf.settings import flag_name, settings_of
 from dbl_tf.statistics import LabelStatistics
 from dbl_tf.training import Batches
 from pipelines import inputs, sampling
@@ -72,19 +73,37 @@ def check_classes(config: SharedConfig, statistics: LabelStatistics) -> None:
         )
 
 
-def check_margin(config: ResolvedConfig, statistics: LabelStatistics) -> None:
-    """Refuses classes for which the margin of the loss is not finite.
+def check_loss(config: ResolvedConfig, statistics: LabelStatistics) -> None:
+    """Refuses classes and parameters for which the loss is not finite, whatever the logits are.
 
     Raises:
-        ValueError: every training example has a class; the message names it.
+        ValueError: every training example has a class, and the message names it; or the loss of
+            logits of 0 is not finite, and the message names the parameters that were changed.
     """
+    method = methods.get(config.method)
     is_full = statistics.class_counts == statistics.known_counts
     full = np.array(statistics.class_names, object)[is_full]
-    if len(full) and "kappa" in methods.get(config.method).parameters and config.loss.kappa != 0:
+    if len(full) and "kappa" in method.parameters and config.loss.kappa != 0:
         raise ValueError(
-            f"{', '.join(full)} is in every training example, so that the margin (Eq. 9) of "
+            f"{first_few(full)} is in every training example, so that the margin (Eq. 9) of "
             f"--method={config.method} is not finite. Leave the class out, or pass --kappa=0"
         )
+    if statistics.class_counts.all() or config.clamp_counts:
+        loss, weigh = make_loss(config, statistics), make_weighting(config, statistics)
+        loss.at_step(0)
+        labels = np.array([[0], [1]], np.uint8).repeat(statistics.num_classes, axis=1)
+        value = float(loss(labels, np.zeros(labels.shape), weigh(labels) if weigh else None))
+        if not np.isfinite(value):
+            changed = [
+                f"--{flag_name(field)}={getattr(config.loss, field.name)}"
+                for field, _ in settings_of(config.loss)
+                if field.name in method.parameters
+                and getattr(config.loss, field.name) != field.default
+            ]
+            raise ValueError(
+                f"the loss of --method={config.method} is {value} even for logits of 0, with "
+                f"{', '.join(changed)}: use values whose loss is finite in float32"
+            )
 
 
 def check_sampler(config: ResolvedConfig, train: Examples) -> None:

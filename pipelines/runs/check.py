@@ -48,7 +48,7 @@ def _reasons(asked: RunConfig, data: LabelledData) -> list[str]:
     if not asked.left_to_choice():
         with _noting(reasons):
             config = resolution.resolve(asked, data)
-            build.check_margin(config, statistics)
+            build.check_loss(config, statistics)
             build.check_sampler(config, train)
     return reasons
 

@@ -13,7 +13,7 @@ import keras
 
 from dbl_tf import atomic
 from pipelines import folds
-from pipelines.reports import comparison
+from pipelines.reports import comparison, variants
 from pipelines.runs import directory, report
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
@@ -131,13 +131,13 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
     if not done:
         raise ValueError("none of the runs could be finished:\n" + "\n".join(failed))
     output = pathlib.Path(output_dir)
-    rows = comparison.variant_rows(done)
+    rows = variants.variant_rows(done)
     atomic.write_csv(rows, output / "table.csv")
-    atomic.write_csv(comparison.run_rows(done), output / "runs.csv")
-    atomic.write_csv(comparison.difference_rows(done), output / "differences.csv")
+    atomic.write_csv(variants.run_rows(done), output / "runs.csv")
+    atomic.write_csv(variants.difference_rows(done), output / "differences.csv")
     title = f"{runs[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
-    return "\n".join([comparison.format_table(done), *failed, f"report: {output / 'report.html'}"])
+    return "\n".join([variants.format_table(done), *failed, f"report: {output / 'report.html'}"])
 
 
 def _in_name(value: Any) -> str:

@@ -1,13 +1,20 @@
 """Writes the report of a run or of an exported model, from data, sampler, loss and scores."""
 
 import dataclasses
+import hashlib
+import importlib.metadata
 import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse
+import tensorflow as tf
 
 from dbl_tf import training
 from dbl_tf.losses import ElementwiseLoss
@@ -20,6 +27,7 @@ from pipelines.runs.config import ResolvedConfig
 from pipelines.runs.scores import EvaluationResult
 
 REPORT = "report.html"
+_VERSIONS = ("tensorflow", "keras", "numpy")
 # Enough steps to measure how often rare classes are drawn.
 _MAX_STEPS = 20_000
 
@@ -45,7 +53,7 @@ def write(
         thresholds=result.thresholds.values,
         scores=result.scores,
         image_names=result.test.names,
-        read_image=_image_reader(result.test) if result.test.features is None else None,
+        read_images=_images_reader(result.test) if result.test.features is None else None,
         **training,
     )
     print(f"report: {path}")
@@ -80,6 +88,7 @@ def write_of_run(
         output_dir,
         title=f"{config.data_name}, {config.method}",
         config=config.flat(),
+        made_by=_made_by(result),
         history=_read_history(history_path),
         loss=loss.call if isinstance(loss, ElementwiseLoss) else None,
         train_labels=train.labels,
@@ -105,12 +114,31 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def _image_reader(examples: Examples) -> Callable[[int], np.ndarray]:
-    def read(position: int) -> np.ndarray:
-        encoded = next(iter(examples.take(np.array([position])).encoded()))
-        return images.decode(encoded).numpy()
+def _images_reader(examples: Examples) -> Callable[[Sequence[int]], Iterator[np.ndarray]]:
+    def read(positions: Sequence[int]) -> Iterator[np.ndarray]:
+        encoded = examples.take(np.array(positions, np.int64)).encoded()
+        for image in encoded.map(images.decode, num_parallel_calls=tf.data.AUTOTUNE):
+            yield image.numpy()
 
     return read
+
+
+def _made_by(result: EvaluationResult) -> dict[str, str]:
+    """Returns the command, the versions and the data that made a run."""
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in _VERSIONS)
+    labels = scipy.sparse.csr_array(result.test.labels)
+    digest = hashlib.sha256(repr((result.class_names, list(result.test.names))).encode())
+    for content in (labels.indptr, labels.indices, result.statistics.cooccurrence):
+        digest.update(np.asarray(content, np.int64).tobytes())
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "versions": ", ".join((f"Python {platform.python_version()}", *versions)),
+        "data": (
+            f"{result.statistics.num_examples:,} training and {len(result.test):,} test examples; "
+            "names and labels of test, and counts of training, have the SHA-256 "
+            f"{digest.hexdigest()}"
+        ),
+    }
 
 
 def _read_history(path: str | os.PathLike) -> dict[str, list[float]] | None:

@@ -13,6 +13,7 @@ from dbl_tf import atomic, metrics, saved_json
 from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples
+from pipelines.runs import curves
 
 
 class _SavedThresholds(msgspec.Struct):
@@ -91,7 +92,7 @@ class EvaluationResult:
 def score(
     labels: Any, probabilities: np.ndarray, statistics: LabelStatistics, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """Returns the content of `metrics.json`: all of `metrics.METRICS`, and counts of examples.
+    """Returns the content of `metrics.json`: all of `metrics.METRICS`, counts and curves.
 
     Args:
         labels: the labels of the test split, multi-hot (N, C), with −1 for unknown ones.
@@ -100,8 +101,8 @@ def score(
         thresholds: thresholds that were chosen on another split.
 
     Returns:
-        Nested dictionaries of numbers and names. A value that is not defined is None, since JSON
-        has no NaN.
+        Nested dictionaries of numbers and names; see `curves.curve` for "curves". A value that is
+        not defined is None, since JSON has no NaN.
 
     Raises:
         ValueError: see `metrics.Evaluation`.
@@ -110,6 +111,8 @@ def score(
     measured = metrics.measure(evaluation)
     class_names, per_class = statistics.class_names, measured.pop("per_class")
     test_counts = evaluation.num_positives
+    points = curves.of_classes(evaluation.labels, evaluation.scores, evaluation.thresholds)
+    intervals = [of_class.pop("interval") for of_class in points]
     for group, members in statistics.groups.items():
         for i in members:
             of_class = per_class[class_names[i]]
@@ -119,6 +122,7 @@ def score(
                 "test_count": int(test_counts[i]),
                 "group": group,
                 **of_class,
+                "ap_interval": intervals[i],
             }
     measured["F1"]["thresholds_from"] = thresholds.chosen_on
     return _without_nan(
@@ -129,6 +133,7 @@ def score(
                 name for name, count in zip(class_names, test_counts, strict=True) if count == 0
             ],
             "per_class": per_class,
+            "curves": dict(zip(class_names, points, strict=True)),
         }
     )
 
@@ -172,6 +177,12 @@ def format_table(scores: dict[str, Any]) -> str:
 
 
 def write_scores(scores: dict[str, Any], path: str | os.PathLike) -> None:
-    """Writes scores as JSON, as a whole or not at all."""
+    """Writes scores as JSON, as a whole or not at all, with the curve of a class on one line."""
+    others = {name: value for name, value in scores.items() if name != "curves"}
+    text = json.dumps(others, ensure_ascii=False, indent=1, allow_nan=False)
+    lines = ",\n".join(
+        f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(curve, allow_nan=False)}"
+        for name, curve in scores["curves"].items()
+    )
     with atomic.replacing(path) as tmp_path, open(tmp_path, "w", encoding="utf-8") as file:
-        json.dump(scores, file, ensure_ascii=False, indent=1, allow_nan=False)
+        file.write(f'{text[:-2]},\n "curves": {{\n{lines}\n }}\n}}\n')

@@ -115,7 +115,7 @@ def _train_and_evaluate(
 ) -> dict[str, Any] | None:
     run_dir = pathlib.Path(config.run_dir)
     train = data.splits["train"]
-    build.check_margin(config, statistics)
+    build.check_loss(config, statistics)
     build.check_sampler(config, train)
 
     keras.utils.set_random_seed(config.seed)

@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from dbl_tf import label_values, statistics
+from dbl_tf import label_arrays, label_values
 from pipelines.sampling.permutation import (
     CLASS_ORDER,
     MEMBER_ORDER,
@@ -81,7 +81,7 @@ def class_aware_indices(
     examples without labels are never drawn.
 
     Args:
-        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
+        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes.
         batch_size: the number B of examples in a batch, at least 1.
         seed: a 64-bit integer.
         start_step: the number t of the first batch, at least 0.
@@ -128,7 +128,7 @@ def class_cycle_indices(
     in the short run, it varies less.
 
     Args:
-        labels: the labels, multi-hot (N, C), dense or `scipy.sparse`.
+        labels: the labels, multi-hot (N, C), in a container that `label_arrays.label_array` takes.
         batch_size: the number B of examples in a batch, at least 1.
         seed: a 64-bit integer.
         start_step: the number t of the first batch, at least 0.
@@ -309,10 +309,7 @@ def _by_position(draw: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor,
 
 def _label_matrix(labels: Any) -> scipy.sparse.csr_array:
     """Checks labels and returns them as a CSR matrix of ones, in time linear in their number."""
-    if not statistics.is_sparse(labels):
-        labels = np.asarray(labels)
-    if labels.ndim != 2:
-        raise ValueError(f"labels must be of shape (N, C), got {labels.shape}")
+    labels = label_arrays.label_array(labels)
     matrix = scipy.sparse.csr_array(labels, copy=True)
     matrix.sum_duplicates()
     if label_values.can_hold_unknown(matrix.dtype):

@@ -27,6 +27,7 @@ class CocoReader:
         self._rows: list[int] = []
         self._codes: list[int] = []
         self._codes_by_name: dict[str, int] = {}
+        self._supercategories: set[str] = set()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -36,6 +37,24 @@ class CocoReader:
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the row of each label and the position of its class, int64 (M,) each."""
         return np.array(self._rows, np.int64), np.array(self._codes, np.int64)
+
+    def leave_out_supercategories(self) -> list[str]:
+        """Leaves out categories that no annotation has and that others call their supercategory.
+
+        Returns:
+            Their names, such as that of the group of all labels that some programs write with id 0.
+        """
+        used = set(self._codes)
+        left_out = [
+            name
+            for name, code in self._codes_by_name.items()
+            if code not in used and name in self._supercategories
+        ]
+        kept = [name for name in self._codes_by_name if name not in left_out]
+        new_code = {self._codes_by_name[name]: code for code, name in enumerate(kept)}
+        self._codes = [new_code[code] for code in self._codes]
+        self._codes_by_name = {name: code for code, name in enumerate(kept)}
+        return left_out
 
     def read(
         self, path: str, document: Mapping[str, Any], split: str | None, file: int, folder: str
@@ -101,6 +120,9 @@ class CocoReader:
                 problems.add(kind, number, repr(category)[:80])
             else:
                 names[category["id"]] = name.strip()
+                above = category.get("supercategory")
+                if isinstance(above, str) and above.strip() != name.strip():
+                    self._supercategories.add(above.strip())
         in_order = sorted(names, key=lambda key: (isinstance(key, str), key))
         return {
             key: self._codes_by_name.setdefault(names[key], len(self._codes_by_name))

@@ -5,6 +5,7 @@ meant and the result would differ, the table is refused, and the error shows bot
 decides. The cells are those of the first rows.
 """
 
+import collections
 import dataclasses
 import difflib
 import re
@@ -203,6 +204,7 @@ class _Recognition:
         named = [c for c in free if self._keys[c] in _LABEL_NAMES]
         as_list = [c for c in named if c not in wide or len(wide) == 1]
         wide = [c for c in wide if c not in as_list]
+        self._check_no_split_among(wide)
         if len(as_list) > 1:
             raise self._ambiguous("the labels", "labels_column", as_list)
         if as_list and len(wide) > 1:
@@ -278,6 +280,12 @@ class _Recognition:
         return columns[0]
 
     def _ambiguous(self, what: str, flag: str, columns: Sequence[int]) -> TableError:
+        of_name = {
+            self._names[c]: [d for d in columns if self._names[d] == self._names[c]]
+            for c in columns
+        }
+        for same in of_name.values():
+            self._only(same)  # no flag tells columns of one name apart
         return text.two_readings(
             f"{self._where}: {what}",
             [
@@ -320,7 +328,14 @@ class _Recognition:
         texts = [_different(self._values[c]) for c in free]
         numbers = [i for i, cells in enumerate(texts) if cells and all(map(_is_number, cells))]
         marks = [i for i, cells in enumerate(texts) if len(cells) == 2 and "" in cells]
-        for found, kind in ((numbers, "numbers other than 0 and 1"), (marks, "marks and nothing")):
+        pairs = collections.Counter(frozenset(cells) for cells in texts if len(cells) == 2)
+        pair = max(pairs, key=lambda cells: pairs[cells], default=frozenset())
+        words = [i for i, cells in enumerate(texts) if pair and pair.issuperset(cells)]
+        for found, kind in (
+            (numbers, "numbers other than 0 and 1"),
+            (marks, "marks and nothing"),
+            (words, "the same two words"),
+        ):
             if len(found) > 1:
                 shown = [f"{self._names[free[i]]!r} ({text.show(texts[i])})" for i in found[:2]]
                 return (
@@ -328,6 +343,17 @@ class _Recognition:
                     "a class, write 1 where it is given and 0 where it is not"
                 )
         return ""
+
+    def _check_no_split_among(self, classes: Sequence[int]) -> None:
+        """Refuses to take a column for a class whose name says that it tells the splits."""
+        for c in classes:
+            if self._keys[c] in _SPLIT_NAMES:
+                name = self._names[c]
+                raise TableError(
+                    f"{self._where}: column {name!r} holds {text.show(_different(self._values[c]))}"
+                    f", and may tell the split or be a class; write {splits.CHOICES} into it if it "
+                    "tells the split, and name the classes by --labels_column=A,B,C if it does not"
+                )
 
     def _check_no_split_left(self, taken: set[int]) -> None:
         """Refuses to overlook a column whose cells are splits, though its name does not say so."""

@@ -87,7 +87,7 @@ def read(
     names = [os.path.relpath(part.path, path) for part in parts] if len(parts) > 1 else [path]
     builder = RowsBuilder(names)
     if all(isinstance(table, Mapping) for table in tables):
-        rows = _read_coco(parts, tables, builder)
+        rows = _read_coco(parts, tables, builder, findings)
     elif any(isinstance(table, Mapping) for table in tables):
         raise TableError(f"{path} holds COCO documents and other tables: {text.show(names)}")
     else:
@@ -213,10 +213,15 @@ def _entries(number: int):
     return builder.places
 
 
-def _read_coco(parts: Sequence[_Part], documents: Sequence[Any], builder: RowsBuilder) -> Rows:
+def _read_coco(
+    parts: Sequence[_Part], documents: Sequence[Any], builder: RowsBuilder, findings: Findings
+) -> Rows:
     reader = coco.CocoReader(builder)
     for file, (part, document) in enumerate(zip(parts, documents, strict=True)):
         reader.read(part.path, document, part.split, file, part.folder)
+    findings.add_names(
+        "supercategories that no annotation has, left out", reader.leave_out_supercategories()
+    )
     label_rows, label_codes = reader.labels()
     return Rows(
         images=builder.images,

@@ -10,8 +10,10 @@ other company elsewhere; a name stays as it is. Therefore:
   separate.
 * Where none of these marks occurs, blanks separate. The table is refused if words look like those
   of names: if all words of a repeated cell occur in it alone, as with "traffic light"; or if half
-  of the cells with blanks are repeated and have a word that no other cell has. It is also refused
-  if a mark stands between blanks, as in "cat & dog".
+  of the cells with blanks are repeated and have a word that no other cell has; or if three
+  or more of them have two or three words, none of which stands in a cell alone, as with "polar
+  bear", "black bear" and "polar fox". It is also refused if a mark stands between blanks, as in
+  "cat & dog".
 * A list of classes decides instead, if exactly one of these readings gives its classes only.
 * A name that consists of other names and a further mark, such as `+`, shows that this mark
   separates labels too, and the table is refused; between blanks or in a table of bars, there is a
@@ -36,6 +38,9 @@ BAR, SPACE = "|", " "
 MARKS = ("\t", ";", ",", "/")
 
 _FURTHER_MARKS = (*MARKS, "|", "\n", "+", "&", ":", "#", "~", "_", "-", "、", "，", "；", SPACE)
+# Names of more words are rare; labels come in any number.
+_MOST_WORDS = 3
+_FEW_CELLS = 3  # fewer show nothing
 _ESCAPES = {r"\t": "\t", r"\n": "\n", "tab": "\t", "space": " "}
 
 
@@ -221,6 +226,17 @@ class Chooser:
                 [SPACE],
                 f"{len(like_names)} of {len(several)} different cells with blanks are repeated and "
                 "have a word that no other cell has, as names of several words would.",
+            )
+        alone = {found[0] for found in words.values() if len(found) == 1}
+        may_be_names = len(several) >= _FEW_CELLS and not any(
+            len(words[cell]) > _MOST_WORDS or alone.intersection(words[cell]) for cell in several
+        )
+        if may_be_names:
+            raise self._two_readings(
+                several[0],
+                [SPACE],
+                f"No word of the {len(several)} different cells with blanks stands in a cell "
+                "alone, as labels do somewhere.",
             )
         findings.add_all(
             f"cells read as several labels although no other cell has one of their words "

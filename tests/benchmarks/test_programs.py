@@ -14,6 +14,7 @@ from benchmarks import (
     large_photographs,
     losses,
     memory,
+    reports,
     sampler,
     training,
 )
@@ -231,3 +232,12 @@ def test_memory_of_a_table(tmp_path):
     assert 50 < figures["mib_imported"] <= figures["mib_indexed"] <= figures["mib_trained"]
     assert 0 < figures["data_mib"] < 1
     assert "150" in memory.describe(result)
+
+
+def test_reports():
+    result = {"examples": 150, "pages": {"12": reports.of_labels(12, 150)}}
+    figures = result["pages"]["12"]
+    assert set(figures["stages"]) == {"scores", "first", "page"}
+    assert figures["bytes"]["report.html"] > figures["bytes"]["metrics.json"] > 1000
+    row = reports.describe(result).splitlines()[-1].split()
+    assert row[0] == "12" and len(row) == 9

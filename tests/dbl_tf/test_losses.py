@@ -396,12 +396,69 @@ def test_clamped_counts_move_to_the_nearest_defined_count():
         ({"reduction": "average"}, "reduction"),
         ({"class_counts": [5, 11]}, "class 1 has 11"),
         ({"class_counts": [5, float("nan")]}, "class 1 has nan"),
-        ({"class_counts": [[5, 5]]}, r"shape \(C,\), got \(1, 2\)"),
+        ({"class_counts": [[5, 5]]}, r"shape \(C,\); got \(1, 2\).*from_labels\(labels\)"),
+        ({"class_counts": [0.2, 0.6]}, "got shares of the examples, from 0.2 to 0.6"),
+        ({"class_counts": [0.2, 1.0], "num_examples": 1}, "got shares of the examples"),
+        ({"class_counts": ["cat", "dog"]}, r"got \['cat', 'dog'\]"),
+        ({"class_counts": {"cat": 5}}, r"of shape \(C,\); got \{'cat': 5\}"),
+        ({"class_counts": LabelStatistics.from_labels([[1]])}, "pass statistics.class_counts"),
+        ({"class_counts": 10, "num_examples": [5, 3]}, r"\[5, 3\]. class_counts comes first"),
+        ({"num_examples": 10.5}, "a whole number of at least 1; got 10.5"),
+        ({"num_examples": "10"}, "a whole number of at least 1; got '10'"),
+        ({"num_examples": 0, "class_counts": [0]}, "a whole number of at least 1; got 0"),
+        ({"kappa": 1e300}, r"kappa=1e\+300 makes the margin ν \(Eq. 9\) infinite in float32"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         DistributionBalancedLoss(**{"class_counts": [5, 3], "num_examples": 10, **arguments})
+
+
+def test_counts_may_be_of_soft_labels():
+    loss = DistributionBalancedLoss([0.5, 3.25], 10)
+    assert np.isfinite(loss(np.eye(2), np.zeros((2, 2))))
+
+
+def test_class_weight_of_keras_weighs_an_example_by_its_first_label():
+    """As the guide warns; the labels of the last example are the classes 1 and 2."""
+    labels = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 1]])
+
+    def kernel(**weights):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+        model.compile(keras.optimizers.SGD(1.0), AsymmetricLoss())
+        model.fit(np.eye(3), labels, batch_size=3, verbose=0, **weights)
+        return model.get_weights()[0]
+
+    given = kernel(class_weight={0: 1.0, 1: 10.0, 2: 100.0})
+    of_examples = kernel(sample_weight=np.array([1.0, 100.0, 10.0]))
+    np.testing.assert_allclose(given, of_examples, rtol=1e-6)
+
+
+def test_what_is_passed_already_is_not_advised():
+    loss = DistributionBalancedLoss([0, 1], 1, clamp_counts=True)
+    assert np.isfinite(loss(np.eye(2), np.zeros((2, 2))))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DistributionBalancedLoss([0] * 5712, 100),
+        lambda: DistributionBalancedLoss([100] * 5712, 100),
+        lambda: Reweighted([0] * 5712, "inverse_root"),
+        lambda: LDAMLoss([0] * 5712),
+        lambda: LabelStatistics.from_labels(
+            np.zeros((2, 5712), int), [f"class {i // 2}" for i in range(5712)]
+        ),
+        lambda: LabelStatistics.from_labels(np.eye(1, 5712)).instance_probability(
+            np.ones((1, 5712))
+        ),
+    ],
+)
+def test_of_many_classes_a_message_names_a_few(make):
+    with pytest.raises(ValueError, match=r"and \d+ more") as error:
+        make()
+    assert len(str(error.value)) < 400
 
 
 def test_logits_and_labels_with_a_wrong_number_of_classes_are_refused():
@@ -603,20 +660,27 @@ def test_asymmetric_loss_without_its_parts_is_binary_crossentropy():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Reweighted([5, 0], "inverse_root"), r"√\(N/n\) is not defined for.*at \[1\]"),
-        (lambda: Reweighted([5, 0], "class_balanced"), r"without training examples.*at \[1\]"),
+        (
+            lambda: Reweighted([5, 0], "inverse_root"),
+            r"√\(N/n\) is not defined for.*: class 1 has 0;",
+        ),
+        (
+            lambda: Reweighted([5, 0], "class_balanced"),
+            r"without training examples: class 1 has 0;",
+        ),
         (lambda: Reweighted([5], "inverse"), r"weighting must be one of \('inverse_root', 'cl"),
         (lambda: Reweighted([5], "inverse_root", rebalance=None), "rebalance must be one of"),
         (lambda: Reweighted([5], "class_balanced", beta=1), r"^beta must be in \[0, 1\); got 1"),
         (lambda: Reweighted([5], "inverse_root", focal_gamma=-1), "focal_gamma must be at least 0"),
-        (lambda: LDAMLoss([5, 0]), r"Δ is not defined for classes without.*at \[1\]"),
-        (lambda: LDAMLoss([[5]]), r"shape \(C,\), got \(1, 1\)"),
+        (lambda: LDAMLoss([5, 0]), r"Δ is not defined for classes without.*: class 1 has 0;"),
+        (lambda: LDAMLoss([[5]]), r"shape \(C,\); got \(1, 1\)"),
         (lambda: LDAMLoss([5], max_margin=-1), "max_margin must be at least 0"),
         (lambda: LDAMLoss([5], scale=0), "^scale must be greater than 0; got 0"),
         (lambda: AsymmetricLoss(gamma_negative=-1), "gamma_negative must be at least 0"),
         (lambda: AsymmetricLoss(clip=1), r"clip must be in \[0, 1\); got 1"),
         (lambda: AsymmetricLoss()([[1.0, 0.0]], [[1.0]]), r"same shape \(B, C\); got .*\(1, 1\)"),
-        (lambda: AsymmetricLoss()([1.0, 0.0], [1.0, 0.0]), r"the same shape \(B, C\)"),
+        (lambda: AsymmetricLoss()([1.0, 0.0], [1.0, 0.0]), r"labels must be of shape.*got \(2,\)"),
+        (lambda: AsymmetricLoss()(np.ones(2), np.ones(2)), r"the same shape \(B, C\)"),
         (lambda: LDAMLoss([5, 3])([[1.0]], [[1.0]]), r"shape \(B, 2\).*got \(1, 1\)"),
     ],
 )

@@ -96,6 +96,51 @@ def test_decoded_images_are_resized_as_bytes_are(exported):
     )
 
 
+EMPTY = {
+    "image_bytes": tf.zeros((0,), tf.string),
+    "images": tf.zeros((0, 20, 30, 3)),
+    "features": tf.zeros((0, 7)),
+}
+WRONG_SHAPES = {
+    "image_bytes": [(), (1, 1)],
+    "images": [(), (20, 30), (20, 30, 3), (2, 20, 30, 1)],
+    "features": [(), (7,), (2, 3), (1, 2, 7)],
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_batches_without_rows_and_of_other_shapes(name, request):
+    of_features = name == "features"
+    _, path = request.getfixturevalue("exported_features" if of_features else "exported")
+    signature = "serve_images" if name == "images" else "serving_default"
+    serve = tf.saved_model.load(str(path)).signatures[signature]
+    answer = {key: value.numpy() for key, value in serve(**{name: EMPTY[name]}).items()}
+    assert {key: value.shape for key, value in answer.items()} == {
+        **dict.fromkeys(["probabilities", "class_names", "thresholds"], (0, 6)),
+        **dict.fromkeys(["top_probabilities", "top_classes"], (0, 5)),
+        "error": (0,),
+    }
+    for shape in WRONG_SHAPES[name]:
+        wrong = tf.zeros(shape, EMPTY[name].dtype)
+        shown = ",".join(map(str, shape))
+        message = rf"Shape of tensor {name} \[{shown}\] is not compatible with expected shape"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            serve(**{name: wrong})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pixels_that_are_no_numbers_are_an_error_of_their_image(exported, value):
+    _, path = exported
+    serve = tf.saved_model.load(str(path)).signatures["serve_images"]
+    pixels = np.random.default_rng(7).uniform(0, 255, (2, 40, 30, 3)).astype(np.float32)
+    expected = serve(images=tf.constant(pixels))["probabilities"].numpy()
+    pixels[0, 2, 3, 1] = value
+    answer = serve(images=tf.constant(pixels))
+    assert answer["error"].numpy().tolist() == [b"some of the pixels are not finite numbers", b""]
+    np.testing.assert_allclose(answer["probabilities"][1], expected[1], atol=1e-6)
+    assert not answer["probabilities"].numpy()[0].any()
+
+
 def test_folder_holds_what_serving_and_evaluation_need(exported):
     _, path = exported
     details = json.loads((path / serving.DETAILS_FILE).read_text())

@@ -83,7 +83,7 @@ def test_empty_classes_are_left_out_of_the_means():
     statistics = LabelStatistics.from_labels(labels)
     np.testing.assert_allclose(statistics.resampled_probability, [1, 0, 0.75])
     np.testing.assert_allclose(statistics.instance_probability(labels), [0.25, 0.75])
-    with pytest.raises(ValueError, match="classes without training examples: \\['1'\\]"):
+    with pytest.raises(ValueError, match="classes without training examples: '1'"):
         statistics.instance_probability(np.array([[0, 1, 0]]))
 
 
@@ -103,7 +103,7 @@ def test_minus_one_among_floating_point_numbers_is_refused(convert):
 def test_names_and_shapes_must_fit():
     with pytest.raises(ValueError, match="3 columns and 2 class names"):
         LabelStatistics.from_labels(LABELS, ["a", "b"])
-    with pytest.raises(ValueError, match=r"found more than once: \['a'\]"):
+    with pytest.raises(ValueError, match=r"found more than once: 'a'"):
         LabelStatistics.from_labels(LABELS, ["a", "b", "a"])
     with pytest.raises(ValueError, match=r"shape \(N, C\)"):
         LabelStatistics.from_labels([1, 0])

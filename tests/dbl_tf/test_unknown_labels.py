@@ -391,7 +391,8 @@ def test_metrics_of_a_class_are_those_of_its_known_examples(dtype, seed):
         ),
     }
     for function, expected in pooled.items():
-        np.testing.assert_allclose(function(given, scores), expected, rtol=1e-9)
+        for labels_of_all in (given, scipy.sparse.csr_array(given)):
+            np.testing.assert_allclose(function(labels_of_all, scores), expected, rtol=1e-9)
     decisions = (scores >= thresholds)[known]
     np.testing.assert_allclose(decided["OF1"], sklearn.metrics.f1_score(pairs[0], decisions))
     np.testing.assert_allclose(decided["micro_f1"], decided["OF1"])

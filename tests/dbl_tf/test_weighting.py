@@ -87,7 +87,7 @@ def test_reweighting_of_tensors_and_arrays_of_any_type_agrees(weights_of, dtype)
     np.testing.assert_allclose(array, weights_of(labels.astype(np.float64), COUNTS), rtol=1e-6)
     with pytest.raises(ValueError, match=r"shape \(B, 2\).*got \(5, 3\)"):
         weights_of(labels, COUNTS[:2])
-    with pytest.raises(ValueError, match=r"without training examples.*at \[1\]"):
+    with pytest.raises(ValueError, match=r"without training examples: class 1 has 0;"):
         weights_of(labels, [5, 0, 3])
 
 
@@ -103,7 +103,7 @@ def test_clamped_counts():
         ({"beta": 0}, "beta must be greater than 0; got 0"),
         ({"beta": float("nan")}, "beta must be greater than 0; got nan"),
         ({"mu": float("inf")}, "mu must be a finite number; got inf"),
-        ({"class_counts": [400, 0, 7]}, r"without training examples.*\[0.0\] at \[1\]"),
+        ({"class_counts": [400, 0, 7]}, r"without training examples: class 1 has 0;"),
         ({"class_counts": [400, 60]}, r"shape \(B, 2\).*got \(4, 3\)"),
     ],
 )

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import programs
 import pytest
+import scipy.sparse
 
 import dbl_tf
-from dbl_tf import methods, parameters, settings
+from dbl_tf import methods, models, parameters, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -68,19 +69,34 @@ def anchors_of(page):
     }
 
 
-def test_readme_python_runs_as_it_stands():
+LABEL_TYPES = {
+    "dense": np.asarray,
+    "sparse": scipy.sparse.csr_matrix,
+    "array": scipy.sparse.csr_array,
+}
+
+
+def readme_data(counts, num_examples):
+    """Images whose rows each light up with a class, labels, and a model."""
     random = np.random.default_rng(0)
-    # Three classes of 256, 64 and 16 of 320 images; each class lights up a row of its images.
-    train_labels = np.zeros((320, 3), int)
-    for column, (start, count) in enumerate([(0, 256), (200, 64), (304, 16)]):
-        train_labels[start : start + count, column] = 1
-    train_images = random.normal(size=(320, 3, 4)) + 3 * train_labels[:, :, None]
-    train_images = (4 * train_images).astype("float32")
+    labels = np.zeros((num_examples, len(counts)), int)
+    start = 0
+    for column, count in enumerate(counts):
+        labels[start : start + count, column] = 1
+        start += max(1, count - count // 5)  # some have the next label too
+    images = random.normal(size=(num_examples, 3, 4)) + 3 * labels[:, :, None]
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.Input((3, 4)), keras.layers.Flatten(), keras.layers.Dense(3, name="logits")]
     )
-    names = {"train_images": train_images, "train_labels": train_labels, "model": model}
+    return (4 * images).astype("float32"), labels, model
+
+
+@pytest.mark.parametrize("labels_as", LABEL_TYPES)
+def test_readme_python_runs_as_it_stands(labels_as):
+    train_images, labels, model = readme_data((256, 64, 16), 320)
+    names = {"train_images": train_images, "model": model}
+    names["train_labels"] = LABEL_TYPES[labels_as](labels)
 
     exec("\n".join(code_blocks("README.md", "python")), names)
 
@@ -90,8 +106,30 @@ def test_readme_python_runs_as_it_stands():
     losses = model.history.history["loss"]
     assert losses[-1] < losses[0] / 2
     scores = model.predict(train_images, verbose=0)
-    by_chance = train_labels.mean()
-    assert dbl_tf.metrics.mean_average_precision(train_labels, scores)["total"] > 2 * by_chance
+    assert dbl_tf.metrics.mean_average_precision(labels, scores)["total"] > 2 * labels.mean()
+
+
+def test_readme_python_ends_on_data_that_are_smaller_than_a_batch():
+    train_images, labels, model = readme_data((4, 2, 1), 7)
+    names = {"train_images": train_images, "train_labels": labels, "model": model}
+    exec("\n".join(code_blocks("README.md", "python")), names)
+    assert int(model.optimizer.iterations) == 8  # a step in each epoch
+
+
+def test_guide_python_runs_as_it_stands(tmp_path, monkeypatch):
+    """It loads the model of a run, which this one stands for."""
+    monkeypatch.chdir(tmp_path)
+    backbone = models.build_backbone("small_resnet", 16, options={"width": 4})
+    network = models.join(backbone, models.build_head(backbone.output_shape[-1], 3))
+    pathlib.Path("runs/mine").mkdir(parents=True)
+    network.save("runs/mine/model.keras")
+    names = {"images": np.zeros((2, 16, 16, 3), np.float32)}
+
+    blocks = code_blocks("docs/guide.md", "python")
+    exec("\n".join(blocks), names)
+
+    expected = keras.ops.sigmoid(network(names["images"]))
+    np.testing.assert_allclose(names["probabilities"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if code_blocks(page, "python")])

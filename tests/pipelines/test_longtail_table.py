@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import pathlib
-import sys
 
 import numpy as np
 import PIL.Image
@@ -222,7 +221,7 @@ def test_nothing_is_left_of_a_writing_that_failed(folder, write, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    monkeypatch.setattr("vl_convert.vegalite_to_png", full)
     with pytest.raises(OSError, match="No space left"):
         write(folder / "data" / "examples.csv", folder / "new" / "out", picture=True)
     assert os.listdir(folder / "new") == []
@@ -240,14 +239,6 @@ def test_nothing_is_left_of_a_writing_that_failed(folder, write, monkeypatch):
 def test_arguments_are_refused_before_the_table_is_read(folder, write, arguments, message):
     with pytest.raises(ValueError, match=message):
         write(folder / "nowhere.csv", folder / "out", **arguments)
-
-
-def test_a_picture_without_matplotlib_is_refused_before_the_table_is_read(
-    folder, write, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"dbl-tf\[plots\].*--nopicture"):
-        write(folder / "nowhere.csv", folder / "out", picture=True)
 
 
 def test_table_without_train_labels_is_refused(folder, write):

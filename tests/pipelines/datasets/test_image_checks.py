@@ -26,9 +26,13 @@ def cache_dir(tmp_path) -> pathlib.Path:
 
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (48, 40)) -> bytes:
+    return in_format("JPEG", seed, size)
+
+
+def in_format(name: str, seed: int = 0, size: tuple[int, int] = (48, 40)) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
     encoded = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(encoded, "JPEG")
+    PIL.Image.fromarray(pixels).save(encoded, name)
     return encoded.getvalue()
 
 
@@ -53,6 +57,8 @@ def test_each_level_finds_what_it_looks_for(tmp_path, cache_dir):
     contents = {
         "good.jpg": jpeg(),
         "truncated.jpg": jpeg()[:1000],
+        "truncated.png": in_format("PNG")[:-80],
+        "truncated.gif": in_format("GIF")[:-200],
         "text.jpg": b"This is no picture at all, whatever it may be called.\n" * 9,
         "empty.jpg": b"",
     }
@@ -80,6 +86,8 @@ def test_each_level_finds_what_it_looks_for(tmp_path, cache_dir):
     reasons = found("all")
     assert reasons.keys() == set(names) - {"good.jpg"}
     assert "JPEG" in reasons["truncated.jpg"]
+    assert reasons["truncated.png"].startswith("Invalid PNG data")
+    assert reasons["truncated.gif"].startswith("the GIF data are truncated")
     for reason in reasons.values():
         assert len(reason) < 120 and "{{" not in reason and "[Op" not in reason, reason
 

@@ -402,7 +402,7 @@ def test_a_large_jpeg_is_decoded_at_twice_the_size_that_is_needed(side, ratio, o
 def test_gif_of_countless_blocks_is_given_up(monkeypatch):
     monkeypatch.setattr(decoding, "MAX_GIF_BLOCKS", 1)
     for name in ("_decode_gif", "_decode_other"):
-        monkeypatch.setattr(decoding, name, getattr(decoding, name).python_function)
+        monkeypatch.setattr(decoding, name, getattr(decoding, name).__wrapped__)
     with pytest.raises(tf.errors.InvalidArgumentError, match="more than 1 blocks"):
         images.decode(written(PICTURE.convert("P"), "GIF"))
 

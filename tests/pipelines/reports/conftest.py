@@ -1,11 +1,14 @@
 """What the tests of the pages share: a parser, and names that try to break out of the text."""
 
+import base64
+import hashlib
 import html.parser
+import json
 import re
 
 import pytest
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Page(html.parser.HTMLParser):
@@ -14,7 +17,8 @@ class Page(html.parser.HTMLParser):
     Attributes:
         tags: names of all elements.
         rows: cells of all tables.
-        words: pieces of text outside figures.
+        words: pieces of text outside styles and scripts.
+        data: what the script of the page reads.
         text: all of them, with blanks collapsed.
         source: the file.
     """
@@ -22,15 +26,21 @@ class Page(html.parser.HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.tags, self.rows, self.words = [], [], []
-        self._open, self._addresses = [], []
+        self._open, self._addresses, self._scripts, self._policy = [], [], [], ""
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
         self.close()
         assert not self._open, f"never closed: {self._open}"
-        self.text = re.sub(r"\s+", " ", "".join(self.words))
+        self.text = re.sub(r"\s+([.,;:])", r"\1", re.sub(r"\s+", " ", "".join(self.words)))
+        (data,) = [script for attributes, script in self._scripts if attributes]
+        self.data = json.loads(data)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        if dict(attributes).get("http-equiv") == "Content-Security-Policy":
+            self._policy = dict(attributes)["content"]
+        if tag == "script":
+            self._scripts.append((dict(attributes), ""))
         for name, value in attributes:
             if name in ("src", "href", "data", "action", "srcset", "xlink:href"):
                 self._addresses.append(value)
@@ -49,7 +59,11 @@ class Page(html.parser.HTMLParser):
         assert self._open and self._open.pop() == tag, f"</{tag}> closes nothing"
 
     def handle_data(self, data):
-        if "style" in self._open or "svg" in self._open:
+        if "style" in self._open:
+            return
+        if "script" in self._open:
+            attributes, before = self._scripts[-1]
+            self._scripts[-1] = (attributes, before + data)
             return
         self.words.append(data)
         if {"td", "th"} & set(self._open):
@@ -58,10 +72,27 @@ class Page(html.parser.HTMLParser):
     def row(self, first):
         return next(row for row in self.rows if row and row[0] == first)
 
+    def table(self, name, label):
+        """The cells of a label in a table that the script fills, by heading."""
+        columns = self.data["tables"][name]
+        at = columns[0]["values"].index(label)
+        return {column["heading"]: column["values"][at] for column in columns}
+
+    def chart(self, name):
+        return self.data["charts"][name]["datasets"]["rows"]
+
     def check_self_contained(self):
-        assert all(address.startswith("data:image/") for address in self._addresses)
-        assert "script" not in self.tags and "link" not in self.tags
-        assert "@import" not in self.source and "url(" not in self.source
+        """No address leads elsewhere, and the policy allows the page's own two scripts alone."""
+        for address in self._addresses:
+            assert re.match(r"#|data:image/|[\w./%-]+$", address) and "//" not in address
+        assert "link" not in self.tags and "iframe" not in self.tags
+        own = [script for attributes, script in self._scripts if not attributes]
+        hashes = [
+            f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+            for script in own
+        ]
+        assert len(own) == 2 and f"script-src {' '.join(hashes)}" in self._policy
+        assert "default-src 'none'" in self._policy and "http" not in self._policy
 
 
 @pytest.fixture

@@ -143,6 +143,23 @@ def test_a_class_in_every_example_is_refused_before_training(tmp_path):
         check.check(config)
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("db", {"kappa": 1e300}, "kappa=1e\\+300 makes the margin"),
+        ("rs_focal", {"focal_scale": 1e300}, "is inf even for logits of 0, with --focal_scale="),
+        ("r_bce", {"alpha": 1e300}, "even for logits of 0, with --alpha=1e\\+300: use"),
+        ("poly1", {"poly_epsilon": 1e300}, "--poly_epsilon="),
+        ("two_way", {"temperature_negative": 1e300}, "--temperature_negative="),
+        ("splc", {"logit_margin": 1e300}, "--logit_margin="),
+    ],
+)
+def test_parameters_with_an_infinite_loss_are_refused_before_training(method, given, message):
+    config = RunConfig.of(method=method, **given)
+    with pytest.raises(ConfigError, match=message):
+        check.check(config)
+
+
 def test_a_table_that_cannot_be_read_has_no_summary(tmp_path):
     (tmp_path / "t.csv").write_text("image,split,labels\na.jpg,train,cat\n")
     done = run("--dataset=table", f"--examples={tmp_path / 't.csv'}", status=1)

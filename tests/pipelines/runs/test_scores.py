@@ -43,8 +43,18 @@ def by_group(person, sheep, yak):
 
 
 def test_scores_by_hand():
+    scores = make_scores()
+    # Person: 0.9 right, 0.7 wrong, 0.6 right, and the threshold 0.65 between them.
+    assert scores.pop("curves")["person"] == {
+        "thresholds": [pytest.approx(t) for t in (0.9, 0.7, 0.65, 0.6)],
+        "precision": [1, 0.5, 0.5, pytest.approx(2 / 3)],
+        "recall": [0.5, 0.5, 0.5, 1],
+        "given": [1, 2, 2, 3],
+    }
+    intervals = [entry.pop("ap_interval") for entry in scores["per_class"].values()]
+    assert intervals[1] == [1, 1] and intervals[3] is None  # sheep is first in any resample
     # Ranks: person right, wrong, right; sheep right first; yak right last of three.
-    assert make_scores() == {
+    assert scores == {
         "mAP": {
             "total": pytest.approx(13 / 18),
             "head": pytest.approx(5 / 6),
@@ -135,6 +145,8 @@ def test_scores_are_valid_json_without_nan(tmp_path):
     run_scores.write_scores(make_scores(), tmp_path / "metrics.json")
     text = (tmp_path / "metrics.json").read_text()
     assert json.loads(text)["per_class"]["moa"]["ap"] is None and "NaN" not in text
+    assert json.loads(text) == make_scores()
+    assert sum('"thresholds": [' in line for line in text.splitlines()) == 4  # a line a class
 
 
 def test_table_shows_each_group_and_what_is_left_out():

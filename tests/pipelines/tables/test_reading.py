@@ -213,6 +213,16 @@ def test_digits_of_zeros_and_ones_are_no_names(read, between):
     assert labels_of(read(table_of("01", "10"), known=["01", "10"])) == [["01"], ["10"]]
 
 
+def test_words_that_never_stand_alone_may_be_names(read):
+    texts = ("polar bear", "black bear", "polar fox", "black fox") * 2
+    message = refused(read, table_of(*texts))
+    assert "'polar bear' in column 'labels' can be read in 2 ways" in message
+    assert labels_of(read(table_of(*texts), label_separator="none"))[0] == ["polar bear"]
+    assert labels_of(read(table_of(*texts, "fox")))[0] == ["polar", "bear"]
+    tags = "sky water tree people"
+    assert labels_of(read(table_of(tags, "sky water", "tree sky")))[0] == tags.split()
+
+
 @pytest.mark.parametrize("mark", ["&", "+", "-", "·", "->"])
 def test_a_mark_between_blanks_is_no_label(read, mark):
     message = refused(read, table_of("cat", "dog", f"cat {mark} dog"))
@@ -448,7 +458,12 @@ def test_columns_of_one_label_each_are_not_half_read(read, header):
 
 @pytest.mark.parametrize(
     "values, kind",
-    [(("0.9", "0.1"), "numbers other than 0 and 1"), (("x", ""), "marks and nothing")],
+    [
+        (("0.9", "0.1"), "numbers other than 0 and 1"),
+        (("x", ""), "marks and nothing"),
+        (("Y", "N"), "the same two words"),
+        (("ja", "nein"), "the same two words"),
+    ],
 )
 def test_columns_that_are_not_zeros_and_ones_are_named(read, values, kind):
     rows = "".join(f"{i}.jpg,train,{values[i % 2]},{values[i // 2]}\n" for i in range(4))
@@ -523,6 +538,37 @@ def test_coco_as_it_is_distributed(read, folder):
     found = read({**files, "val2017/c.jpg": b"two"}, ".")
     assert found.rows.layout == "COCO by split" and found.splits == ["train", "train", "val"]
     assert [*found.labels] == [f"{folder}/a.jpg", f"{folder}/b.jpg", "val2017/c.jpg"]
+
+
+def test_zeros_and_ones_that_may_tell_the_split_are_no_class_unasked(read):
+    table = "image,partition,cat,dog\n1.jpg,0,1,0\n2.jpg,1,0,1\n3.jpg,0,0,1\n"
+    assert "'partition' holds '0', '1', and may tell the split" in refused(read, table)
+    found = read(table, flags={"labels": "cat,dog"})
+    assert labels_of(found) == [["cat"], ["dog"], ["dog"]]
+    assert found.rows.class_names == ("cat", "dog")
+    assert read(table, flags={"labels": "partition..dog"}).labels["2.jpg"] == ["partition", "dog"]
+
+
+def test_columns_of_one_name_are_not_offered_by_a_flag_that_cannot_tell_them_apart(read):
+    message = refused(read, "image,label,label\n1.jpg,cat,dog\n2.jpg,dog,\n")
+    assert "more than one column label; rename or remove the others" in message
+    assert "--labels_column" not in message
+
+
+def test_a_supercategory_without_annotations_is_no_class(read):
+    above = {"id": 0, "name": "animals", "supercategory": "none"}
+    categories = [above, *({**c, "supercategory": "animals"} for c in COCO["categories"])]
+    found = read({"instances.json": {**COCO, "categories": categories}})
+    assert found.rows.class_names == ("person", "ox", "dog")
+    assert set(found.labels["a.jpg"]) == {"person", "dog"}
+    assert "supercategories that no annotation has, left out: 1" in found.remarks
+    assert "'animals'" in found.remarks
+    # One that is annotated stays, and so does a class that names itself.
+    annotations = [*COCO["annotations"], {"image_id": 3, "category_id": 0}]
+    named = [{**c, "supercategory": c["name"]} for c in COCO["categories"]]
+    found = read({"i.json": {**COCO, "categories": categories, "annotations": annotations}})
+    assert found.rows.class_names == ("animals", "person", "ox", "dog")
+    assert read({"j.json": {**COCO, "categories": named}}).rows.class_names[1] == "ox"
 
 
 def test_coco_that_contradicts_itself(read):

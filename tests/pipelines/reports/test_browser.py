@@ -1,0 +1,266 @@
+"""Opens pages in Debian's Chromium, and works with them as a reader does."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from dbl_tf import LabelStatistics, losses
+from pipelines.reports import comparison
+from pipelines.reports import run as run_page
+from pipelines.runs import scores as run_scores
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"
+)
+NAMES = [
+    *(f"label {i}" for i in range(77)),
+    "</script><script>document.title = 'broken'</script>",
+    "<img src=http://example.invalid/x onerror=\"document.title = 'broken'\">",
+    "x" * 300,
+]
+
+
+@pytest.fixture(scope="module")
+def scores():
+    rng = np.random.default_rng(0)
+    share = np.geomspace(0.4, 0.01, len(NAMES))
+    train, test = (rng.random((n, len(NAMES))) < share for n in (1500, 400))
+    train[0] = test[0] = True
+    statistics = LabelStatistics.from_labels(train, NAMES)
+    ease = rng.random(len(NAMES))
+    logits = rng.normal(np.where(test, 3 * ease, -2), 1.2)
+    probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    thresholds = np.full(len(NAMES), 0.4)
+    thresholds[-3] = 0.9999
+    found = run_scores.score(
+        test, probabilities, statistics, run_scores.Thresholds(thresholds, "val")
+    )
+    return statistics, train, test, probabilities, thresholds, found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, scores):
+    """A comparison of two runs, one of which has a page."""
+    folder = tmp_path_factory.mktemp("pages")
+    statistics, train, test, probabilities, thresholds, found = scores
+    loss = losses.DistributionBalancedLoss(
+        statistics.class_counts, statistics.num_examples, rebalance=None
+    )
+    (folder / "db").mkdir()
+    run_page.write_run_report(
+        folder / "db" / "report.html",
+        title="A run",
+        statistics=statistics,
+        labels=test,
+        probabilities=probabilities,
+        thresholds=thresholds,
+        scores=found,
+        image_names=[f"images/{i}.jpg" for i in range(len(test))],
+        read_images=lambda chosen: (np.full((40, 60, 3), i % 256, np.uint8) for i in chosen),
+        config={"method": "db", "dataset": "table"},
+        history={"epoch": [0, 1], "loss": [0.5, 0.25], "val_map": [0.3, 0.4]},
+        loss=loss.call,
+        train_labels=train,
+        observed_counts=statistics.class_counts,
+        num_draws=1500,
+    )
+    other = run_scores.score(
+        test, probabilities**2 / 2, statistics, run_scores.Thresholds(thresholds, "val")
+    )
+    runs = [
+        ({"method": name, "seed": 0, "run_dir": str(folder / name)}, content)
+        for name, content in (("erm", other), ("db", found))
+    ]
+    comparison.write_comparison(folder / "report.html", title="Compared", runs=runs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1000",
+        "--disable-background-networking", f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(DRIVER)
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
+
+
+@pytest.fixture
+def show(browser):
+    """Opens a page at a width and in a color scheme; at the end no error and no request is left."""
+
+    def show(path, width=1280, scheme="light"):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.get("about:blank")  # the same address with another fragment would not load anew
+        browser.get(path.as_uri())
+        return browser
+
+    browser.get_log("browser"), browser.get_log("performance")
+    yield show
+    assert browser.get_log("browser") == []
+    entries = [entry["message"] for entry in browser.get_log("performance")]
+    sent = [e for e in entries if '"Network.requestWillBeSent"' in e]
+    assert sent and not [e for e in sent if '"url":"http' in e]
+    assert "broken" not in browser.title
+
+
+def wait(browser, condition):
+    return WebDriverWait(browser, 10).until(lambda _: condition())
+
+
+def rows(browser, table="labels"):
+    script = """return [...document.querySelectorAll(`[data-table=${arguments[0]}] tbody tr`)].map(
+        (row) => [...row.cells].map((cell) => cell.textContent))"""
+    return browser.execute_script(script, table)
+
+
+def heading(browser, text):
+    buttons = browser.find_elements(By.CSS_SELECTOR, "[data-table] thead button")
+    return next(button for button in buttons if button.text.rstrip(" ▼▲") == text)
+
+
+def panel(browser):
+    cells = browser.find_elements(By.CSS_SELECTOR, "[data-of]")
+    return {cell.get_attribute("data-of"): cell.text for cell in cells}
+
+
+def drawn(browser, name):
+    """Scrolls to a chart and returns its marks once they are drawn."""
+    place = browser.find_element(By.CSS_SELECTOR, f"[data-chart={name}]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", place)
+    return wait(
+        browser, lambda: place.find_elements(By.CSS_SELECTOR, "path[aria-label*='label: ']")
+    )
+
+
+def test_the_table_sorts_searches_and_filters(show, folder, scores):
+    browser = show(folder / "db" / "report.html")
+    per_class = scores[-1]["per_class"]
+    shortened = {name: name if len(name) <= 200 else f"{name[:199]}…" for name in NAMES}
+    ap = {name: round(100 * per_class[name]["ap"], 2) for name in NAMES}
+    heading(browser, "AP %").click()
+    expected = sorted(NAMES, key=lambda name: -ap[name])
+    assert [row[0] for row in rows(browser)] == [shortened[name] for name in expected]
+    heading(browser, "AP %").click()
+    expected = sorted(NAMES, key=lambda name: ap[name])
+    assert [row[0] for row in rows(browser)] == [shortened[name] for name in expected]
+    search = browser.find_element(By.CSS_SELECTOR, "input[type=search]")
+    search.send_keys("LABEL 7")
+    assert {row[0] for row in rows(browser)} == {"label 7", *(f"label 7{i}" for i in range(7))}
+    search.send_keys(Keys.CONTROL, "a")
+    search.send_keys(Keys.DELETE)
+    Select(browser.find_element(By.CSS_SELECTOR, "[data-group]")).select_by_visible_text("tail")
+    assert {row[1] for row in rows(browser)} == {"tail"}
+    assert len(rows(browser)) == sum(entry["group"] == "tail" for entry in per_class.values())
+    browser.find_element(By.CSS_SELECTOR, "[data-flag=never]").click()
+    never = [
+        name
+        for name, entry in per_class.items()
+        if entry["group"] == "tail" and scores[-1]["curves"][name]["given"]
+        and entry["at_threshold"]["precision"] == entry["at_threshold"]["recall"] == 0
+    ]  # fmt: skip
+    shown = [row[0] for row in rows(browser)]
+    assert NAMES[-3] in shown and set(shown) <= set(never)
+    assert browser.find_element(By.CSS_SELECTOR, "output").text == f"{len(shown)} of 80"
+
+
+def test_the_threshold_moves_the_numbers_of_the_scores(show, folder, scores):
+    browser = show(folder / "db" / "report.html")
+    browser.find_element(By.CSS_SELECTOR, "[data-table] tbody tr[data-row='3'] button").click()
+    assert browser.find_element(By.CSS_SELECTOR, "[data-name]").text == "label 3"
+    assert browser.current_url.endswith("#label-3")
+    of_class, curve = scores[-1]["per_class"]["label 3"], scores[-1]["curves"]["label 3"]
+    shown, at = panel(browser), of_class["at_threshold"]
+    assert shown["threshold"] == "0.4000"
+    assert shown["precision"] == f"{100 * at['precision']:.2f} %"
+    assert shown["recall"] == f"{100 * at['recall']:.2f} %"
+    assert shown["f1"] == f"{100 * at['f1']:.2f} %"
+    slider = browser.find_element(By.CSS_SELECTOR, "input[type=range]")
+    for key, point in ((Keys.HOME, -1), (Keys.END, 0), (Keys.ARROW_LEFT, 1), (Keys.ARROW_LEFT, 2)):
+        slider.send_keys(key)
+        shown = panel(browser)
+        assert shown["precision"] == f"{100 * curve['precision'][point]:.2f} %"
+        assert shown["recall"] == f"{100 * curve['recall'][point]:.2f} %"
+        assert shown["given"] == str(curve["given"][point])
+        wrong = curve["given"][point] * (1 - curve["precision"][point])
+        assert shown["wrong"] == str(round(wrong))
+    browser.find_element(By.CSS_SELECTOR, "[data-reset]").click()
+    assert panel(browser)["threshold"] == "0.4000"
+    # Its pictures are those of test images; a link of its neighbors leads to another label.
+    pictures = browser.find_elements(By.CSS_SELECTOR, "[data-images] img")
+    assert pictures and all(p.get_attribute("naturalWidth") == "60" for p in pictures[:4])
+    browser.find_element(By.CSS_SELECTOR, "[data-others] button").click()
+    wait(browser, lambda: not browser.current_url.endswith("#label-3"))
+    chosen = int(browser.current_url.rpartition("-")[2])
+    assert browser.find_element(By.CSS_SELECTOR, "[data-name]").text == NAMES[chosen]
+
+
+def test_a_dot_tells_its_label_and_chooses_it(show, folder):
+    browser = show(folder / "db" / "report.html")
+    dot = next(
+        mark
+        for mark in drawn(browser, "average_precision")
+        if "label: label 12;" in mark.get_attribute("aria-label")
+    )
+    webdriver.ActionChains(browser).move_to_element(dot).perform()
+    tooltip = wait(
+        browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
+    )
+    assert "label 12" in tooltip[0].text and "average precision" in tooltip[0].text
+    webdriver.ActionChains(browser).click(dot).perform()
+    wait(browser, lambda: browser.current_url.endswith("#label-12"))
+    assert browser.find_element(By.CSS_SELECTOR, "[data-name]").text == "label 12"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_cut_and_every_chart_is_drawn(show, folder, width, scheme):
+    for page in (folder / "db" / "report.html", folder / "report.html"):
+        browser = show(page, width, scheme)
+        places = browser.find_elements(By.CSS_SELECTOR, "[data-chart]")
+        for place in places:
+            browser.execute_script("arguments[0].scrollIntoView()", place)
+            wait(browser, lambda p=place: p.find_elements(By.CSS_SELECTOR, ".marks"))
+        root = browser.find_element(By.TAG_NAME, "html")
+        assert int(root.get_property("scrollWidth")) <= width
+        background = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background")
+        assert ("22, 24, 29" if scheme == "dark" else "255, 255, 255") in background
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(show, folder, scheme):
+    axe = pytest.importorskip("axe_selenium_python", reason="axe-selenium-python is not installed")
+    for page in (folder / "db" / "report.html", folder / "report.html"):
+        audit = axe.Axe(show(page, scheme=scheme))
+        audit.inject()
+        # Vega gives its charts the roles of WAI-ARIA Graphics, which this version does not know.
+        found = audit.run({"exclude": [[".chart"]]})
+        faults = [(fault["id"], fault["nodes"][0]["html"]) for fault in found["violations"]]
+        assert faults == [] and len(found["passes"]) > 20
+
+
+def test_a_comparison_links_the_page_of_its_run(show, folder, scores):
+    browser = show(folder / "report.html")
+    heading(browser, "db: gain").click()
+    found = rows(browser, "gains")
+    gains = [float(row[-1].replace("−", "-").replace(",", "")) for row in found]
+    assert gains == sorted(gains, reverse=True)
+    links = browser.find_elements(By.CSS_SELECTOR, "a[href$='report.html']")
+    assert len(links) == 1  # erm has no page
+    links[0].click()
+    wait(browser, lambda: browser.title == "A run")
