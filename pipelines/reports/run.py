@@ -399,6 +399,8 @@ def _label_details(
         if rank < len(kind[i])
     )
     used = list(dict.fromkeys([*worst, *(int(decisions.image[k]) for k in pairs)]))
+    # A stream of images is read in its own order.
+    used = [*sorted(used[:MAX_PICTURES]), *used[MAX_PICTURES:]]
     place = {image: at for at, image in enumerate(used)}
     kept = used[:MAX_PICTURES] if read_images is not None else []
     pictures = [

@@ -291,7 +291,8 @@ def test_thumbnails_are_small_and_keep_the_first_of_the_worst(write, monkeypatch
     page = write(**run)
     images = page.data["images"]
     assert len(images["pictures"]) == 5 < len(images["names"])
-    assert page.data["worst"][:5] == [0, 1, 2, 3, 4]
+    # Those have pictures, in the order in which a stream of images is read.
+    assert sorted(page.data["worst"][:5]) == [0, 1, 2, 3, 4]
 
 
 def test_arguments_that_do_not_fit_are_refused(write):
