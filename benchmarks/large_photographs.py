@@ -134,9 +134,9 @@ def enlarge(files: Sequence[str], width: int, height: int, folder: pathlib.Path)
 
 def prepare(examples: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """Returns the table that `python -m pipelines.prepare` makes, by its function."""
+    from pipelines import prepared_table
     from pipelines.runs.config import DataConfig
     from pipelines.shrinking import Settings
-    from pipelines.shrinking import table as prepared_table
 
     config = DataConfig.of(dataset="table", examples=str(examples))
     prepared_table.write(config.source, config.loading, folder, Settings())

@@ -11,11 +11,11 @@ import shlex
 
 from absl import flags, logging
 
+from pipelines import prepared_table
 from pipelines.datasets import LoadOptions, table
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 from pipelines.shrinking import Settings
-from pipelines.shrinking import table as prepared_table
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder that receives the images and the table.", required=True

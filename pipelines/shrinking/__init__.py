@@ -1,7 +1,6 @@
-"""Small JPEGs of images of any format and size: the data of tables and of shards.
+"""Small JPEGs of images of any format and size, for tables and shards.
 
-`jpegs` makes one of an image by Pillow alone, `processes` many at once without TensorFlow, and
-`table` a new table, which outlives a killed process.
+`jpegs` makes one of an image by Pillow alone, and `processes` many at once without TensorFlow.
 """
 
 from pipelines.shrinking.jpegs import ImageError, Settings, Shrunk, shrink

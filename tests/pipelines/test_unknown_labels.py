@@ -15,14 +15,13 @@ import tensorflow as tf
 from benchmarks import hidden_labels
 from dbl_tf import weighting
 from dbl_tf.statistics import LabelStatistics
-from pipelines import data_summary, inputs, longtail, record_files, sampling
+from pipelines import data_summary, inputs, longtail, prepared_table, record_files, sampling
 from pipelines.datasets import table
 from pipelines.examples import Examples, FeatureRows, LabelledData, set_aside_val
 from pipelines.runs.config import DataConfig, RunConfig
 from pipelines.runs.train import train_and_evaluate
 from pipelines.shards import layout, reading, writing
 from pipelines.shrinking import Settings
-from pipelines.shrinking import table as shrinking_table
 from pipelines.tables.text import TableError
 
 CLASS_NAMES = ("sun", "sea", "tree", "boat")
@@ -219,7 +218,7 @@ def test_written_tables_keep_unknown_labels(wide_table, tmp_path):
     config = DataConfig.of(
         dataset="table", examples=str(wide_table), cache_dir=str(tmp_path / "cache")
     )
-    prepared = shrinking_table.write(
+    prepared = prepared_table.write(
         config.source, config.loading, tmp_path / "small", Settings(), num_processes=1
     )
     for path in (copied, prepared.examples):

@@ -14,12 +14,11 @@ import tensorflow as tf
 from PIL import Image
 
 from dbl_tf.lock import InUseError, Lock
-from pipelines import shrinking
+from pipelines import prepared_table, shrinking
 from pipelines.datasets.image_checks import BadImagesError
+from pipelines.prepared_table import PreparationError
 from pipelines.runs.config import DataConfig
 from pipelines.shrinking import Settings
-from pipelines.shrinking import table as prepared_table
-from pipelines.shrinking.table import PreparationError
 
 FORMATS = ("jpg", "png", "webp", "tiff", "gif", "bmp")
 SETTINGS = Settings(max_side=32, quality=90)
@@ -139,7 +138,7 @@ MOMENTS = {
 KILLED = """
 import os, signal, sys
 from pipelines.shrinking import Settings
-from pipelines.shrinking import table as prepared_table
+from pipelines import prepared_table
 from pipelines.runs.config import DataConfig
 
 def die():
