@@ -358,11 +358,12 @@ def _points(
     threshold in use.
     """
     own = entry["at_threshold"]["threshold"]
+    distances = np.abs(np.array(curve["thresholds"]) - own)  # rounding moves it to either side
     return {
         "thresholds": [float(f"{t:.5g}") for t in curve["thresholds"]],
         "given": list(curve["given"]),
         "right": [round(recall * entry["test_count"]) for recall in curve["recall"]],
-        "own": next((k for k, t in enumerate(curve["thresholds"]) if t <= own), 0),
+        "own": int(np.argmin(distances)) if len(distances) else 0,
     }
 
 

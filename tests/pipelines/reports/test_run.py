@@ -285,6 +285,20 @@ def test_the_points_of_a_curve_are_those_of_the_scores(write):
         assert right / entry["test_count"] == pytest.approx(expected["recall"])
 
 
+def test_the_chosen_point_is_that_of_the_threshold_whatever_its_digits(write):
+    run, rng = make_run(), np.random.default_rng(3)
+    for _ in range(6):
+        # Thresholds are chosen among the probabilities.
+        chosen = np.array([rng.choice(run["probabilities"][:, i]) for i in range(3)], np.float64)
+        scores = score(run["labels"], run["probabilities"], run["statistics"], chosen)
+        page = write(**run | {"thresholds": chosen, "scores": scores})
+        for i, curve in enumerate(page.data["curves"]):
+            accepted = run["probabilities"][:, i] >= chosen[i]
+            own = curve["own"]
+            assert curve["given"][own] == accepted.sum()
+            assert curve["right"][own] == (accepted & run["labels"][:, i]).sum()
+
+
 def test_thumbnails_are_small_and_keep_the_first_of_the_worst(write, monkeypatch):
     monkeypatch.setattr(run_page, "MAX_PICTURES", 5)
     run = make_run()
