@@ -16,7 +16,7 @@ MAX_LIST = 1 << 17  # characters of a list in a cell, which is also the limit of
 _PAIRS = {"[": "]", "(": ")", "{": "}"}
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _BARE = re.compile(r"""[^,'"\[\](){}:]+""")
-_MARKS_OR_BLANKS = re.compile(r"[\s,;|/]+")
+_DIGITS_AND_MARKS = re.compile(r"[01\s,;|/]*")
 _INTEGER = re.compile(r"[+-]?\d{1,18}\.?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
@@ -179,8 +179,10 @@ def looks_like_indicators(lists: Sequence[Sequence[str]]) -> bool:
 
 def are_digits_of_indicators(texts: Sequence[str]) -> bool:
     """Returns whether cells without brackets are zeros and ones, as "0110" or "0,1,1,0"."""
-    lists = [_MARKS_OR_BLANKS.sub("", cell) for cell in texts]
-    return looks_like_indicators([list(digits) for digits in lists])
+    # Most tables are told by their first cell, and may have a million of them.
+    if not all(map(_DIGITS_AND_MARKS.fullmatch, texts)):
+        return False
+    return looks_like_indicators([re.findall("[01]", cell) for cell in texts])
 
 
 def show_names(names: Sequence[str]) -> str:
