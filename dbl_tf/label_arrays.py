@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dbl_tf.libraries import library_of
+
 _WANTED = "labels must be of shape (N, C), with 0 or 1 for each example and class"
 # What to do with lists of class ids, for messages.
 OF_IDS = (
@@ -46,7 +48,7 @@ rows of 1 to 2 entries. sklearn.preprocessing.MultiLabelBinarizer(classes=CLASSE
         return scipy.sparse.coo_array((labels.values.numpy(), (row, column)), shape).tocsr()
     if _is_ragged_tensor(labels):
         labels = _dense_of_ragged(labels)
-    if type(labels).__module__.partition(".")[0] == "torch":
+    if library_of(labels) == "torch":
         labels = labels.detach().cpu().numpy()
     if isinstance(labels, list | tuple):
         lengths = {len(row) for row in labels if hasattr(row, "__len__")}

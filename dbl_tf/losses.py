@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from dbl_tf import label_arrays, label_values, output_checks, weighting
+from dbl_tf.libraries import is_traced, library_of
 from dbl_tf.messages import first_few
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
@@ -393,27 +394,26 @@ def _host_values(array: Any) -> np.ndarray | None:
 
     To look at the values of a tensor on an accelerator would mean to wait for it.
     """
-    library = type(array).__module__.partition(".")[0]
+    if isinstance(array, keras.KerasTensor) or is_traced(array):
+        return None
+    library = library_of(array)
     if library == "tensorflow":
-        tf = sys.modules["tensorflow"]
-        is_there = isinstance(array, tf.Tensor) and not tf.is_symbolic_tensor(array)
-        return array.numpy() if is_there and "CPU" in array.device else None
-    if library in ("jax", "jaxlib"):
-        jax = sys.modules["jax"]
-        is_there = isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer)
-        in_host = (
-            is_there
+        is_in_host = isinstance(array, sys.modules["tensorflow"].Tensor) and "CPU" in array.device
+        return array.numpy() if is_in_host else None
+    if library == "jax":
+        is_in_host = (
+            isinstance(array, sys.modules["jax"].Array)
             and array.is_fully_addressable
             and all(device.platform == "cpu" for device in array.devices())
         )
-        return np.asarray(array) if in_host else None
+        return np.asarray(array) if is_in_host else None
     if library == "torch":
-        torch = sys.modules["torch"]
-        if array.device.type != "cpu" or torch.compiler.is_compiling():
+        if array.device.type != "cpu":
             return None
         values = array.detach()  # of the types of PyTorch, NumPy does not have this one
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
-    return None if isinstance(array, keras.KerasTensor) else np.asarray(array)
+        is_bfloat16 = values.dtype == sys.modules["torch"].bfloat16
+        return (values.float() if is_bfloat16 else values).numpy()
+    return np.asarray(array)
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")

@@ -9,12 +9,13 @@ gradient functions are not; in versions that have others, nothing is seen.
 
 import dataclasses
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+
+from dbl_tf.libraries import is_traced, library_of
 
 # Operations that keep the values, by their names in TensorFlow, JAX and PyTorch.
 _KEEPING = frozenset(
@@ -89,30 +90,24 @@ def known_values(tensor: Any) -> np.ndarray | None:
     if isinstance(tensor, keras.KerasTensor):
         return None
     tensor = _primal(tensor)
-    if _is_from("tensorflow", tensor) and sys.modules["tensorflow"].is_symbolic_tensor(tensor):
-        return None
-    if _is_from("jax", tensor) and isinstance(tensor, sys.modules["jax"].core.Tracer):
-        return None
-    if _is_from("torch", tensor) and (
-        tensor.device.type == "meta" or sys.modules["torch"].compiler.is_compiling()
-    ):
+    if is_traced(tensor):
         return None
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(tensor)), np.float32)
 
 
 def _operation(node: Any) -> _Operation | None:
     """The operation of a tensor of TensorFlow or JAX, or of a gradient function of PyTorch."""
-    if _is_from("tensorflow", node):
+    if library_of(node) == "tensorflow":
         return _operation_of_tensorflow(node)
-    if _is_from("jax", node):
+    if library_of(node) == "jax":
         return _operation_of_jax(_primal(node))
-    if _is_from("torch", node):
+    if library_of(node) == "torch":
         node = node.grad_fn
     return _operation_of_torch(node) if hasattr(node, "next_functions") else None
 
 
 def _operation_of_tensorflow(tensor: Any) -> _Operation | None:
-    if not sys.modules["tensorflow"].is_symbolic_tensor(tensor):
+    if not is_traced(tensor):
         return None
     path, _, _ = tensor.op.name.rpartition("/")
     return _Operation(tensor.op.type, list(tensor.op.inputs), path or None)
@@ -148,10 +143,6 @@ def _is_softmax_of_jax(operation: _Operation) -> bool:
 
 def _primal(tensor: Any) -> Any:
     """The value that a tracer of JAX differentiates."""
-    while _is_from("jax", tensor) and hasattr(tensor, "primal"):
+    while library_of(tensor) == "jax" and hasattr(tensor, "primal"):
         tensor = tensor.primal
     return tensor
-
-
-def _is_from(library: str, tensor: Any) -> bool:
-    return type(tensor).__module__.partition(".")[0].removesuffix("lib") == library

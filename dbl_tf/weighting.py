@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dbl_tf import label_arrays
+from dbl_tf.libraries import library_of
 from dbl_tf.messages import first_few
 from dbl_tf.parameters import DEFAULTS, check_parameters
 
@@ -235,12 +236,12 @@ def _can_be_unknown(labels: Any) -> bool:
 
 def _without_unknown(labels: Any) -> Any:
     """Floating-point labels with 0 in place of −1 and NaN, neither of which is ≥ 0."""
-    if _is_from("tensorflow", labels):
+    if library_of(labels) == "tensorflow":
         tf = sys.modules["tensorflow"]
         return tf.where(labels >= 0, labels, tf.zeros_like(labels))
-    if _is_from("torch", labels):
+    if library_of(labels) == "torch":
         return labels.where(labels >= 0, labels.new_zeros(()))
-    if _is_from("jax", labels) or _is_from("jaxlib", labels):
+    if library_of(labels) == "jax":
         return sys.modules["jax"].numpy.where(labels >= 0, labels, 0)
     return np.where(labels >= 0, labels, labels.dtype.type(0))
 
@@ -249,18 +250,18 @@ def _as_floating(labels: Any) -> Any:
     name = _dtype_name(labels)
     if name in ("float32", "float64"):
         return labels
-    if _is_from("tensorflow", labels):
+    if library_of(labels) == "tensorflow":
         return sys.modules["tensorflow"].cast(labels, "float32")
-    return labels.float() if _is_from("torch", labels) else labels.astype(np.float32)
+    return labels.float() if library_of(labels) == "torch" else labels.astype(np.float32)
 
 
 def _constant_like(tensor: Any, constant: np.ndarray) -> Any:
     # PyTorch's operators do not accept NumPy arrays; the other libraries convert them.
-    return tensor.new_tensor(constant) if _is_from("torch", tensor) else constant
+    return tensor.new_tensor(constant) if library_of(tensor) == "torch" else constant
 
 
 def _row_sums(tensor: Any) -> Any:
-    if _is_from("tensorflow", tensor):  # TensorFlow's tensors have no method `sum`
+    if library_of(tensor) == "tensorflow":  # TensorFlow's tensors have no method `sum`
         return sys.modules["tensorflow"].reduce_sum(tensor, axis=1, keepdims=True)
     return tensor.sum(axis=1, keepdims=True)
 
@@ -268,14 +269,10 @@ def _row_sums(tensor: Any) -> Any:
 def _exp(tensor: Any) -> Any:
     # Each library's own exponential is several times faster than a power of e, which is the only
     # exponential that array operators offer.
-    if _is_from("tensorflow", tensor):
+    if library_of(tensor) == "tensorflow":
         return sys.modules["tensorflow"].exp(tensor)
-    if _is_from("torch", tensor):
+    if library_of(tensor) == "torch":
         return tensor.exp()
-    if _is_from("jax", tensor) or _is_from("jaxlib", tensor):
+    if library_of(tensor) == "jax":
         return sys.modules["jax"].numpy.exp(tensor)
     return np.exp(tensor)
-
-
-def _is_from(library: str, tensor: Any) -> bool:
-    return type(tensor).__module__.partition(".")[0] == library
