@@ -48,9 +48,7 @@ class Pairs:
         ends = np.searchsorted(self.label[pairs], np.arange(self.shape[1] + 1))
         return [pairs[start : min(start + number, end)] for start, end in itertools.pairwise(ends)]
 
-    def of_images(
-        self, images: Sequence[int], number: int, *ranks: np.ndarray
-    ) -> list[np.ndarray]:
+    def of_images(self, images: Sequence[int], number: int, *ranks: np.ndarray) -> list[np.ndarray]:
         """Returns for each of some images its pairs, those of the lowest last rank first."""
         order = np.lexsort((*ranks, self.image))
         ends = np.searchsorted(self.image[order], [[i, i + 1] for i in images]).reshape(-1, 2)
