@@ -328,8 +328,8 @@ def _verdict(
         "against": [
             ("it ranks images worse over all labels", changes.mean.direction < 0),
             ("its decisions are worse over all labels", changes.f1.direction < 0),
-            ("it finds the labels worse that are named above as losing", bool(lost)),
-            ("it does not know labels that the old model gives", bool(only.get("old"))),
+            ("it finds some labels worse, which are named above", bool(lost)),
+            ("it does not know some labels of the old model", bool(only.get("old"))),
         ],
     }
     return {

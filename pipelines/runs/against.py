@@ -93,8 +93,8 @@ def compare_models(
     train_counts = dict(zip(known, statistics.class_counts.tolist(), strict=True))
     content = page.write(
         output_dir,
-        title=f"{paths['new']} against {paths['old']} on {config.data_name}",
-        models=paths,
+        title=f"{new} against {old} on {config.data_name}",
+        models={"old": old, "new": new},
         class_names=names,
         groups=[group_of[name] for name in names],
         train_counts=[train_counts[name] for name in names],
