@@ -4,7 +4,7 @@ r"""Scores a trained run or an exported model, predicts a folder of images, or c
     python evaluate.py --saved_model=DIR/saved_model/1 --dataset=table --examples=FILE.csv \
         --output_dir=scores
     python evaluate.py --saved_model=DIR/saved_model/1 --images=FOLDER --output_dir=predictions
-    python evaluate.py --run_dir=runs/new --against=runs/old --output_dir=changes
+    python evaluate.py --run_dir=runs/new --against=runs/old
 """
 
 import os
@@ -81,8 +81,6 @@ def _check_flags(argv: list[str]) -> None:
         raise ValueError("--saved_model needs --output_dir, where the results are written")
     if _IMAGES.value is not None and _SAVED_MODEL.value is None:
         raise ValueError("--images goes with --saved_model")
-    if _AGAINST.value is not None and _OUTPUT_DIR.value is None:
-        raise ValueError("--against needs --output_dir, where the page is written")
     if _AGAINST.value is not None and _IMAGES.value is not None:
         raise ValueError("--against compares on labeled images, and --images has no labels")
     given = run_flags.given(DataConfig)

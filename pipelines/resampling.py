@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -10,17 +10,36 @@ import scipy.sparse
 from dbl_tf import label_values
 from dbl_tf.cores import usable_cores
 
-NUM_RESAMPLES = 500
 INTERVAL = (0.025, 0.975)
+_MOST_RESAMPLES, _FEWEST_RESAMPLES = 500, 100
+# Draws of an example for a label that all resamples cost together, which is a minute or two.
+_MOST_DRAWS = 2e10
+# How many weights are in memory at a time.
+_WEIGHTS_PER_BLOCK = 8_000_000
 
 
-def draw_weights(num_examples: int, num_resamples: int = NUM_RESAMPLES) -> np.ndarray:
-    """Draws how often each example is in each resample, float32 (N, R).
+def number_of_resamples(num_examples: int, num_labels: int) -> int:
+    """Returns how many resamples take minutes at most: 500, or fewer of large data, down to 100."""
+    bearable = _MOST_DRAWS / max(1, num_examples * num_labels)
+    return int(np.clip(bearable, _FEWEST_RESAMPLES, _MOST_RESAMPLES))
+
+
+def weights(num_examples: int, num_resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yields how often each example is in each resample, as blocks of columns, float32 (N, ≤ R).
 
     The numbers are Poisson distributed with mean 1 (Hanley and MacGibbon, 2006), and the same in
     every process.
+
+    Args:
+        num_examples: the number N of examples.
+        num_resamples: the number R of resamples.
+        seed: the seed of the numbers.
     """
-    return np.random.default_rng(0).poisson(1, (num_examples, num_resamples)).astype(np.float32)
+    random = np.random.default_rng(seed)
+    per_block = max(1, _WEIGHTS_PER_BLOCK // max(1, num_examples))
+    for start in range(0, num_resamples, per_block):
+        size = (num_examples, min(per_block, num_resamples - start))
+        yield random.poisson(1, size).astype(np.float32)
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

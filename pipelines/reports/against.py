@@ -4,13 +4,12 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dbl_tf import atomic
-from pipelines import resampling
 from pipelines.reports import charts, pages, pictures, text
 from pipelines.reports.changes import (
     ALARM,
@@ -19,6 +18,7 @@ from pipelines.reports.changes import (
     KINDS,
     LOST,
     MIN_IMAGES,
+    ChangedDecisions,
     Changes,
     defined,
     gains,
@@ -58,7 +58,7 @@ def write(
     image_names: Sequence[str],
     read_images: pictures.ReadImages | None,
     only: Mapping[str, Sequence[str]],
-    num_resamples: int = resampling.NUM_RESAMPLES,
+    num_resamples: int | None = None,
 ) -> dict[str, Any]:
     """Compares two models; writes the page, its figures, `against.json` and two CSV files.
 
@@ -74,8 +74,10 @@ def write(
         thresholds: those of the old and of the new model, (C,).
         image_names: the names of the N images.
         read_images: see `pictures.choose`; None if the examples are not images.
-        only: the names of the labels that "old", "new" or "data" alone have.
-        num_resamples: how often the images are drawn anew for the intervals.
+        only: the names of the labels that the "old" or the "new" model alone knows, of those of
+            the "data" that not both know, and of those that are "untested", known to both but not
+            in the data.
+        num_resamples: see `Changes.of`.
 
     Returns:
         The content of `against.json`.
@@ -85,19 +87,20 @@ def write(
     output.mkdir(parents=True, exist_ok=True)
     rows = _label_rows(class_names, groups, changes, thresholds)
     image_rows = _image_rows(image_names, class_names, changes)
+    decision_rows = _decision_rows(image_names, class_names, changes.decisions, thresholds)
     pages.write_csv(rows, output / LABELS, list(rows[0]))
-    pages.write_csv(image_rows, output / IMAGES, ["image", *KINDS, "gain", *_NAMED.values()])
+    pages.write_csv(decision_rows, output / IMAGES, _DECISION_COLUMNS)
     content = {
         **models,
         "images": changes.num_images,
-        "resamples": num_resamples,
+        "resamples": changes.num_resamples,
         "mAP": changes.mean.content(),
         "F1": changes.f1.content(),
         "changed decisions": dict(
             zip(KINDS, changes.decisions.by_label().sum(axis=0).tolist(), strict=True)
         ),
         "labels": {row["label"]: {k: v for k, v in row.items() if k != "label"} for row in rows},
-        "labels of one alone": {name: list(names) for name, names in only.items()},
+        "left out": {name: list(names) for name, names in only.items()},
     }
     with atomic.replacing(output / DATA) as tmp_path:
         tmp_path.write_text(
@@ -178,7 +181,6 @@ def write(
         changes=changes,
         counts=dict(zip(KINDS, decisions.by_label().sum(axis=0).tolist(), strict=True)),
         **_verdict(names, changes, only),
-        num_resamples=num_resamples,
         min_images=MIN_IMAGES,
         by_chance=0.05 * np.count_nonzero(changes.judged),
         num_better=len(better),
@@ -269,6 +271,30 @@ def _image_rows(
             row[heading] = "|".join(class_names[i] for i in own)
         rows.append(row)
     return rows
+
+
+_DECISION_COLUMNS = ("image", "label", "change", "old", "new", "threshold, old", "threshold, new")
+
+
+def _decision_rows(
+    image_names: Sequence[str],
+    class_names: Sequence[str],
+    decisions: ChangedDecisions,
+    thresholds: Sequence[np.ndarray],
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each decision that changed, in the order of the images."""
+    for k in range(len(decisions.image)):
+        label = decisions.label[k]
+        numbers = (*decisions.probabilities[:, k], *(t[label] for t in thresholds))
+        yield {
+            "image": image_names[decisions.image[k]],
+            "label": class_names[label],
+            "change": KINDS[decisions.kind[k]],
+            **{
+                column: float(f"{number:.6g}")
+                for column, number in zip(_DECISION_COLUMNS[3:], numbers, strict=True)
+            },
+        }
 
 
 def _image_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:

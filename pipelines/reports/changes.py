@@ -99,6 +99,7 @@ class Changes:
         f1: the F1 of all decisions together.
         decisions: the decisions that changed.
         num_images: the number N of images.
+        num_resamples: how often the images were drawn anew.
     """
 
     test_counts: np.ndarray
@@ -111,6 +112,7 @@ class Changes:
     f1: Total
     decisions: ChangedDecisions
     num_images: int
+    num_resamples: int
 
     @classmethod
     def of(
@@ -118,7 +120,7 @@ class Changes:
         labels: np.ndarray,
         probabilities: Sequence[np.ndarray],
         thresholds: Sequence[np.ndarray],
-        num_resamples: int = resampling.NUM_RESAMPLES,
+        num_resamples: int | None = None,
     ) -> "Changes":
         """Compares two models.
 
@@ -127,15 +129,21 @@ class Changes:
                 are left out.
             probabilities: those of the old and of the new model, (N, C).
             thresholds: those of the old and of the new model, (C,).
-            num_resamples: how often the images are drawn anew for the intervals.
+            num_resamples: how often the images are drawn anew for the intervals; see
+                `resampling.number_of_resamples` if None.
         """
         labels = np.asarray(labels)
         has, unknown = labels == 1, label_values.is_unknown(labels)
         accepted = [
             (p >= np.asarray(t)) & ~unknown for p, t in zip(probabilities, thresholds, strict=True)
         ]
-        weights = resampling.draw_weights(len(labels), num_resamples)
-        values = resampling.average_precision_of_models(labels, probabilities, weights)
+        if num_resamples is None:
+            num_resamples = resampling.number_of_resamples(*labels.shape)
+        blocks, of_f1 = [], []
+        for weights in resampling.weights(len(labels), num_resamples):
+            blocks.append(resampling.average_precision_of_models(labels, probabilities, weights))
+            of_f1.append(_resampled_f1(has, accepted, weights))
+        values = np.concatenate(blocks, axis=-1)
         precision = np.array([metrics.average_precision(labels, p) for p in probabilities])
         tested = ~np.isnan(precision[OLD])
         return cls(
@@ -149,9 +157,10 @@ class Changes:
             given=np.array([np.count_nonzero(a, axis=0) for a in accepted]),
             right=np.array([np.count_nonzero(a & has, axis=0) for a in accepted]),
             mean=_mean(precision[:, tested], values[:, tested]),
-            f1=_f1(has, accepted, weights),
+            f1=_f1(has, accepted, np.concatenate(of_f1, axis=-1)),
             decisions=_changed(has, accepted, probabilities),
             num_images=len(labels),
+            num_resamples=num_resamples,
         )
 
     @property
@@ -192,17 +201,23 @@ def _mean(precision: np.ndarray, resampled: np.ndarray) -> Total:
     return Total((float(old), float(new)), float(low), float(high))
 
 
-def _f1(has: np.ndarray, accepted: Sequence[np.ndarray], weights: np.ndarray) -> Total:
+def _f1(has: np.ndarray, accepted: Sequence[np.ndarray], resampled: np.ndarray) -> Total:
+    """The F1 of all decisions, with that of the resamples, (2, R)."""
+    old, new = _resampled_f1(has, accepted, np.ones((len(has), 1)))[:, 0]
+    low, high = resampling.interval(resampled[NEW] - resampled[OLD])
+    return Total((float(old), float(new)), float(low), float(high))
+
+
+def _resampled_f1(
+    has: np.ndarray, accepted: Sequence[np.ndarray], weights: np.ndarray
+) -> np.ndarray:
     num_has = np.count_nonzero(has, axis=1)
-    values, resampled = [], []
+    found = []
     for given in accepted:
         hits = 2.0 * np.count_nonzero(given & has, axis=1)
-        chosen = np.count_nonzero(given, axis=1) + num_has
-        values.append(float(hits.sum() / chosen.sum()) if chosen.any() else np.nan)
         with np.errstate(invalid="ignore"):
-            resampled.append((hits @ weights) / (chosen @ weights))
-    low, high = resampling.interval(resampled[NEW] - resampled[OLD])
-    return Total((values[OLD], values[NEW]), float(low), float(high))
+            found.append(hits @ weights / ((np.count_nonzero(given, axis=1) + num_has) @ weights))
+    return np.array(found)
 
 
 def _changed(

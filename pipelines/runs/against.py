@@ -13,13 +13,13 @@ from pipelines.runs.evaluate import SavedModel
 from pipelines.runs.labeling import find_model
 
 
-def of_run(run_dir: str, old: str, output_dir: str) -> dict[str, Any]:
+def of_run(run_dir: str, old: str, output_dir: str | None) -> dict[str, Any]:
     """Compares the exported model of a run with another one, on the test split of the run.
 
     Args:
         run_dir: the directory of the run.
         old: the directory of another run or of an exported model.
-        output_dir: see `compare_models`.
+        output_dir: see `compare_models`; `run_dir` if None.
 
     Returns:
         See `compare_models`.
@@ -30,7 +30,7 @@ def of_run(run_dir: str, old: str, output_dir: str) -> dict[str, Any]:
     path = pathlib.Path(run_dir, "config.json")
     if not path.exists():
         raise ValueError(f"{run_dir} holds no finished run: there is no config.json in it")
-    return compare_models(run_dir, old, ResolvedConfig.load(path), output_dir, run_dir)
+    return compare_models(run_dir, old, ResolvedConfig.load(path), output_dir or run_dir, run_dir)
 
 
 def compare_models(
@@ -38,7 +38,8 @@ def compare_models(
 ) -> dict[str, Any]:
     """Compares two exported models on the test split of any data.
 
-    Labels are matched by their names, and those that one of the models does not know are left out.
+    Labels are matched by their names. Those that a model does not know, or that the data do not
+    have, are left out.
 
     Args:
         new: the directory of a run, or of an exported model or its versions.
@@ -53,21 +54,19 @@ def compare_models(
         The content of `against.json`.
 
     Raises:
-        ValueError: a model is not there, both are the same, they have no label in common, or do not
-            take the data.
+        ValueError: a model is not there, both are the same, they share no label with each other
+            and the data, or they do not take the data.
     """
     paths = {"old": find_model(old), "new": find_model(new)}
     if len({os.path.realpath(path) for path in paths.values()}) == 1:
         raise ValueError(f"--against names the model that it is compared with, {paths['new']}")
     models = {name: SavedModel(path) for name, path in paths.items()}
-    names = [n for n in models["new"].class_names if n in set(models["old"].class_names)]
-    if not names:
+    known = {name: model.class_names for name, model in models.items()}
+    common = [name for name in known["new"] if name in set(known["old"])]
+    if not common:
         raise ValueError(
             "the two models have no label in common: "
-            + "; ".join(
-                f"{paths[name]} knows {first_few(model.class_names)}"
-                for name, model in models.items()
-            )
+            + "; ".join(f"{paths[name]} knows {first_few(own)}" for name, own in known.items())
         )
     data = config.load_data(splits=("test",))
     test = data.splits["test"]
@@ -79,36 +78,36 @@ def compare_models(
             model.check_inputs(num_features)
         except ValueError as error:
             raise ValueError(f"{paths[name]}: {error}") from None
-    foreign = [name for name in data.class_names if name not in names]
-    common = data.with_classes([*names, *foreign]).splits["test"]
-    labels = common.targets[:, : len(names)].toarray()
+    names = [name for name in common if name in set(data.class_names)]
+    if not names:
+        raise ValueError(
+            f"the models have in common {first_few(common)}, and the data none of these: they have "
+            f"{first_few(data.class_names)}"
+        )
     probabilities, thresholds = [], []
     for model in models.values():
         columns = [model.class_names.index(name) for name in names]
         probabilities.append(model.predict(test)[:, columns])
         thresholds.append(model.thresholds.values[columns])
     statistics = models["new"].statistics
-    known = statistics.class_names
-    group_of = {known[i]: group for group, members in statistics.groups.items() for i in members}
-    train_counts = dict(zip(known, statistics.class_counts.tolist(), strict=True))
+    group_of = {i: group for group, members in statistics.groups.items() for i in members}
+    columns = [known["new"].index(name) for name in names]
     content = page.write(
         output_dir,
         title=f"{new} against {old} on {config.data_name}",
         models={"old": old, "new": new},
         class_names=names,
-        groups=[group_of[name] for name in names],
-        train_counts=[train_counts[name] for name in names],
-        labels=labels,
+        groups=[group_of[i] for i in columns],
+        train_counts=statistics.class_counts[columns].tolist(),
+        labels=test.targets[:, [data.class_names.index(name) for name in names]].toarray(),
         probabilities=probabilities,
         thresholds=thresholds,
         image_names=test.names,
         read_images=report.images_reader(test),
         only={
-            **{
-                name: [n for n in model.class_names if n not in set(names)]
-                for name, model in models.items()
-            },
-            "data": [name for name in foreign if _is_used(name, data.class_names, test.labels)],
+            **{name: [n for n in own if n not in set(common)] for name, own in known.items()},
+            "data": [name for name in data.class_names if name not in set(names)],
+            "untested": [name for name in common if name not in set(names)],
         },
     )
     print(f"report: {pathlib.Path(output_dir, page.PAGE)}")
@@ -134,7 +133,3 @@ def format_summary(content: dict[str, Any]) -> str:
         lines.append(f"labels with a {verdict} beyond chance: {first_few(found) or 'none'}")
     changed = (f"{number:,} {kind}" for kind, number in content["changed decisions"].items())
     return "\n".join([*lines, f"decisions: {', '.join(changed)}"])
-
-
-def _is_used(name: str, class_names: tuple[str, ...], labels: Any) -> bool:
-    return bool(labels[:, [class_names.index(name)]].sum())

@@ -15,7 +15,7 @@ def example(num=300, seed=0, digits=None):
 @pytest.mark.parametrize("digits", [None, 0])
 def test_each_resample_has_the_average_precision_of_weighted_examples(digits):
     labels, scores = example(digits=digits)
-    weights = resampling.draw_weights(len(labels), 20)
+    (weights,) = resampling.weights(len(labels), 20)
     expected = [
         sklearn.metrics.average_precision_score(labels, scores, sample_weight=w) for w in weights.T
     ]
@@ -26,7 +26,7 @@ def test_each_resample_has_the_average_precision_of_weighted_examples(digits):
 def test_models_are_judged_on_the_same_examples_without_unknown_labels():
     labels, scores = example()
     partly = np.where(np.arange(300) % 5 > 0, labels, -1).astype(np.int8)
-    weights = resampling.draw_weights(300, 10)
+    (weights,) = resampling.weights(300, 10)
     known = partly != -1
     two = np.stack([partly, partly], axis=1)
     models = [np.stack([scores, -scores], axis=1), np.stack([scores, scores], axis=1)]
@@ -50,3 +50,32 @@ def test_a_resample_without_positives_is_left_out_of_the_interval():
     np.testing.assert_allclose(resampling.interval(values), expected)
     assert np.isnan(resampling.average_precision(~labels & labels, values[:3], weights)).all()
     assert np.isnan(resampling.interval(np.full((2, 5), np.nan))).all()
+
+
+def test_intervals_hold_the_difference_of_the_population_most_of_the_time(monkeypatch):
+    monkeypatch.setattr(resampling, "_WEIGHTS_PER_BLOCK", 300 * 128)  # several blocks
+    random = np.random.default_rng(0)
+
+    def draw(num):
+        labels = random.random((num, 1)) < 0.2
+        shared = random.normal(size=(num, 1))
+        old = 1.0 * labels + 0.8 * shared + 0.6 * random.normal(size=(num, 1))
+        return labels, [old, 1.5 * labels + shared]
+
+    labels, models = draw(400_000)
+    average = sklearn.metrics.average_precision_score
+    old, new = (average(labels[:, 0], scores[:, 0]) for scores in models)
+    covered = 0
+    for seed in range(200):
+        labels, models = draw(300)
+        found = np.concatenate(
+            [
+                resampling.average_precision_of_models(labels, models, weights)
+                for weights in resampling.weights(300, 200, seed)
+            ],
+            axis=-1,
+        )
+        low, high = resampling.interval(found[1, 0] - found[0, 0])
+        covered += low <= new - old <= high
+    # Of 200 intervals that cover with 0.9, fewer than 165 do with a probability of 0.0004.
+    assert covered >= 165

@@ -91,14 +91,16 @@ def test_scores_and_changes_are_those_of_the_two_models(written, tmp_path):
     assert [content["F1"]["old"], content["F1"]["new"]] == pytest.approx(pooled)
     assert content["labels"]["gull"]["AP %, new"] is None
     rows = read_rows(tmp_path / against.IMAGES)
-    in_any = np.flatnonzero(np.any([v.any(axis=1) for v in changed.values()], axis=0))
-    assert {row["image"] for row in rows} == {f"images/{i}.jpg" for i in in_any}
-    for row in rows:
-        image = int(row["image"][7:-4])
-        for kind, of_kind in changed.items():
-            assert int(row[kind]) == of_kind[image].sum()
-            names = [NAMES[i] for i in np.flatnonzero(of_kind[image])]
-            assert row[f"labels {kind}"].removeprefix("'") == "|".join(names)
+    found = {(row["image"], row["label"].removeprefix("'"), row["change"]) for row in rows}
+    assert len(rows) == len(found) == sum(v.sum() for v in changed.values())
+    for kind, of_kind in changed.items():
+        expected = {(f"images/{k}.jpg", NAMES[i], kind) for k, i in np.argwhere(of_kind)}
+        assert {row for row in found if row[2] == kind} == expected
+    for row in rows[:20]:
+        at = int(row["image"][7:-4]), NAMES.index(row["label"].removeprefix("'"))
+        shown = [float(row[model]) for model in ("old", "new")]
+        assert shown == pytest.approx([p[at] for p in probabilities], rel=1e-5)
+        assert [row[f"threshold, {model}"] for model in ("old", "new")] == ["0.45", "0.5"]
 
 
 def test_only_what_chance_does_not_explain_is_called_a_change(written):
