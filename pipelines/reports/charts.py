@@ -725,7 +725,11 @@ def _rank_axis(statistics: LabelStatistics) -> alt.X:
 def _group_color() -> alt.Color:
     words = " : ".join(f"datum.value == '{g}' ? '{g}, {GROUP_RANGES[g]}'" for g in GROUP_NAMES)
     legend = alt.Legend(
-        orient="top", title="training images", labelExpr=f"{words} : ''", labelLimit=_NAME_LIMIT
+        orient="top",
+        title="training images",
+        labelExpr=f"{words} : ''",
+        labelLimit=_NAME_LIMIT,
+        symbolOpacity=1,
     )
     scale = alt.Scale(domain=list(GROUP_NAMES), range=list(GROUP_COLORS.values()))
     return alt.Color("group:N", scale=scale, legend=legend)
