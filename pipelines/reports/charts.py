@@ -737,7 +737,8 @@ def _group_color() -> alt.Color:
 
 def _legend(number_format: str | None = None) -> alt.Legend:
     options: dict[str, Any] = {"format": number_format} if number_format else {}
-    return alt.Legend(orient="top", title=None, labelLimit=320, columns=1, **options)
+    options |= {"labelLimit": 320, "columns": 1, "symbolOpacity": 1}
+    return alt.Legend(orient="top", title=None, **options)
 
 
 def _explain_deviations(deviations: Mapping[str, Sequence[float]]) -> str:
