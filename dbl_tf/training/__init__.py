@@ -8,9 +8,9 @@ from dbl_tf.training.callbacks import (
     read_history,
 )
 from dbl_tf.training.checkpoints import Checkpoints
+from dbl_tf.training.cluster import LostWorkerError, preparing_together
 from dbl_tf.training.distribution import (
     STRATEGIES,
-    LostWorkerError,
     check_same_on_all,
     is_chief,
     make_strategy,
@@ -36,6 +36,7 @@ __all__ = [
     "fit",
     "is_chief",
     "make_strategy",
+    "preparing_together",
     "read_history",
     "use_averages",
     "wait_for_all",

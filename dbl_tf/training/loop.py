@@ -16,7 +16,8 @@ from absl import logging
 from dbl_tf.losses import MultiLabelLoss
 from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
-from dbl_tf.training.distribution import check_same_on_all, is_chief, reraise_lost_worker
+from dbl_tf.training.cluster import reraise_lost_worker
+from dbl_tf.training.distribution import check_same_on_all, is_chief
 from dbl_tf.training.stopping import Notice, StoppedError, noticing_signals
 
 # Reading a loss waits for the device, which then idles until the next step is dispatched. Losses

@@ -231,6 +231,15 @@ class SharedConfig(DataConfig):
             if settings.details_of(field).affects_result and ours.get(name) != theirs.get(name):
                 yield name, f"{_flag(field)}: {theirs.get(name)!r} there, {ours.get(name)!r} now"
 
+    def decisive(self) -> dict[str, Any]:
+        """Returns the settings that affect the result, by their flags, as types of JSON."""
+        flat = self.flat()
+        return {
+            _flag(field): flat[name]
+            for field, name, _ in self._settings()
+            if settings.details_of(field).affects_result
+        }
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""
         content = json.dumps(self.flat(), ensure_ascii=False, indent=1)

@@ -1,8 +1,10 @@
 """What a run was started with: a fingerprint of its data, and the threads that sums depend on."""
 
 import hashlib
+import importlib.metadata
 import os
 import pathlib
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
@@ -132,6 +134,22 @@ class Origin(msgspec.Struct, frozen=True):
             elif changes := self.splits[name].changes(before.splits[name]):
                 found.append(f"{name}: {', '.join(changes)}")
         return found
+
+    def of_all_machines(self) -> dict[str, str]:
+        """Returns what must be the same on all machines of a cluster, by name.
+
+        Files may be copies, of other paths and times. Sums do not depend on the number of cores of
+        the machine that adds them up last, but on its libraries.
+        """
+        digests = {}
+        for name, split in self.splits.items():
+            digests[f"examples of {name}"] = str(split.num_examples)
+            digests[f"names of {name}"] = split.names
+            digests[f"labels of {name}"] = split.labels
+        versions = {"Python": platform.python_version()}
+        versions |= {n: importlib.metadata.version(n) for n in ("tensorflow", "keras", "numpy")}
+        versions["dbl_tf"] = importlib.metadata.version("dbl-tf")
+        return {**digests, **versions}
 
     def thread_changes(self, before: "Origin") -> list[str]:
         """Returns what may change the last digits of the weights, as words for a warning."""
