@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import msgspec
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, models, prediction, saved_json, serving
+from dbl_tf import metrics, models, prediction, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -120,14 +119,6 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     return result.scores
 
 
-class _Details(msgspec.Struct):
-    """The content of `serving.DETAILS_FILE` that is used beside the model."""
-
-    class_names: list[str]
-    thresholds: list[saved_json.Probability]
-    thresholds_from: str
-
-
 class SavedModel:
     """An exported model with its classes, thresholds and statistics.
 
@@ -152,7 +143,7 @@ class SavedModel:
                 f"{path} is not a model that this project exported: there is no {details}. Give "
                 "the version directory, such as saved_model/1"
             )
-        content = saved_json.read(details, _Details, "classes and thresholds of a model")
+        content = serving.DETAILS.read(details)
         self.class_names = tuple(content.class_names)
         self.thresholds = Thresholds(
             np.array(content.thresholds, np.float64), content.thresholds_from
