@@ -157,6 +157,12 @@ class SavedModel:
         self._serve = self._loaded.signatures["serving_default"]
         self._input, spec = next(iter(self._serve.structured_input_signature[1].items()))
         self.num_features = spec.shape[-1] if self._input == "features" else None
+        num_outputs = self._serve.structured_outputs["probabilities"].shape[-1]
+        if num_outputs not in (None, len(self.class_names)):
+            raise ValueError(
+                f"{details} names {len(self.class_names)} classes, and the model beside it has "
+                f"{num_outputs}"
+            )
 
     def check_inputs(self, num_features: int | None) -> None:
         """Refuses data that the model does not take.
