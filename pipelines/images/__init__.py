@@ -8,6 +8,7 @@ from pipelines.images.decoding import (
     read_batch,
     read_for_evaluation,
     resize,
+    whole,
 )
 from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
 
@@ -26,4 +27,5 @@ __all__ = [
     "read_for_training",
     "resize",
     "stored_size",
+    "whole",
 ]

@@ -39,13 +39,15 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "rebalance_in": ("rebalance", {"pipeline": "sample_weight", "loss": "labels"}),
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
 }
-# What runs of version 1 of the format did, where their `config.json` does not hold these settings.
+# What runs of version 1 of the format did, where their `config.json` does not hold these settings. A
+# new setting of which runs of earlier versions had another value needs a new version.
 _EARLIER = {
     "optimizer": "sgd",
     "schedule": "step",
     "keep": "last",
     "calibrate": False,
     "full_decoding": True,
+    "scale_features": False,
     "frozen_layers": (),
     "chosen": (),
     "export_format": (portable.SAVED_MODEL,),
@@ -274,6 +276,7 @@ class ResolvedConfig(SharedConfig):
     frozen_layers: Sequence[str] = setting(settings.REQUIRED, "")
     image_size: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
     full_decoding: bool = setting(settings.REQUIRED, "")
+    scale_features: bool = setting(settings.REQUIRED, "")
     freeze_backbone: bool = setting(settings.REQUIRED, "")
     epochs: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
     steps: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
@@ -379,6 +382,11 @@ class RunConfig(SharedConfig):
         "Decode JPEGs at their full size. Otherwise, large ones are decoded at a half, a quarter "
         "or an eighth of it, such that what is resized still has twice the side that the network "
         "sees. The default is to decode the data sets of the paper fully, and your own scaled.",
+    )
+    scale_features: bool | None = setting(
+        None,
+        "Bring the features of --dataset=features to one scale, as they may be in units of their "
+        "own. The default does.",
     )
     freeze_backbone: bool | None = setting(
         None,
