@@ -39,8 +39,8 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "rebalance_in": ("rebalance", {"pipeline": "sample_weight", "loss": "labels"}),
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
 }
-# What runs of version 1 of the format did, where their `config.json` does not hold these settings. A
-# new setting of which runs of earlier versions had another value needs a new version.
+# What runs of version 1 of the format did, where their `config.json` does not hold these settings.
+# A new setting of which earlier runs had another value than its default needs a new version.
 _EARLIER = {
     "optimizer": "sgd",
     "schedule": "step",
