@@ -72,6 +72,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
             f"{path} holds offsets of {len(calibration.offsets)} classes, and the model has "
             f"{num_classes}"
         )
+    history = report.read_history(directory)
     model = models.load(directory / "model.keras")
     logits_of = network_predictor(
         model, network_inputs.of_data(config.image_size, config.full_decoding)
@@ -89,7 +90,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         output_dir,
         config=config,
         train=data.splits["train"],
-        history_path=directory / "history.csv",
+        history=history,
         accepted_changes=origin.accepted_changes if (origin := Origin.load(directory)) else (),
     )
     return result.scores
