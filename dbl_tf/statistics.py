@@ -306,6 +306,9 @@ class LabelStatistics:
                 raise ValueError("the lists of cooccurrence are not equally long")
             if max([*pairs.i, *pairs.j], default=0) >= num_classes:
                 raise ValueError(f"cooccurrence has a position beyond the {num_classes} classes")
+            places = list(zip(pairs.i, pairs.j, strict=True))
+            if any(i > j for i, j in places) or len(set(places)) < len(places):
+                raise ValueError("cooccurrence has a pair of classes twice, or not in their order")
             cooccurrence = np.zeros((num_classes, num_classes), np.int64)
             cooccurrence[pairs.i, pairs.j] = pairs.count
             cooccurrence[pairs.j, pairs.i] = pairs.count

@@ -18,6 +18,7 @@ from dbl_tf.settings import (
     NON_NEGATIVE,
     POSITIVE,
     SEED,
+    Range,
     flag_name,
     setting,
 )
@@ -65,6 +66,7 @@ _LOCAL = (
 )
 
 _TOO_LARGE = 2**53
+_BATCH_SIZES = Range(1, 2**24, words="greater than 0 and at most 2^24")
 
 _Record = TypeVar("_Record", bound="DataConfig")
 _Shared = TypeVar("_Shared", bound="SharedConfig")
@@ -183,7 +185,7 @@ class SharedConfig(DataConfig):
     init_from: str | None = setting(
         None, "Run directory or .keras file whose weights the run starts from.", is_path=True
     )
-    batch_size: int = setting(32, "Images per step, over all replicas.", range=POSITIVE)
+    batch_size: int = setting(32, "Images per step, over all replicas.", range=_BATCH_SIZES)
     momentum: float = setting(0.9, "Momentum of sgd.", range=FRACTION_BELOW_ONE)
     ema: float = setting(
         0.0,

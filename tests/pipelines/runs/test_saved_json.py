@@ -94,6 +94,17 @@ def test_a_changed_file_is_refused_in_one_line_that_names_it_or_is_valid(kind, t
             {"cooccurrence": {"i": [0, -1], "j": [0, 1], "count": [1, 1]}},
             r"field cooccurrence\.i\[1\]: Expected `int` >= 0",
         ),
+        (
+            "statistics",
+            {"cooccurrence": {"i": [0, 1, 1, 2], "j": [0, 0, 1, 2], "count": [3, 2, 2, 1]}},
+            "cooccurrence has a pair of classes twice, or not in their order",
+        ),
+        (
+            "statistics",
+            {"cooccurrence": {"i": [0, 0, 0], "j": [0, 1, 1], "count": [3, 1, 1]}},
+            "cooccurrence has a pair of classes twice",
+        ),
+        ("config", {"batch_size": 10**9}, "batch_size must be greater than 0 and at most 2.24"),
         ("thresholds", {"thresholds": [0.5, 1e300]}, r"field thresholds\[1\]: .*<= 1"),
         ("config", {"batch_size": 10**30}, "batch_size"),
         ("config", {"steps": "many"}, "field steps: Expected `int | null`, got `str`"),
