@@ -49,11 +49,34 @@ def load(path: str | os.PathLike) -> keras.Model:
     """Loads a network from a `.keras` file that a run has written.
 
     Raises:
-        ValueError: it is no such file, or holds a network of KerasHub, which is not installed.
+        OSError: the file cannot be opened.
+        ValueError: it is no such file, damaged, or holds a network of KerasHub, which is not
+            installed. The message is one line and names it.
     """
-    if zipfile.is_zipfile(path):
-        hub.import_for(path)
-    return keras.models.load_model(path, compile=False)
+    _check_archive(path)
+    hub.import_for(path)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras has no class of errors for files that it cannot read
+        raise ValueError(f"{path} holds no network: {_one_line(error)}") from error
+
+
+def _check_archive(path: str | os.PathLike) -> None:
+    """Compares all checksums of a `.keras` file, which Keras does not do for all that it reads."""
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if "config.json" not in archive.namelist():
+                    raise ValueError("it has no config.json")
+                damaged = archive.testzip()
+        except Exception as error:  # a place that the archive gives, but does not have; and others
+            raise ValueError(f"{path} is no .keras file, or damaged: {_one_line(error)}") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: {damaged!r} in it is not as it was written")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
@@ -512,11 +535,17 @@ def _network(
     if file is not None:
         try:
             keras_internals.load_weights(network, file)
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:  # HDF5 and Keras raise many where bits of a file have changed
             raise ValueError(
                 f"{file} does not hold weights of {name} with options {options} and without "
-                f"its top: {error}"
+                f"its top: {_one_line(error)}"
             ) from error
+        wrong = [w.path for w in network.weights if not np.isfinite(ops.convert_to_numpy(w)).all()]
+        if wrong:
+            raise ValueError(
+                f"{file} holds weights of {name} that are not finite numbers, the first in "
+                f"{wrong[0]}"
+            )
     return network, preprocess
 
 

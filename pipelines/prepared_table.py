@@ -24,6 +24,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+import msgspec
 from absl import logging
 
 from dbl_tf import atomic
@@ -281,7 +282,6 @@ def _read_manifest(folder: pathlib.Path, settings: Settings) -> dict[str, Prepar
     """Returns the finished JPEGs by their source; a line that was cut off is none."""
     path = folder / MANIFEST_NAME
     try:
-        # A name in a table may hold half of a surrogate pair, which JSON escapes.
         lines = path.read_bytes().decode("ascii").splitlines(keepends=True)
     except FileNotFoundError:
         return {}
@@ -289,9 +289,11 @@ def _read_manifest(folder: pathlib.Path, settings: Settings) -> dict[str, Prepar
         lines.pop()
     try:
         written, *rows = [json.loads(line) for line in lines]
-        found = {row["source"]: Prepared(**row) for row in rows}
-    except (ValueError, TypeError, KeyError) as error:
+        written = msgspec.convert(written, dict[str, Any])
+        finished = msgspec.convert(rows, list[Prepared])
+    except (ValueError, RecursionError) as error:
         raise PreparationError(f"{path} is damaged ({error}); choose a new output_dir") from error
+    found = {each.source: each for each in finished}
     wanted = dataclasses.asdict(settings)
     if written != wanted:
         differences = ", ".join(
@@ -451,8 +453,7 @@ def _write_table(folder: pathlib.Path, data: LabelledData, prepared: Mapping[str
     path = folder / EXAMPLES_NAME
     with (
         atomic.replacing(path) as tmp_path,
-        # Half of a surrogate pair is written as JSON escapes it.
-        open(tmp_path, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+        open(tmp_path, "w", encoding="utf-8", newline="") as stream,
     ):
         for name, split in data.splits.items():
             for i, file in enumerate(split.files):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from dbl_tf import atomic, hub, methods, models, portable, saved_json, settings, training
+from dbl_tf import hub, methods, models, portable, saved_json, settings, training
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import (
     AT_LEAST_TWO,
@@ -18,6 +18,7 @@ from dbl_tf.settings import (
     NON_NEGATIVE,
     POSITIVE,
     SEED,
+    Range,
     flag_name,
     setting,
 )
@@ -39,7 +40,8 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "rebalance_in": ("rebalance", {"pipeline": "sample_weight", "loss": "labels"}),
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
 }
-# What runs did before these settings existed, whose `config.json` does not hold them.
+# What runs of version 1 of the format did, where their `config.json` does not hold these settings.
+# A new setting of which earlier runs had another value than its default needs a new version.
 _EARLIER = {
     "optimizer": "sgd",
     "schedule": "step",
@@ -47,6 +49,9 @@ _EARLIER = {
     "calibrate": False,
     "full_decoding": True,
     "scale_features": False,
+    "frozen_layers": (),
+    "chosen": (),
+    "export_format": (portable.SAVED_MODEL,),
 }
 
 # Paths of what is written, memory-mapped, or read by libraries that know no schemes.
@@ -61,6 +66,7 @@ _LOCAL = (
 )
 
 _TOO_LARGE = 2**53
+_BATCH_SIZES = Range(1, 2**24, words="greater than 0 and at most 2^24")
 
 _Record = TypeVar("_Record", bound="DataConfig")
 _Shared = TypeVar("_Shared", bound="SharedConfig")
@@ -68,6 +74,23 @@ _Shared = TypeVar("_Shared", bound="SharedConfig")
 
 class ConfigError(ValueError):
     """A setting with which a run cannot be started; the message names the flag."""
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a `config.json` without a format under their present names."""
+    content = dict(content)
+    for old, (new, value_names) in RENAMED.items():
+        if old in content:
+            value = content.pop(old)
+            if not isinstance(value, str | bool) or value not in value_names:
+                raise ValueError(f"field {old} must be one of {[*value_names]}; got {value!r}")
+            content.setdefault(new, value_names[value])
+    return {**_EARLIER, **content}
+
+
+_FORMAT = saved_json.Format(
+    "dbl_tf.Config", "settings", dict[str, Any], migrations={1: _from_version_1}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +185,7 @@ class SharedConfig(DataConfig):
     init_from: str | None = setting(
         None, "Run directory or .keras file whose weights the run starts from.", is_path=True
     )
-    batch_size: int = setting(32, "Images per step, over all replicas.", range=POSITIVE)
+    batch_size: int = setting(32, "Images per step, over all replicas.", range=_BATCH_SIZES)
     momentum: float = setting(0.9, "Momentum of sgd.", range=FRACTION_BELOW_ONE)
     ema: float = setting(
         0.0,
@@ -242,9 +265,7 @@ class SharedConfig(DataConfig):
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""
-        content = json.dumps(self.flat(), ensure_ascii=False, indent=1)
-        with atomic.replacing(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        _FORMAT.write(path, self.flat(), indent=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -315,24 +336,18 @@ class ResolvedConfig(SharedConfig):
         """Reads a configuration that `save` wrote, in this version or an earlier one.
 
         Raises:
-            ConfigError: the file is not such a document; the message names the file and the field.
+            ConfigError: the file is not such a document, or was changed; the message names the file
+                and the field.
         """
         try:
-            content = saved_json.read(path, dict[str, Any], "settings")
+            content = _FORMAT.read(path)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         try:
-            for old, (new, value_names) in RENAMED.items():
-                if old in content:
-                    value = content.pop(old)
-                    if not isinstance(value, str | bool) or value not in value_names:
-                        raise ConfigError(f"{old} must be one of {[*value_names]}; got {value!r}")
-                    content.setdefault(new, value_names[value])
-            content = {**_EARLIER, **content}
             _check_types(cls, content)
-            content.setdefault("export_format", (portable.SAVED_MODEL,))
             for name in ("frozen_layers", "chosen", "export_format"):
-                content[name] = tuple(content.get(name, ()))
+                if name in content:
+                    content[name] = tuple(content[name])
             return cls.of(**content)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path} cannot be used: {error}") from error

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, saved_json
+from dbl_tf import saved_json
 from dbl_tf.cores import usable_cores
 from pipelines import cache, locations
 from pipelines.examples import Examples
@@ -110,20 +110,19 @@ class Origin(msgspec.Struct, frozen=True):
 
     def save(self, run_dir: pathlib.Path) -> None:
         """Writes the file of a run directory."""
-        with atomic.replacing(run_dir / self.NAME) as tmp_path:
-            tmp_path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        _FORMAT.write(run_dir / self.NAME, msgspec.to_builtins(self), indent=1)
 
     @classmethod
     def load(cls, run_dir: pathlib.Path) -> "Origin | None":
         """Reads the file of a run directory; None if an earlier version left it without one.
 
         Raises:
-            ValueError: it holds something else; the message names file and field.
+            ValueError: it holds something else, or was changed; the message names file and field.
         """
         path = run_dir / cls.NAME
         if not path.exists():
             return None
-        return saved_json.read(path, cls, "fingerprint of data")
+        return _FORMAT.read(path)
 
     def data_changes(self, before: "Origin") -> list[str]:
         """Returns what differs in the data from an earlier origin, a split at a time."""
@@ -158,6 +157,9 @@ class Origin(msgspec.Struct, frozen=True):
             for name, value in self.threads.items()
             if before.threads.get(name, value) != value
         ]
+
+
+_FORMAT = saved_json.Format("dbl_tf.Origin", "fingerprint of data", Origin)
 
 
 def _digest_of_files(examples: Examples) -> str:

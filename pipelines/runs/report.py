@@ -9,7 +9,7 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def write_of_run(
     *,
     config: ResolvedConfig,
     train: Examples,
-    history_path: str | os.PathLike,
+    history: Mapping[str, Sequence[float]] | None,
     accepted_changes: Sequence[str] = (),
 ) -> None:
     """Writes the report of a run.
@@ -76,7 +76,7 @@ def write_of_run(
         output_dir: see `write`.
         config: the configuration of the run.
         train: the training examples.
-        history_path: the path of the `history.csv` of the run.
+        history: what `read_history` returned.
         accepted_changes: changes of the data while the run was stopped, in words.
     """
     statistics = result.statistics
@@ -90,7 +90,7 @@ def write_of_run(
         title=f"{config.data_name}, {config.method}",
         config=config.flat(),
         made_by=_made_by(result),
-        history=_read_history(history_path),
+        history=history,
         loss=loss.call if isinstance(loss, ElementwiseLoss) else None,
         train_labels=train.labels,
         observed_counts=counts,
@@ -147,7 +147,16 @@ def _made_by(result: EvaluationResult) -> dict[str, str]:
     }
 
 
-def _read_history(path: str | os.PathLike) -> dict[str, list[float]] | None:
+def read_history(run_dir: str | os.PathLike) -> dict[str, list[float]] | None:
+    """Reads the `history.csv` of a run.
+
+    Returns:
+        The values of the epochs by column; None if there is no such file, or no epoch in it.
+
+    Raises:
+        ValueError: it is no such file; the message names it.
+    """
+    path = pathlib.Path(run_dir, "history.csv")
     if not os.path.exists(path):
         return None
     rows = training.read_history(path)

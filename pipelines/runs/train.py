@@ -413,7 +413,7 @@ def _evaluate_and_export(
         run_dir,
         config=config,
         train=data.splits["train"],
-        history_path=run_dir / "history.csv",
+        history=report.read_history(run_dir),
         accepted_changes=accepted_changes,
     )
     if config.export:
