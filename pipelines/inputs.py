@@ -16,9 +16,12 @@ from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples, FeatureRows
 from pipelines.images.augmentation import PHOTOGRAPHS, Augmentation
+from pipelines.record_files import RecordFileError
 
 # A function from labels (B, C) to weights (B, C).
 Weighting = Callable[[tf.Tensor], tf.Tensor]
+
+_READING_ERRORS = (tf.errors.OpError, RecordFileError)
 
 
 class UnreadableImageError(ValueError):
@@ -224,12 +227,17 @@ def find_unreadable(
         An error that names the image, or None if all images can be read.
     """
     if examples.is_stream:
+        for position, name in enumerate(examples.names):
+            try:
+                examples.read(tf.constant(position, tf.int64))
+            except _READING_ERRORS as error:
+                return _unreadable(name, error)
         images_read = iter(evaluation_batches(examples, image_size=image_size, batch_size=1))
         for name in examples.names:
             try:
                 next(images_read)
-            except tf.errors.OpError as error:
-                return UnreadableImageError(f"image {name} cannot be read: {error.message}")
+            except _READING_ERRORS as error:
+                return _unreadable(name, error)
         return None
     seen: set[int] = set()
     for batch in indices.as_numpy_iterator():
@@ -239,11 +247,16 @@ def find_unreadable(
             seen.add(index)
             try:
                 images.read_for_evaluation(examples.read(tf.constant(index, tf.int64)), image_size)
-            except tf.errors.OpError as error:
-                return UnreadableImageError(
-                    f"image {examples.names[index]} cannot be read: {error.message}"
-                )
+            except _READING_ERRORS as error:
+                return _unreadable(examples.names[index], error)
     return None
+
+
+def _unreadable(name: str, error: Exception) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"image {name} cannot be read: {images.reason_of(error)}. Restore its file, or pass "
+        "--skip_bad_images to leave such images out"
+    )
 
 
 def _rows(share: Share, batch_size: int) -> slice:

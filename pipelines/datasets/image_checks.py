@@ -20,6 +20,7 @@ from pipelines import cache, images, locations
 from pipelines.datasets import spellings
 from pipelines.examples import Examples, LabelledData
 from pipelines.findings import Findings
+from pipelines.record_files import RecordFileError
 
 LEVELS = ("exists", "header", "all")  # each one includes those before it
 CACHE_NAME = "checked_images.npy"
@@ -464,12 +465,8 @@ def _reason(read: Callable[[tf.Tensor], tf.Tensor], position: int, decode: bool)
         reason = _inspect(encoded).numpy().decode(errors="replace")
         if decode and not reason:
             images.decode(encoded)  # not traced: the errors of a traced function hold its calls
-    except tf.errors.OpError as error:
-        asserted = re.search(r"Summarized data: b(['\"])(.*)\1", error.message)
-        if asserted:  # by `tf.debugging.Assert`, whose data are the reason
-            return asserted[2]
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", " ", error.message)
-        reason = " ".join(reason.split()).removesuffix(" name:")  # the name of the op, removed
+    except (tf.errors.OpError, RecordFileError) as error:
+        reason = images.reason_of(error)
     return reason
 
 

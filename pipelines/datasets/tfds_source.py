@@ -292,10 +292,10 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
             f"{builder.info.full_name}, {expression}: {len(missing)} of {len(files)} record files "
             f"were not found: {first_few(missing)}"
         )
-    num_records, read = record_files.open_records(files, file_format)
-    if num_records != sum(size_of.values()):
+    records = record_files.RecordFiles(files, file_format)
+    if len(records) != sum(size_of.values()):
         raise TfdsError(
-            f"{builder.data_path}: the files of {expression} hold {num_records} records, but "
+            f"{builder.data_path}: the files of {expression} hold {len(records)} records, but "
             f"dataset_info.json counts {sum(size_of.values())}"
         )
     start = dict(zip(files, np.cumsum([0, *size_of.values()]).tolist(), strict=False))
@@ -311,7 +311,7 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
         file_of_example=[
             os.fspath(part.filename) for part in instructions for _ in range(part.take)
         ],
-        read=read,
+        read=records.read,
     )
 
 

@@ -10,6 +10,7 @@ from pipelines.images.decoding import (
     resize,
 )
 from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
+from pipelines.images.reasons import reason_of
 
 __all__ = [
     "EVALUATION_VERSION",
@@ -24,6 +25,7 @@ __all__ = [
     "read_batch",
     "read_for_evaluation",
     "read_for_training",
+    "reason_of",
     "resize",
     "stored_size",
 ]

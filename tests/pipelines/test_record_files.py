@@ -33,7 +33,8 @@ def paths(tmp_path, record_format):
 
 
 def test_positions_count_from_file_to_file_in_any_shape(paths, record_format):
-    size, read = record_files.open_records(paths, record_format)
+    files = record_files.RecordFiles(paths, record_format)
+    size, read = len(files), files.read
     assert size == 60
     expected = [b"%d-%d" % (k, i) for k in range(3) for i in range(10 * (k + 1))]
     one_by_one = tf.data.Dataset.range(60).map(read, num_parallel_calls=4)
@@ -49,13 +50,14 @@ def test_files_without_records_take_no_positions(tmp_path, record_format):
     paths = [tmp_path / name for name in ("a", "b", "c")]
     for path, records in zip(paths, ([], [b"one", b""], []), strict=True):
         write_file(path, record_format, records)
-    size, read = record_files.open_records(paths, record_format)
+    files = record_files.RecordFiles(paths, record_format)
+    size, read = len(files), files.read
     assert size == 2
     assert read(tf.constant([1, 0, 1], tf.int64)).numpy().tolist() == [b"", b"one", b""]
 
 
 def test_a_position_outside_is_an_error(paths, record_format):
-    _, read = record_files.open_records(paths, record_format)
+    read = record_files.RecordFiles(paths, record_format).read
     with pytest.raises(tf.errors.OpError, match="record 60 of 60"):
         list(tf.data.Dataset.range(60, 61).map(read))
 
@@ -67,16 +69,16 @@ def test_a_file_that_is_not_complete_is_named(paths, record_format, left):
     with pytest.raises(
         record_files.RecordFileError, match=rf"1\.{record_format} is not a complete \w+Record file"
     ):
-        record_files.open_records(paths, record_format)
+        record_files.RecordFiles(paths, record_format)
 
 
 @pytest.mark.parametrize("record_format", ["array_record"], indirect=True)
 def test_an_empty_file_is_no_array_record_file(paths, record_format):
     os.truncate(paths[1], 0)
     with pytest.raises(record_files.RecordFileError, match=r"1\.array_record is not a complete"):
-        record_files.open_records(paths, record_format)
+        record_files.RecordFiles(paths, record_format)
 
 
 def test_another_format_is_refused_with_the_choices(paths):
     with pytest.raises(ValueError, match="one of array_record, tfrecord; got 'parquet'"):
-        record_files.open_records(paths, "parquet")
+        record_files.RecordFiles(paths, "parquet")
