@@ -16,12 +16,9 @@ from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples, FeatureRows
 from pipelines.images.augmentation import PHOTOGRAPHS, Augmentation
-from pipelines.record_files import RecordFileError
 
 # A function from labels (B, C) to weights (B, C).
 Weighting = Callable[[tf.Tensor], tf.Tensor]
-
-_READING_ERRORS = (tf.errors.OpError, RecordFileError)
 
 
 class UnreadableImageError(ValueError):
@@ -230,13 +227,13 @@ def find_unreadable(
         for position, name in enumerate(examples.names):
             try:
                 examples.read(tf.constant(position, tf.int64))
-            except _READING_ERRORS as error:
+            except tf.errors.OpError as error:
                 return _unreadable(name, error)
         images_read = iter(evaluation_batches(examples, image_size=image_size, batch_size=1))
         for name in examples.names:
             try:
                 next(images_read)
-            except _READING_ERRORS as error:
+            except tf.errors.OpError as error:
                 return _unreadable(name, error)
         return None
     seen: set[int] = set()
@@ -247,12 +244,12 @@ def find_unreadable(
             seen.add(index)
             try:
                 images.read_for_evaluation(examples.read(tf.constant(index, tf.int64)), image_size)
-            except _READING_ERRORS as error:
+            except tf.errors.OpError as error:
                 return _unreadable(examples.names[index], error)
     return None
 
 
-def _unreadable(name: str, error: Exception) -> UnreadableImageError:
+def _unreadable(name: str, error: tf.errors.OpError) -> UnreadableImageError:
     return UnreadableImageError(
         f"image {name} cannot be read: {images.reason_of(error)}. Restore its file, or pass "
         "--skip_bad_images to leave such images out"

@@ -96,18 +96,21 @@ class RecordFiles:
         more than a record does, so it is faster to read many positions at once.
 
         Raises:
-            RecordFileError: a record is damaged; the message names its file and its number. Within
-                a graph, it becomes a `tf.errors.InvalidArgumentError`.
+            tf.errors.InvalidArgumentError: a record is damaged; the message names its file and its
+                number.
         """
         # TensorFlow has no op that reads these files by position.
-        records = tf.numpy_function(self.fetch, [positions], tf.string, stateful=False)
-        return tf.ensure_shape(records, positions.shape)
+        records, problem = tf.numpy_function(
+            self._fetch_or_say, [positions], (tf.string, tf.string), stateful=False
+        )
+        with tf.control_dependencies([tf.debugging.Assert(problem == "", [problem])]):
+            return tf.ensure_shape(tf.identity(records), positions.shape)
 
     def fetch(self, positions: np.ndarray) -> np.ndarray:
         """Reads the records at positions as `read` does, outside of a graph.
 
         Raises:
-            RecordFileError: see `read`.
+            RecordFileError: a record is damaged; the message names its file and its number.
         """
         places = collections.defaultdict(list)  # of each file: which results, which records
         for place, position in enumerate(positions.ravel().tolist()):
@@ -119,6 +122,13 @@ class RecordFiles:
             for (place, _), content in zip(wanted, records, strict=True):
                 found[place] = content
         return found.reshape(positions.shape)
+
+    def _fetch_or_say(self, positions: np.ndarray) -> tuple[np.ndarray, bytes]:
+        # An error that leaves a numpy_function is logged by TensorFlow with its traceback.
+        try:
+            return self.fetch(positions), b""
+        except RecordFileError as error:
+            return np.full(positions.shape, b"", object), os.fsencode(str(error))
 
     def _place(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -406,13 +406,13 @@ def read_columns(
         raise TfdsError(f"{split}: a record cannot be read: {error.message}") from error
     bar.update(len(names), finalize=True)
     columns = Columns(_array(names), _array(codes), np.array(num_codes))
-    with cache.writing(cached_file) as tmp_path:
-        np.savez(tmp_path, **vars(columns))
+    with cache.writing(cached_file) as file:
+        np.savez(file, **vars(columns))
     return columns
 
 
-def _load_columns(path: str | os.PathLike) -> Columns:
-    with np.load(path) as content:
+def _load_columns(file: BinaryIO) -> Columns:
+    with np.load(file, allow_pickle=False) as content:
         return Columns(content["names"], content["codes"], content["num_codes"])
 
 

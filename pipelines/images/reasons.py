@@ -1,21 +1,19 @@
 """Why an image could not be read, in words."""
 
+import ast
+import os
 import re
 
 import tensorflow as tf
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: tf.errors.OpError) -> str:
     """Returns the reason that an error of reading or decoding gives, in one line.
 
-    Args:
-        error: an error of TensorFlow, whose message also names operations and devices, or any other
-            one.
+    The message of the error also names operations and devices.
     """
-    if not isinstance(error, tf.errors.OpError):
-        return " ".join(str(error).split())
     asserted = re.search(r"Summarized data: b(['\"])(.*)\1", error.message)
     if asserted:  # by `tf.debugging.Assert`, whose data are the reason
-        return asserted[2]
+        return os.fsdecode(ast.literal_eval(f"b{asserted[1]}{asserted[2]}{asserted[1]}"))
     reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", " ", error.message)
     return " ".join(reason.split()).removesuffix(" name:")  # the name of the op, removed

@@ -197,7 +197,8 @@ class SavedModel:
             batches = inputs.evaluation_features(features, BATCH_SIZE)
         else:
             batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
-        probabilities, errors = self._predict(batches, len(examples))
+        with network_inputs.naming_unreadable(examples):
+            probabilities, errors = self._predict(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
             if error and features is not None:
                 raise ValueError(f"the model has no result for the features of {name}: {error}")
