@@ -62,7 +62,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
-    check_data(directory, {"test": data.splits["test"]})
+    check_data(directory, {"test": data.splits["test"]}, content=config.loading.check_content)
     num_classes = len(data.class_names)
     thresholds = Thresholds.load(directory / "thresholds.json")
     thresholds.check_classes(num_classes, directory / "thresholds.json")

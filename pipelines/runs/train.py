@@ -137,7 +137,8 @@ def _train_and_evaluate(
     if is_chief:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        origin = directory.open_directory(config, statistics, Origin.of(data.splits, strategy))
+        now = Origin.of(data.splits, strategy, content=config.loading.check_content)
+        origin = directory.open_directory(config, statistics, now)
     plans = [stage.plan for stage in stages]
     print(costs.describe(config, data, statistics, plans, strategy), flush=True)
 

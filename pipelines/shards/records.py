@@ -119,6 +119,7 @@ def parser(
         int8 with −1 for unknown ones. It raises a `tf.errors.InvalidArgumentError` with shard,
         record and name if a record is not the one that belongs in its place.
     """
+    encoded_paths = [os.fsencode(path) for path in paths]
     features = {
         IMAGE: tf.io.FixedLenFeature((), tf.string),
         LABELS: tf.io.VarLenFeature(tf.int64),
@@ -138,7 +139,7 @@ def parser(
         place = places[wrong]
         shard = tf.searchsorted(tf.constant(ends, tf.int64), place[None], side="right")[0]
         start = tf.gather(tf.constant([0, *ends], tf.int64), shard)
-        file = tf.gather(tf.constant([os.fsencode(path) for path in paths]), shard)
+        file = tf.gather(tf.constant(encoded_paths), shard)
         number = tf.strings.as_string(place - start)
         message = tf.strings.join(
             [file, ", record ", number, ", does not belong there: it holds ", names[wrong]]
