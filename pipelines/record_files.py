@@ -83,11 +83,6 @@ class RecordFiles:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def place_of(self, position: int) -> tuple[str, int]:
-        """Returns the file of a record and its number there, counted from 0."""
-        number, record = self._place(position)
-        return self._paths[number], record
-
     def read(self, positions: tf.Tensor) -> tf.Tensor:
         """Reads the records at positions, int64 of any shape → string of that shape.
 
@@ -111,6 +106,7 @@ class RecordFiles:
 
         Raises:
             RecordFileError: a record is damaged; the message names its file and its number.
+            OSError: a file cannot be read; the error names it.
         """
         places = collections.defaultdict(list)  # of each file: which results, which records
         for place, position in enumerate(positions.ravel().tolist()):
@@ -127,7 +123,7 @@ class RecordFiles:
         # An error that leaves a numpy_function is logged by TensorFlow with its traceback.
         try:
             return self.fetch(positions), b""
-        except RecordFileError as error:
+        except (RecordFileError, OSError) as error:  # a file may be removed meanwhile
             return np.full(positions.shape, b"", object), os.fsencode(str(error))
 
     def _place(self, position: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from absl import logging
 
 from dbl_tf.messages import first_few
 from dbl_tf.settings import REQUIRED, setting
-from pipelines import cache, record_files
+from pipelines import cache, images, record_files
 from pipelines.datasets import assembly
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import Examples, LabelledData
@@ -403,7 +403,7 @@ def read_columns(
             num_codes += batch_num_codes.numpy().tolist()
             bar.update(len(names), finalize=False)
     except tf.errors.OpError as error:
-        raise TfdsError(f"{split}: a record cannot be read: {error.message}") from error
+        raise TfdsError(f"{split}: a record cannot be read: {images.reason_of(error)}") from error
     bar.update(len(names), finalize=True)
     columns = Columns(_array(names), _array(codes), np.array(num_codes))
     with cache.writing(cached_file) as file:
