@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
+import re
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ FORMATS = ("array_record", "tfrecord")
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _BUFFER_SIZE = 1 << 15  # the default of 1 MiB is filled anew for every record
 _OPENING_THREADS = 16  # on a network drive opening waits, it does not compute
+_HASHES = re.compile(r" \(computed \w+, stored \w+\)")  # in the errors of ArrayRecord
 # TFRecord: a length, its checksum, the record, its checksum.
 _HEADER, _LENGTH, _CHECKSUM = 12, struct.Struct("<Q"), struct.Struct("<I")
 
@@ -175,8 +177,9 @@ class _ArrayRecordFile:
         except Exception as error:  # see above
             if len(positions) > 1:  # it does not say of which record it speaks
                 return [self.read([position])[0] for position in positions]
+            reason = _HASHES.sub("", " ".join(str(error).split()))
             raise RecordFileError(
-                f"{self._path}, record {positions[0]}, is damaged: {' '.join(str(error).split())}"
+                f"{self._path}, record {positions[0]}, is damaged: {reason}"
             ) from error
 
 
