@@ -4,13 +4,14 @@ r"""Scores a trained run or an exported model, or predicts a folder of images.
     python evaluate.py --saved_model=DIR/saved_model/1 --dataset=table --examples=FILE.csv \
         --output_dir=scores
     python evaluate.py --saved_model=DIR/saved_model/1 --images=FOLDER --output_dir=predictions
+    python evaluate.py --run_dir=runs/new --against=runs/old
 """
 
 import os
 
 from absl import flags
 
-from pipelines.runs import evaluate, labeling
+from pipelines.runs import against, evaluate, labeling
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 from pipelines.runs.scores import format_table
@@ -23,6 +24,12 @@ _SAVED_MODEL = flags.DEFINE_string(
 )
 _IMAGES = flags.DEFINE_string("images", None, "Folder of unlabeled images to predict.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the results.")
+_AGAINST = flags.DEFINE_string(
+    "against",
+    None,
+    "Another model, as a run or an exported model: in place of the scores of the one, what differs "
+    "between both on the same test split, as a page and as CSV files.",
+)
 run_flags.define(DataConfig, for_evaluation=True)
 
 
@@ -30,6 +37,9 @@ def main(argv: list[str]) -> None:
     """Runs the evaluation that the flags describe."""
     try:
         _check_flags(argv)
+        if _AGAINST.value is not None:
+            print(_compare())
+            return
         if _RUN_DIR.value is not None:
             scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
         elif _IMAGES.value is not None:
@@ -41,6 +51,13 @@ def main(argv: list[str]) -> None:
     except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"evaluate: {error}") from error
     print(format_table(scores))
+
+
+def _compare() -> str:
+    if _RUN_DIR.value is not None:
+        return against.compare_run(_RUN_DIR.value, _AGAINST.value, _OUTPUT_DIR.value)
+    data = run_flags.read(DataConfig)
+    return against.compare(_SAVED_MODEL.value, _AGAINST.value, data, _OUTPUT_DIR.value)
 
 
 def _predict_folder() -> None:
@@ -63,6 +80,8 @@ def _check_flags(argv: list[str]) -> None:
         raise ValueError("--saved_model needs --output_dir, where the results are written")
     if _IMAGES.value is not None and _SAVED_MODEL.value is None:
         raise ValueError("--images goes with --saved_model")
+    if _IMAGES.value is not None and _AGAINST.value is not None:
+        raise ValueError("--against compares models on labeled images, and not on --images")
     given = run_flags.given(DataConfig)
     if given and (_RUN_DIR.value is not None or _IMAGES.value is not None):
         raise ValueError(f"--{given[0]} goes with --saved_model and labeled images")

@@ -8,6 +8,7 @@ from pipelines.images.decoding import (
     read_batch,
     read_for_evaluation,
     resize,
+    whole,
 )
 from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
 from pipelines.images.reasons import reason_of
@@ -28,4 +29,5 @@ __all__ = [
     "reason_of",
     "resize",
     "stored_size",
+    "whole",
 ]
