@@ -15,6 +15,7 @@ from pipelines.record_files import FORMATS
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, writing
+from pipelines.shards.manifest import Manifest
 from pipelines.shrinking import Settings
 
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
     print(describe(manifest))
 
 
-def describe(manifest: layout.Manifest) -> str:
+def describe(manifest: Manifest) -> str:
     """Describes the shards for people."""
     lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names)} classes"]
     for name, split in manifest.splits.items():
@@ -92,16 +93,14 @@ def verify(shards_dir: str) -> None:
     Raises:
         ShardsError: files differ from the manifest; the message names them.
     """
-    manifest = layout.Manifest.load(shards_dir)
+    manifest = Manifest.load(shards_dir)
     problems = writing.find_problems(shards_dir, manifest)
     if problems:
         raise layout.ShardsError("\n  ".join([f"{len(problems)} files are damaged:", *problems]))
     print(describe(manifest) + "\n  all files are as they were written")
 
 
-def _write_with_beam(
-    data_config: DataConfig, plan: layout.Plan, options: list[str]
-) -> layout.Manifest:
+def _write_with_beam(data_config: DataConfig, plan: layout.Plan, options: list[str]) -> Manifest:
     try:
         from pipelines.shards import beam
     except ImportError as error:

@@ -3,18 +3,19 @@
 import concurrent.futures
 import csv
 import dataclasses
-import io
 import os
 import re
 import shlex
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from dbl_tf import atomic
 from dbl_tf.messages import SHOWN, first_few, quoted
 from pipelines import cache, images, locations
 from pipelines.datasets import spellings
@@ -22,7 +23,7 @@ from pipelines.examples import Examples, LabelledData
 from pipelines.findings import Findings
 
 LEVELS = ("exists", "header", "all")  # each one includes those before it
-CACHE_NAME = "checked_images.npy"
+CACHE_NAME = "checked_images.digests"
 NOT_FOUND = "no such file"
 
 _VERSION = 2  # to be raised when a check becomes stricter
@@ -226,8 +227,9 @@ def _list(
 ) -> str:
     """Writes all bad images as CSV; returns the path."""
     path = os.path.join(cache_dir, f"bad_images_of_{os.path.basename(examples)}.csv")
+    os.makedirs(cache_dir, exist_ok=True)
     with (
-        cache.writing(path) as tmp_path,
+        atomic.replacing(path) as tmp_path,
         open(tmp_path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -465,11 +467,7 @@ def _reason(read: Callable[[tf.Tensor], tf.Tensor], position: int, decode: bool)
         if decode and not reason:
             images.decode(encoded)  # not traced: the errors of a traced function hold its calls
     except tf.errors.OpError as error:
-        asserted = re.search(r"Summarized data: b(['\"])(.*)\1", error.message)
-        if asserted:  # by `tf.debugging.Assert`, whose data are the reason
-            return asserted[2]
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", " ", error.message)
-        reason = " ".join(reason.split()).removesuffix(" name:")  # the name of the op, removed
+        reason = images.reason_of(error)
     return reason
 
 
@@ -479,26 +477,15 @@ def _load_digests(path: str) -> np.ndarray:
     return np.zeros(0, np.uint64) if digests is None else digests
 
 
-def _read_digests(path: str | os.PathLike) -> np.ndarray:
-    with open(path, "rb") as file:
-        content = file.read()
-    # The content is compared as a whole: a header that is only nearly right would be misread.
-    size = len(content) - len(_npy(np.zeros(0, np.uint64)))
-    if size >= 0 and size % 8 == 0:
-        digests = np.frombuffer(content, np.uint64, offset=len(content) - size)
-        if content == _npy(digests) and (digests[1:] > digests[:-1]).all():
-            return digests
-    raise ValueError("it does not hold a sorted list of digests")
+def _read_digests(file: BinaryIO) -> np.ndarray:
+    digests = np.load(file, allow_pickle=False)
+    if digests.dtype != np.uint64 or digests.ndim != 1:
+        raise ValueError("it does not hold a list of digests")
+    return digests
 
 
 def _save_digests(path: str, digests: np.ndarray) -> None:
     """Adds digests to the cache file."""
-    content = _npy(np.union1d(_load_digests(path), digests))
-    with cache.writing(path) as tmp_path:
-        tmp_path.write_bytes(content)
-
-
-def _npy(digests: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, digests)
-    return file.getvalue()
+    known = np.union1d(_load_digests(path), digests)
+    with cache.writing(path) as file:
+        np.save(file, known)

@@ -43,6 +43,12 @@ class LoadOptions:
     skip_bad_images: bool = setting(
         False, "Leave out images that fail the check, and count them, instead of refusing them."
     )
+    check_content: bool = setting(
+        False,
+        "Read all files of the data to their end: shards are compared with their digests, and "
+        "the data of a run with those that it was started with, by content and not by time.",
+        affects_result=False,
+    )
     test_fraction: float = setting(
         0.0,
         "Fraction of the training images to set aside as the test split, for data without one. The "

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ from absl import logging
 
 from dbl_tf.messages import first_few
 from dbl_tf.settings import REQUIRED, setting
-from pipelines import cache, record_files
+from pipelines import cache, images, record_files
 from pipelines.datasets import assembly
 from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
 from pipelines.examples import Examples, LabelledData
@@ -292,10 +292,10 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
             f"{builder.info.full_name}, {expression}: {len(missing)} of {len(files)} record files "
             f"were not found: {first_few(missing)}"
         )
-    num_records, read = record_files.open_records(files, file_format)
-    if num_records != sum(size_of.values()):
+    records = record_files.RecordFiles(files, file_format)
+    if len(records) != sum(size_of.values()):
         raise TfdsError(
-            f"{builder.data_path}: the files of {expression} hold {num_records} records, but "
+            f"{builder.data_path}: the files of {expression} hold {len(records)} records, but "
             f"dataset_info.json counts {sum(size_of.values())}"
         )
     start = dict(zip(files, np.cumsum([0, *size_of.values()]).tolist(), strict=False))
@@ -311,7 +311,7 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
         file_of_example=[
             os.fspath(part.filename) for part in instructions for _ in range(part.take)
         ],
-        read=read,
+        read=records.read,
     )
 
 
@@ -403,16 +403,16 @@ def read_columns(
             num_codes += batch_num_codes.numpy().tolist()
             bar.update(len(names), finalize=False)
     except tf.errors.OpError as error:
-        raise TfdsError(f"{split}: a record cannot be read: {error.message}") from error
+        raise TfdsError(f"{split}: a record cannot be read: {images.reason_of(error)}") from error
     bar.update(len(names), finalize=True)
     columns = Columns(_array(names), _array(codes), np.array(num_codes))
-    with cache.writing(cached_file) as tmp_path:
-        np.savez(tmp_path, **vars(columns))
+    with cache.writing(cached_file) as file:
+        np.savez(file, **vars(columns))
     return columns
 
 
-def _load_columns(path: str | os.PathLike) -> Columns:
-    with np.load(path) as content:
+def _load_columns(file: BinaryIO) -> Columns:
+    with np.load(file, allow_pickle=False) as content:
         return Columns(content["names"], content["codes"], content["num_codes"])
 
 

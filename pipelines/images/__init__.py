@@ -11,6 +11,7 @@ from pipelines.images.decoding import (
     whole,
 )
 from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
+from pipelines.images.reasons import reason_of
 
 __all__ = [
     "EVALUATION_VERSION",
@@ -25,6 +26,7 @@ __all__ = [
     "read_batch",
     "read_for_evaluation",
     "read_for_training",
+    "reason_of",
     "resize",
     "stored_size",
     "whole",

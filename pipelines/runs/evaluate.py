@@ -61,7 +61,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
-    check_data(directory, {"test": data.splits["test"]})
+    check_data(directory, {"test": data.splits["test"]}, content=config.loading.check_content)
     num_classes = len(data.class_names)
     thresholds = Thresholds.load(directory / "thresholds.json")
     thresholds.check_classes(num_classes, directory / "thresholds.json")
@@ -195,7 +195,8 @@ class SavedModel:
             batches = inputs.evaluation_features(features, BATCH_SIZE)
         else:
             batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
-        probabilities, errors = self._predict(batches, len(examples))
+        with network_inputs.naming_unreadable(examples):
+            probabilities, errors = self._predict(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
             if error and features is not None:
                 raise ValueError(f"the model has no result for the features of {name}: {error}")

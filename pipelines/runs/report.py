@@ -23,7 +23,7 @@ from pipelines import images
 from pipelines.examples import Examples
 from pipelines.reports import pictures
 from pipelines.reports import run as run_page
-from pipelines.runs import build
+from pipelines.runs import build, network_inputs
 from pipelines.runs.config import ResolvedConfig
 from pipelines.runs.scores import EvaluationResult
 
@@ -122,9 +122,10 @@ def images_reader(examples: Examples) -> Callable[[Sequence[int]], Iterator[np.n
         return images.decode_window(encoded, images.whole, pictures.THUMBNAIL, full_decoding=False)
 
     def read(positions: Sequence[int]) -> Iterator[np.ndarray]:
-        encoded = examples.take(np.array(positions, np.int64)).encoded()
-        for image in encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE):
-            yield image.numpy()
+        part = examples.take(np.array(positions, np.int64))
+        with network_inputs.naming_unreadable(part):
+            decoded = part.encoded().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+            yield from decoded.as_numpy_iterator()
 
     return read
 

@@ -124,7 +124,7 @@ def _prepare(asked: RunConfig, strategy: tf.distribute.Strategy, lock: Lock) -> 
         config=config,
         data=data,
         statistics=statistics,
-        origin=Origin.of(data.splits, strategy),
+        origin=Origin.of(data.splits, strategy, content=config.loading.check_content),
     )
 
 
@@ -438,6 +438,7 @@ def _export(
         "calibration": calibration,
         "card": card,
     }
+    of_data = network_inputs.of_data(size, config.full_decoding)
     path = run_dir / portable.SAVED_MODEL
     version = _exported(config, path)
     if version is not None:
@@ -446,16 +447,17 @@ def _export(
         example = network_inputs.given_features(train)[[0]][0]
         version = serving.export_features(model, statistics, path, example=example, **known)
     else:
+        with of_data.naming_unreadable(train):
+            example_image = next(train.encoded().take(1).as_numpy_iterator())
         version = serving.export(
             model,
             statistics,
             lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
             lambda image: images.resize(image, size),
             path,
-            example_image=next(train.encoded().take(1).as_numpy_iterator()),
+            example_image=example_image,
             **known,
         )
-    of_data = network_inputs.of_data(size, config.full_decoding)
     for name in dict.fromkeys(config.export_format):
         if name == portable.SAVED_MODEL or _exported(config, run_dir / name) is not None:
             continue
