@@ -1,4 +1,4 @@
-r"""Scores a trained run or an exported model, or predicts a folder of images.
+r"""Scores a trained run or an exported model, predicts a folder of images, or compares two models.
 
     python evaluate.py --run_dir=runs/digits_mlt-db_focal
     python evaluate.py --saved_model=DIR/saved_model/1 --dataset=table --examples=FILE.csv \
@@ -8,6 +8,7 @@ r"""Scores a trained run or an exported model, or predicts a folder of images.
 """
 
 import os
+from typing import Any
 
 from absl import flags
 
@@ -22,14 +23,14 @@ _RUN_DIR = flags.DEFINE_string(
 _SAVED_MODEL = flags.DEFINE_string(
     "saved_model", None, "Version directory of an exported model, such as saved_model/1."
 )
-_IMAGES = flags.DEFINE_string("images", None, "Folder of unlabeled images to predict.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the results.")
 _AGAINST = flags.DEFINE_string(
     "against",
     None,
-    "Another model, as a run or an exported model: in place of the scores of the one, what differs "
-    "between both on the same test split, as a page and as CSV files.",
+    "Another run or exported model: write a page of which labels and images change from it to the "
+    "exported model of --run_dir or --saved_model, on the test split of that run or on given data.",
 )
+_IMAGES = flags.DEFINE_string("images", None, "Folder of unlabeled images to predict.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the results.")
 run_flags.define(DataConfig, for_evaluation=True)
 
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     try:
         _check_flags(argv)
         if _AGAINST.value is not None:
-            print(_compare())
+            print(against.format_summary(_compare()))
             return
         if _RUN_DIR.value is not None:
             scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
@@ -53,11 +54,11 @@ def main(argv: list[str]) -> None:
     print(format_table(scores))
 
 
-def _compare() -> str:
+def _compare() -> dict[str, Any]:
     if _RUN_DIR.value is not None:
-        return against.compare_run(_RUN_DIR.value, _AGAINST.value, _OUTPUT_DIR.value)
+        return against.of_run(_RUN_DIR.value, _AGAINST.value, _OUTPUT_DIR.value)
     data = run_flags.read(DataConfig)
-    return against.compare(_SAVED_MODEL.value, _AGAINST.value, data, _OUTPUT_DIR.value)
+    return against.compare_models(_SAVED_MODEL.value, _AGAINST.value, data, _OUTPUT_DIR.value)
 
 
 def _predict_folder() -> None:
@@ -80,8 +81,8 @@ def _check_flags(argv: list[str]) -> None:
         raise ValueError("--saved_model needs --output_dir, where the results are written")
     if _IMAGES.value is not None and _SAVED_MODEL.value is None:
         raise ValueError("--images goes with --saved_model")
-    if _IMAGES.value is not None and _AGAINST.value is not None:
-        raise ValueError("--against compares models on labeled images, and not on --images")
+    if _AGAINST.value is not None and _IMAGES.value is not None:
+        raise ValueError("--against compares on labeled images, and --images has no labels")
     given = run_flags.given(DataConfig)
     if given and (_RUN_DIR.value is not None or _IMAGES.value is not None):
         raise ValueError(f"--{given[0]} goes with --saved_model and labeled images")

@@ -121,7 +121,7 @@ def score(
         thresholds: thresholds that were chosen on another split.
 
     Returns:
-        Nested dictionaries of numbers and names; see `curves.curve` for "curves". A value that is
+        Nested dictionaries of numbers and names; see `curves.points` for "curves". A value that is
         not defined is None, since JSON has no NaN.
 
     Raises:
