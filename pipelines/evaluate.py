@@ -10,10 +10,9 @@ import os
 
 from absl import flags
 
-from pipelines.runs import evaluate, labeling
+from pipelines import start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
-from pipelines.runs.scores import format_table
 
 _RUN_DIR = flags.DEFINE_string(
     "run_dir", None, "Directory of a run to score on its own test split."
@@ -30,20 +29,34 @@ def main(argv: list[str]) -> None:
     """Runs the evaluation that the flags describe."""
     try:
         _check_flags(argv)
-        if _RUN_DIR.value is not None:
-            scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
-        elif _IMAGES.value is not None:
-            _predict_folder()
-            return
-        else:
+        data = None
+        if _RUN_DIR.value is None and _IMAGES.value is None:
             data = run_flags.read(DataConfig)
-            scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
+    except ValueError as error:
+        raise SystemExit(f"evaluate: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines.runs import evaluate
+    from pipelines.runs.scores import format_table
+
+    try:
+        with training.exiting_when_stopped("evaluate"):
+            if _RUN_DIR.value is not None:
+                scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
+            elif data is None:
+                _predict_folder()
+                return
+            else:
+                scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
     except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"evaluate: {error}") from error
     print(format_table(scores))
 
 
 def _predict_folder() -> None:
+    from pipelines.runs import evaluate, labeling
+
     files = labeling.images_of_folder(_IMAGES.value)
     os.makedirs(_OUTPUT_DIR.value, exist_ok=True)
     path = os.path.join(_OUTPUT_DIR.value, "predictions.csv")

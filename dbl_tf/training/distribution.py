@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+from dbl_tf.names import STRATEGIES
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:

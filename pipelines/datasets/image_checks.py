@@ -18,10 +18,10 @@ import tensorflow as tf
 from dbl_tf.messages import SHOWN, first_few, quoted
 from pipelines import cache, images, locations
 from pipelines.datasets import spellings
+from pipelines.datasets.source import CHECK_LEVELS
 from pipelines.examples import Examples, LabelledData
 from pipelines.findings import Findings
 
-LEVELS = ("exists", "header", "all")  # each one includes those before it
 CACHE_NAME = "checked_images.npy"
 NOT_FOUND = "no such file"
 
@@ -94,7 +94,7 @@ def check_images(
         The bad images, in the order of `paths`.
 
     Raises:
-        ValueError: the level is not one of `LEVELS`.
+        ValueError: the level is not one of `CHECK_LEVELS`.
     """
     _check_level(level)
     files: list[str] = [os.fspath(path) for path in paths]
@@ -106,7 +106,7 @@ def check_images(
         unsure = np.ones(len(files), bool)
         unsure[list(reasons)] = False
         known = _load_digests(cache_file)
-        for passed_level in LEVELS[LEVELS.index(level) :]:
+        for passed_level in CHECK_LEVELS[CHECK_LEVELS.index(level) :]:
             unsure &= ~np.isin(_at_level(digests, passed_level), known)
         positions = np.flatnonzero(unsure)
         if len(positions):
@@ -143,7 +143,7 @@ def check_records(
         The bad images, in the order of the examples.
 
     Raises:
-        ValueError: the level is not one of `LEVELS`.
+        ValueError: the level is not one of `CHECK_LEVELS`.
     """
     _check_level(level)
     if level == "exists":
@@ -335,8 +335,8 @@ class _LateBar:
 
 
 def _check_level(level: str) -> None:
-    if level not in LEVELS:
-        raise ValueError(f"check_images must be one of {', '.join(LEVELS)}; found {level!r}")
+    if level not in CHECK_LEVELS:
+        raise ValueError(f"check_images must be one of {', '.join(CHECK_LEVELS)}; found {level!r}")
 
 
 def _stat_all(
@@ -386,7 +386,7 @@ def _stat_block(paths: Sequence[str], with_digests: bool) -> tuple[list[bytes], 
 
 def _at_level(digests: np.ndarray, level: str) -> np.ndarray:
     """Returns the digests with the level in their last two bits."""
-    return digests & ~np.uint64(3) | np.uint64(LEVELS.index(level))
+    return digests & ~np.uint64(3) | np.uint64(CHECK_LEVELS.index(level))
 
 
 def _read_all(

@@ -1,34 +1,16 @@
 """Shards that `python -m pipelines.write_shards` wrote, as a data source."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
-from dbl_tf.settings import REQUIRED, setting
-from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
+from pipelines.datasets.options import ShardsOptions
+from pipelines.datasets.source import LoadOptions
 from pipelines.examples import LabelledData
 from pipelines.shards import reading
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions):
-    """Options of shards."""
-
-    shards_dir: str = setting(
-        REQUIRED,
-        "Folder that python -m pipelines.write_shards wrote.",
-        is_path=True,
-        required_as="a folder that python -m pipelines.write_shards wrote",
-    )
-
-    @property
-    def data_name(self) -> str:
-        """The name of the folder."""
-        return os.path.basename(os.path.abspath(self.shards_dir))
-
-
 def load(
-    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+    options: ShardsOptions, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Opens the shards, whose images were checked when they were written.
 
@@ -44,6 +26,3 @@ def load(
     parts = {**data.splits, "train": train, "test": test}
     kept = splits or parts
     return dataclasses.replace(data, splits={name: parts[name] for name in kept})
-
-
-SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

@@ -9,6 +9,7 @@ Datasets, ECCV 2020, section 4.1.
 """
 
 import concurrent.futures
+import functools
 import os
 import re
 import xml.etree.ElementTree
@@ -145,4 +146,4 @@ BENCHMARK = benchmark_sets.Benchmark(
     read_tfds=_read_tfds,
     id_of=_id_of,
 )
-SOURCE = benchmark_sets.source_of(BENCHMARK)
+load = functools.partial(benchmark_sets.load, BENCHMARK)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, models, portable, serving, training
+from dbl_tf import atomic, models, names, portable, serving, training
 from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -396,7 +396,7 @@ def _export(
         "calibration": calibration,
         "card": card,
     }
-    path = run_dir / portable.SAVED_MODEL
+    path = run_dir / names.SAVED_MODEL
     version = _exported(config, path)
     if version is not None:
         print(f"the run was exported already, as {version}; --new_version adds a version")
@@ -415,7 +415,7 @@ def _export(
         )
     of_data = network_inputs.of_data(size, config.full_decoding)
     for name in dict.fromkeys(config.export_format):
-        if name == portable.SAVED_MODEL or _exported(config, run_dir / name) is not None:
+        if name == names.SAVED_MODEL or _exported(config, run_dir / name) is not None:
             continue
         place, check = portable.export(
             model,
