@@ -37,8 +37,7 @@ def main(argv: list[str]) -> None:
 
     start.import_tensorflow()
     from dbl_tf import training
-    from pipelines.runs import evaluate
-    from pipelines.runs.scores import format_table
+    from pipelines.runs import closing, evaluate
 
     try:
         with training.exiting_when_stopped("evaluate"):
@@ -51,10 +50,11 @@ def main(argv: list[str]) -> None:
                 scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
     except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"evaluate: {error}") from error
-    print(format_table(scores))
+    print(closing.describe(scores, _OUTPUT_DIR.value or _RUN_DIR.value))
 
 
 def _predict_folder() -> None:
+    from dbl_tf import terminal
     from pipelines.runs import evaluate, labeling
 
     files = labeling.images_of_folder(_IMAGES.value)
@@ -63,7 +63,7 @@ def _predict_folder() -> None:
     summary = labeling.Summary()
     for row in labeling.label(evaluate.SavedModel(_SAVED_MODEL.value), files, [path]):
         summary.add(row)
-    print(f"{summary}\n{path}")
+    print(f"{summary}\n{terminal.link(path)}")
 
 
 def _check_flags(argv: list[str]) -> None:

@@ -34,8 +34,7 @@ def main(argv: list[str]) -> None:
 
     start.import_tensorflow()
     from dbl_tf import training
-    from pipelines.runs import check
-    from pipelines.runs.scores import format_table
+    from pipelines.runs import check, closing
     from pipelines.runs.train import train_and_evaluate
 
     try:
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
         raise SystemExit(f"train: {error}") from error
     if scores is not None:
-        print(format_table(scores))
+        print(closing.describe(scores, asked.directory))
 
 
 def run() -> None:

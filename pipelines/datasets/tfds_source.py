@@ -11,13 +11,13 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
+from dbl_tf import terminal
 from dbl_tf.messages import first_few
 from pipelines import cache, record_files
 from pipelines.datasets import assembly
@@ -340,19 +340,17 @@ def read_columns(
             .ragged_batch(_BATCH)
             .prefetch(tf.data.AUTOTUNE)
         )
-    bar = keras.utils.Progbar(len(split.positions), interval=1, unit_name="image")
     names, codes, num_codes = [], [], []
     try:
-        for batch_names, batch_codes, batch_num_codes in batches:
-            names += batch_names.numpy().tolist()
-            codes += (
-                tf.reshape(getattr(batch_codes, "flat_values", batch_codes), [-1]).numpy().tolist()
-            )
-            num_codes += batch_num_codes.numpy().tolist()
-            bar.update(len(names), finalize=False)
+        with terminal.Counter("reading labels", len(split.positions), "images") as counter:
+            for batch_names, batch_codes, batch_num_codes in batches:
+                names += batch_names.numpy().tolist()
+                flat = tf.reshape(getattr(batch_codes, "flat_values", batch_codes), [-1])
+                codes += flat.numpy().tolist()
+                num_codes += batch_num_codes.numpy().tolist()
+                counter.show(len(names))
     except tf.errors.OpError as error:
         raise TfdsError(f"{split}: a record cannot be read: {error.message}") from error
-    bar.update(len(names), finalize=True)
     columns = Columns(_array(names), _array(codes), np.array(num_codes))
     with cache.writing(cached_file) as tmp_path:
         np.savez(tmp_path, **vars(columns))

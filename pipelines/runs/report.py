@@ -56,7 +56,6 @@ def write(
         read_images=_images_reader(result.test) if result.test.features is None else None,
         **training,
     )
-    print(f"report: {path}")
 
 
 def write_of_run(

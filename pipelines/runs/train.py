@@ -183,6 +183,7 @@ class _Stage:
         network: the network that is trained.
         inputs: what this network sees.
         batches: a function that makes the training batches.
+        name: what to call it where it is not the only one.
         steps_per_call: the most steps that are dispatched at once.
         rate_factors: a factor of the learning rate for each trainable variable; None for 1.
     """
@@ -193,6 +194,7 @@ class _Stage:
     network: keras.Model
     inputs: NetworkInputs
     batches: Callable[[], training.Batches]
+    name: str = ""
     steps_per_call: int = 1
     rate_factors: list[float] | None = None
 
@@ -222,6 +224,7 @@ def _stages(
                 batches=lambda: build.make_feature_batches(
                     config, data.splits["train"], statistics, features_of(data.splits["train"])
                 ),
+                name="" if config.freeze_backbone else "the head",
                 steps_per_call=heads.STEPS_PER_CALL,
             )
         )
@@ -235,6 +238,7 @@ def _stages(
                 network=network,
                 inputs=network_inputs.ImageInputs(config.image_size, config.full_decoding),
                 batches=lambda: build.make_image_batches(config, data, statistics),
+                name="all layers" if config.head_steps else "",
                 rate_factors=build.rate_factors(config, backbone, network),
             )
         )
@@ -286,6 +290,8 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             steps_per_call=stage.steps_per_call,
             history_path=stage.directory / "history.csv",
             callbacks=callbacks,
+            batch_size=config.batch_size,
+            name=stage.name,
         )
     if best is None:
         training.use_averages(stage.network)
