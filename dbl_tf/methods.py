@@ -381,6 +381,7 @@ class Method:
         parameters: LossParameters = DEFAULTS,
         *,
         label_embeddings: np.ndarray | None = None,
+        scale_features: bool = False,
         seed: int = 0,
     ) -> keras.Model:
         """Creates the layers above the backbone.
@@ -391,6 +392,7 @@ class Method:
             parameters: the parameters; the method ignores those that it does not use.
             label_embeddings: embeddings of the labels, (C, D), for a classifier that takes them.
                 None gives such a classifier one-hot embeddings.
+            scale_features: whether the features are scaled; see `models.build_head`.
             seed: the seed of the dropout masks.
 
         Returns:
@@ -412,6 +414,7 @@ class Method:
             seed=seed,
             classifier=self.classifier.make(statistics, **arguments),
             neck=self.classifier.has_neck,
+            scale_features=scale_features,
         )
 
 

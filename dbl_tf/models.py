@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from dbl_tf import hub, keras_internals, replicas
@@ -18,6 +19,7 @@ from dbl_tf.names import HUB_PREFIX, HUB_PRESET, SMALL_RESNET, is_hub
 CLASSES_OF_RATES = 20
 # The default learning rate of AdamW for a head on fixed features, and for a network from scratch.
 ADAMW_HEAD_RATE = 0.002
+_FEATURE_SCALING = "feature_scaling"  # the name of the layer
 
 # The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
@@ -170,6 +172,7 @@ def build_head(
     seed: int = 0,
     classifier: layers.Layer | None = None,
     neck: bool = True,
+    scale_features: bool = False,
 ) -> keras.Model:
     """Builds the layers above the backbone: FC 256, BatchNorm, dropout 0.5, FC C; no activation.
 
@@ -181,13 +184,15 @@ def build_head(
             `dbl_tf.CosineClassifier`.
         neck: whether FC 256, BatchNorm and dropout precede the classifier. Without them, it
             receives the features themselves.
+        scale_features: whether a `FeatureScaling` comes first, which the function of this name
+            has to set.
 
     Returns:
         A model from (B, F) features to (B, C) logits in float32. FC 256 is initialized He-normal by
         fan-out, FC C from N(0, 0.01), biases with zeros.
     """
     features = keras.Input((num_features,), name="features")
-    x = features
+    x = FeatureScaling(name=_FEATURE_SCALING)(features) if scale_features else features
     if neck:
         x = layers.Dense(
             256,
@@ -212,6 +217,17 @@ def build_head(
             name="classifier",
         )
     return keras.Model(features, classifier(x), name="head")
+
+
+def scale_features(head: keras.Model, means: np.ndarray, deviations: np.ndarray) -> None:
+    """Sets the `FeatureScaling` of a head.
+
+    Args:
+        head: the result of `build_head` with `scale_features`.
+        means: the means of the training features, (F,).
+        deviations: their standard deviations, (F,).
+    """
+    head.get_layer(_FEATURE_SCALING).set(means, deviations)
 
 
 def join(backbone: keras.Model | None, head: keras.Model) -> keras.Model:
@@ -275,8 +291,10 @@ def copy_weights(
         if layer.name == "classifier" and not (same_classes and type(other) is type(layer)):
             continue
         if other is None:
+            hint = " (pass --noscale_features)" if layer.name == _FEATURE_SCALING else ""
             raise ValueError(
-                f"the head in {path} has no layer {layer.name}; its layers are {', '.join(others)}"
+                f"the head in {path} has no layer {layer.name}{hint}; its layers are "
+                f"{', '.join(others)}"
             )
         fixed = isinstance(layer, GraphClassifier)
         new, old = (each.trainable_variables if fixed else each.weights for each in (layer, other))
@@ -331,6 +349,59 @@ class BackbonePreprocessing(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal layer."""
         return {**super().get_config(), "application": self.application}
+
+
+@keras.saving.register_keras_serializable(package="dbl_tf")
+class FeatureScaling(layers.Layer):
+    """Brings features in units of their own, such as lengths beside counts, to one scale.
+
+    The gradient of a weight is proportional to the feature that it multiplies, so that features of
+    large numbers would drown the others. With the means μ and the standard deviations σ of the
+    training features, they become `(x − μ)·r/σ`. Where most are of one kind, such as the words of a
+    text or the outputs of a network, their relative sizes mean something: if the 5 % and the 95 %
+    quantile of σ differ less than tenfold, r = σ/median(σ), within [1/3, 3]. Otherwise r = 1. A
+    feature that is constant among the training examples becomes 0, whatever its value elsewhere.
+
+    μ and r/σ are weights, which are saved with the others. Until `set` is called, features pass
+    unchanged. The arguments are those of `keras.layers.Layer`.
+    """
+
+    def __init__(self, **kwargs: Any):
+        # Half precision cannot hold features of any unit.
+        super().__init__(dtype="float32", **{k: v for k, v in kwargs.items() if k != "dtype"})
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the means and the factors."""
+        shape = (input_shape[-1],)
+        self.means = self.add_weight(
+            name="means", shape=shape, initializer="zeros", trainable=False
+        )
+        self.factors = self.add_weight(
+            name="factors", shape=shape, initializer="ones", trainable=False
+        )
+
+    def set(self, means: np.ndarray, deviations: np.ndarray) -> None:
+        """Sets means and factors by the means and standard deviations of features, each (F,)."""
+        means, deviations = np.asarray(means, np.float64), np.asarray(deviations, np.float64)
+        # What is left of a constant in float32 is rounding, and its deviation is no unit.
+        varies = deviations > np.finfo(np.float32).eps * np.abs(means)
+        factors = np.zeros_like(deviations)
+        if varies.any():
+            of_varying = deviations[varies]
+            low, median, high = np.quantile(of_varying, [0.05, 0.5, 0.95])
+            are_of_one_kind = high < 10 * low
+            relative = np.clip(of_varying / median, 1 / 3, 3) if are_of_one_kind else 1.0
+            factors[varies] = np.minimum(relative / of_varying, np.finfo(np.float32).max)
+        self.means.assign(means.astype(np.float32))
+        self.factors.assign(factors.astype(np.float32))
+
+    def call(self, features: Any) -> Any:
+        """Scales features (B, F)."""
+        return (features - self.means) * self.factors
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the inputs."""
+        return input_shape
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")

@@ -4,6 +4,7 @@ r"""Scores a trained run or an exported model, or predicts a folder of images.
     python evaluate.py --saved_model=DIR/saved_model/1 --dataset=table --examples=FILE.csv \
         --output_dir=scores
     python evaluate.py --saved_model=DIR/saved_model/1 --images=FOLDER --output_dir=predictions
+    python evaluate.py --run_dir=runs/new --against=runs/old
 """
 
 import os
@@ -22,6 +23,12 @@ _SAVED_MODEL = flags.DEFINE_string(
 )
 _IMAGES = flags.DEFINE_string("images", None, "Folder of unlabeled images to predict.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the results.")
+_AGAINST = flags.DEFINE_string(
+    "against",
+    None,
+    "Another model, as a run or an exported model: in place of the scores of the one, what differs "
+    "between both on the same test split, as a page and as CSV files.",
+)
 run_flags.define(DataConfig, for_evaluation=True)
 
 
@@ -41,6 +48,9 @@ def main(argv: list[str]) -> None:
 
     try:
         with training.exiting_when_stopped("evaluate"):
+            if _AGAINST.value is not None:
+                print(_compare(data))
+                return
             if _RUN_DIR.value is not None:
                 scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
             elif data is None:
@@ -51,6 +61,14 @@ def main(argv: list[str]) -> None:
     except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"evaluate: {error}") from error
     print(closing.describe(scores, _OUTPUT_DIR.value or _RUN_DIR.value))
+
+
+def _compare(data: DataConfig | None) -> str:
+    from pipelines.runs import against
+
+    if data is None:
+        return against.compare_run(_RUN_DIR.value, _AGAINST.value, _OUTPUT_DIR.value)
+    return against.compare(_SAVED_MODEL.value, _AGAINST.value, data, _OUTPUT_DIR.value)
 
 
 def _predict_folder() -> None:
@@ -76,6 +94,8 @@ def _check_flags(argv: list[str]) -> None:
         raise ValueError("--saved_model needs --output_dir, where the results are written")
     if _IMAGES.value is not None and _SAVED_MODEL.value is None:
         raise ValueError("--images goes with --saved_model")
+    if _IMAGES.value is not None and _AGAINST.value is not None:
+        raise ValueError("--against compares models on labeled images, and not on --images")
     given = run_flags.given(DataConfig)
     if given and (_RUN_DIR.value is not None or _IMAGES.value is not None):
         raise ValueError(f"--{given[0]} goes with --saved_model and labeled images")

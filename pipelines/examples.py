@@ -15,6 +15,8 @@ from dbl_tf.messages import first_few
 
 # Small enough that several blocks can be read in parallel.
 _BLOCK = 32
+# Features of so many examples are read at a time where all of them are looked at.
+_ROWS_PER_BLOCK = 4096
 
 Read = Callable[[tf.Tensor], tf.Tensor]
 Stream = Callable[[int], tf.data.Dataset]
@@ -56,6 +58,23 @@ class FeatureRows:
     def __getitem__(self, positions: Any) -> np.ndarray:
         """Returns the features at positions among the N, float32 (n, F)."""
         return np.asarray(self.array[self.rows[positions]], np.float32)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the means and the standard deviations of the features, float64 (F,) each.
+
+        They are computed a block at a time, around the means of the blocks (Chan et al., 1983), so
+        that features that are far from 0 keep their digits.
+        """
+        count, means, squares = 0, np.zeros(self.num_features), np.zeros(self.num_features)
+        for start in range(0, len(self), _ROWS_PER_BLOCK):
+            block = self[slice(start, start + _ROWS_PER_BLOCK)].astype(np.float64)
+            block_means = block.mean(axis=0)
+            step, total = block_means - means, count + len(block)
+            squares += np.square(block - block_means).sum(axis=0)
+            squares += np.square(step) * (count * len(block) / total)
+            means += step * (len(block) / total)
+            count = total
+        return means, np.sqrt(squares / max(count, 1))
 
     def take(self, positions: np.ndarray) -> "FeatureRows":
         """Returns the rows at positions among the N, without reading them."""

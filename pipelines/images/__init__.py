@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         read_batch,
         read_for_evaluation,
         resize,
+        whole,
     )
     from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
 
@@ -32,6 +33,7 @@ __all__ = [
     "read_for_training",
     "resize",
     "stored_size",
+    "whole",
 ]
 
 __getattr__, __dir__ = lazy.attributes(
@@ -45,6 +47,7 @@ __getattr__, __dir__ = lazy.attributes(
             "read_batch",
             "read_for_evaluation",
             "resize",
+            "whole",
         ],
         "headers": ["MAX_PIXELS", "MAX_SIDE", "inspect", "stored_size"],
     },

@@ -1,17 +1,14 @@
 """The page of one model on a test split: all labels, one label at a time, training and settings."""
 
-import base64
 import csv
 import dataclasses
-import io
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dbl_tf import atomic, methods, metrics
 from dbl_tf.messages import first_few
@@ -19,6 +16,7 @@ from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
 from pipelines.reports import charts, diagnosis, pages, published, text
 from pipelines.reports.diagnosis import Decisions
 from pipelines.reports.pages import Column
+from pipelines.reports.pictures import ReadImages, thumbnail
 
 SUSPECTS = "suspected_label_errors.csv"
 MAX_PICTURES = 600
@@ -27,12 +25,9 @@ _SUSPECTS_PER_LABEL = 20
 _IMAGES_PER_LABEL = 4
 _OTHERS_PER_LABEL = 8
 _PAIRS = 30
-_THUMBNAIL = 128
 _LABELS_OF_IMAGE = 6
 # Of the way from guessing to perfect.
 _HARDLY = 0.1
-
-ReadImages = Callable[[Sequence[int]], Iterable[np.ndarray]]
 
 
 def write_run_report(
@@ -405,7 +400,7 @@ def _label_details(
     place = {image: at for at, image in enumerate(used)}
     kept = used[:MAX_PICTURES] if read_images is not None else []
     pictures = [
-        _thumbnail(image, image_names[position])
+        thumbnail(image, image_names[position])
         for position, image in zip(kept, read_images(kept) if read_images else (), strict=True)
     ]
     rows = [
@@ -456,24 +451,6 @@ def _said(decisions: Decisions, images: Sequence[int]) -> list[list[list[float]]
 
 def _short(probability: float) -> float:
     return float(f"{probability:.3g}")
-
-
-def _thumbnail(image: np.ndarray, name: str) -> str:
-    """Returns the address of a small copy of an image, which contains it."""
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"read_images must return uint8 (H, W, 3), returned {image.dtype} {image.shape} for "
-            f"{name}"
-        )
-    picture = Image.fromarray(image)
-    small = max(picture.size) <= _THUMBNAIL
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    # JPEG would blur an image of few pixels.
-    kind = "png" if small else "jpeg"
-    picture.save(buffer, kind, **({} if small else {"quality": 72}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _training_charts(

@@ -50,6 +50,7 @@ _EARLIER = {
     "keep": "last",
     "calibrate": False,
     "full_decoding": True,
+    "scale_features": False,
 }
 
 # Paths of what is written, memory-mapped, or read by libraries that know no schemes.
@@ -262,6 +263,7 @@ class ResolvedConfig(SharedConfig):
     frozen_layers: Sequence[str] = setting(settings.REQUIRED, "")
     image_size: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
     full_decoding: bool = setting(settings.REQUIRED, "")
+    scale_features: bool = setting(settings.REQUIRED, "")
     freeze_backbone: bool = setting(settings.REQUIRED, "")
     epochs: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
     steps: int | None = setting(settings.REQUIRED, "", range=POSITIVE)
@@ -373,6 +375,11 @@ class RunConfig(SharedConfig):
         "Decode JPEGs at their full size. Otherwise, large ones are decoded at a half, a quarter "
         "or an eighth of it, such that what is resized still has twice the side that the network "
         "sees. The default is to decode the data sets of the paper fully, and your own scaled.",
+    )
+    scale_features: bool | None = setting(
+        None,
+        "Bring the features of --dataset=features to one scale, as they may be in units of their "
+        "own. The default does.",
     )
     freeze_backbone: bool | None = setting(
         None,

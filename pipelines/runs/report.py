@@ -21,6 +21,7 @@ from dbl_tf.losses import ElementwiseLoss
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
 from pipelines.examples import Examples
+from pipelines.reports import pictures
 from pipelines.reports import run as run_page
 from pipelines.runs import build
 from pipelines.runs.config import ResolvedConfig
@@ -53,7 +54,7 @@ def write(
         thresholds=result.thresholds.values,
         scores=result.scores,
         image_names=result.test.names,
-        read_images=_images_reader(result.test) if result.test.features is None else None,
+        read_images=images_reader(result.test) if result.test.features is None else None,
         **training,
     )
 
@@ -113,10 +114,15 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def _images_reader(examples: Examples) -> Callable[[Sequence[int]], Iterator[np.ndarray]]:
+def images_reader(examples: Examples) -> Callable[[Sequence[int]], Iterator[np.ndarray]]:
+    """Returns a function from positions to images, large JPEGs decoded at a part of their size."""
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        return images.decode_window(encoded, images.whole, pictures.THUMBNAIL, full_decoding=False)
+
     def read(positions: Sequence[int]) -> Iterator[np.ndarray]:
         encoded = examples.take(np.array(positions, np.int64)).encoded()
-        for image in encoded.map(images.decode, num_parallel_calls=tf.data.AUTOTUNE):
+        for image in encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE):
             yield image.numpy()
 
     return read

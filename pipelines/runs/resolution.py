@@ -100,7 +100,11 @@ def resolve(
         backbone, weights, image_size = names.NO_BACKBONE, NO_WEIGHTS, None
         frozen_layers: tuple[str, ...] = ()
         freeze = full_decoding = True
+        scale_features = asked.scale_features is not False
     else:
+        if asked.scale_features:
+            raise ConfigError("--scale_features goes with features, and the examples are images")
+        scale_features = False
         weights = asked.backbone_weights or _usual_weights(asked.backbone, defaults)
         backbone = asked.backbone or (
             defaults.backbone if weights == defaults.backbone_weights else "ResNet50"
@@ -166,6 +170,7 @@ def resolve(
         frozen_layers=frozen_layers,
         image_size=image_size,
         full_decoding=full_decoding,
+        scale_features=scale_features,
         freeze_backbone=freeze,
         epochs=epochs,
         steps=steps,

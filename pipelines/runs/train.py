@@ -125,6 +125,8 @@ def _train_and_evaluate(
         backbone, head = build.build_networks(
             config, statistics, num_features=None if given is None else given.num_features
         )
+        if given is not None and config.init_from is None:
+            build.scale_features(config, head, given)
         network = models.join(backbone, head)
     stages = _stages(config, data, statistics, backbone, head, network)
     training.check_same_on_all(

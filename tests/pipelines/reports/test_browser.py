@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dbl_tf import LabelStatistics, losses
-from pipelines.reports import comparison
+from pipelines.reports import against, comparison
 from pipelines.reports import run as run_page
+from pipelines.runs import against as run_against
 from pipelines.runs import scores as run_scores
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -79,6 +80,24 @@ def folder(tmp_path_factory, scores):
         for name, content in (("erm", other), ("db", found))
     ]
     comparison.write_comparison(folder / "report.html", title="Compared", runs=runs)
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 1.5, test.shape) * (np.arange(len(NAMES)) % 3 == 0)
+    logits = np.log(probabilities) - np.log1p(-probabilities) + noise
+    sides = (
+        run_against.Side("new", probabilities, thresholds),
+        run_against.Side("old", (1 / (1 + np.exp(-logits))).astype(np.float32), thresholds),
+    )
+    image_names = [f"images/{i} {NAMES[-2]}.jpg" for i in range(len(test))]
+    content = run_against.contrast(NAMES, statistics, test, *sides)
+    against.write_against(
+        folder / "against.html",
+        content=content | {"only_new": [NAMES[-3]], "only_old": [], "not_compared": [],
+                           "not_in_data": []},
+        changes=run_against.changed_decisions(NAMES, image_names, test, *sides),
+        files=("against_labels.csv", "against_images.csv"),
+        image_names=image_names,
+        read_images=lambda chosen: (np.full((40, 60, 3), i % 256, np.uint8) for i in chosen),
+    )  # fmt: skip
     return folder
 
 
@@ -117,6 +136,10 @@ def show(browser):
     sent = [e for e in entries if '"Network.requestWillBeSent"' in e]
     assert sent and not [e for e in sent if '"url":"http' in e]
     assert "broken" not in browser.title
+
+
+def pages_of(folder):
+    return folder / "db" / "report.html", folder / "report.html", folder / "against.html"
 
 
 def wait(browser, condition):
@@ -230,7 +253,7 @@ def test_a_dot_tells_its_label_and_chooses_it(show, folder):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_cut_and_every_chart_is_drawn(show, folder, width, scheme):
-    for page in (folder / "db" / "report.html", folder / "report.html"):
+    for page in pages_of(folder):
         browser = show(page, width, scheme)
         places = browser.find_elements(By.CSS_SELECTOR, "[data-chart]")
         for place in places:
@@ -245,7 +268,7 @@ def test_nothing_is_cut_and_every_chart_is_drawn(show, folder, width, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_fault(show, folder, scheme):
     axe = pytest.importorskip("axe_selenium_python", reason="axe-selenium-python is not installed")
-    for page in (folder / "db" / "report.html", folder / "report.html"):
+    for page in pages_of(folder):
         audit = axe.Axe(show(page, scheme=scheme))
         audit.inject()
         # Vega gives its charts the roles of WAI-ARIA Graphics, which this version does not know.
@@ -264,3 +287,22 @@ def test_a_comparison_links_the_page_of_its_run(show, folder, scores):
     assert len(links) == 1  # erm has no page
     links[0].click()
     wait(browser, lambda: browser.title == "A run")
+
+
+def test_what_changes_is_sorted_filtered_and_shown(show, folder, scores):
+    browser = show(folder / "against.html")
+    heading(browser, "change").click()
+    changes = [float(row[6].replace("−", "-")) for row in rows(browser)]
+    assert changes == sorted(changes, reverse=True) and changes[0] > 0
+    browser.find_element(By.CSS_SELECTOR, "[data-flag=better]").click()
+    shown = rows(browser)
+    # Noise was added to the old model for every third label, which the new one finds better.
+    assert len(shown) > 5 and all(float(row[7].lstrip("+")) > 0 for row in shown)
+    numbers = [int(row[0].split()[1]) for row in shown if row[0].startswith("label")]
+    assert sum(number % 3 == 0 for number in numbers) > 0.8 * len(numbers)
+    heading(browser, "worse").click()
+    harms = [int(row[1]) for row in rows(browser, "images")]
+    assert harms == sorted(harms, reverse=True) and harms[0] > 0
+    pictures = browser.find_elements(By.CSS_SELECTOR, ".images img")
+    assert pictures and pictures[0].get_attribute("naturalWidth") == "60"
+    assert browser.title == "What the new model changes"

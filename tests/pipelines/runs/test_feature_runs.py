@@ -108,6 +108,34 @@ def test_a_run_on_features_is_evaluated_as_one_on_images(finished, examples, tmp
         assert float(file["score"]) == max(history)
 
 
+def test_features_in_units_of_their_own_are_learned_as_well(finished, examples, tmp_path):
+    _, scores = finished
+    with np.load(examples) as file:
+        arrays = dict(file)
+    random = np.random.default_rng(1)
+    units = 10.0 ** random.uniform(-4, 4, 12)
+    arrays["features"] = (arrays["features"] * units + 3 * units).astype(np.float32)
+    path, kept = tmp_path / "units.npz", tmp_path / "kept"
+    np.savez(path, **arrays)
+    scaled = train_and_evaluate(make_config(path, kept, method="db"))
+    assert scaled["mAP"]["total"] > scores["mAP"]["total"] - 0.05
+    served = evaluate.evaluate_saved_model(
+        str(kept / "saved_model" / "1"),
+        DataConfig.of(dataset="features", examples=str(path)),
+        str(tmp_path / "exported"),
+    )
+    assert served["mAP"] == pytest.approx(scaled["mAP"], abs=1e-6, nan_ok=True)
+    unscaled = make_config(path, tmp_path / "as_given", method="db", scale_features=False)
+    assert train_and_evaluate(unscaled)["mAP"]["total"] < scaled["mAP"]["total"] - 0.1
+    # Weights that were trained with a scaling, or without one, go on in the same way.
+    with pytest.raises(ValueError, match=r"no layer feature_scaling \(pass --noscale_features\)"):
+        train_and_evaluate(
+            make_config(path, tmp_path / "on", method="db", init_from=str(tmp_path / "as_given"))
+        )
+    going_on = make_config(path, tmp_path / "on", method="db", init_from=str(kept), steps=1)
+    assert train_and_evaluate(going_on)["mAP"]["total"] > scaled["mAP"]["total"] - 0.05
+
+
 def test_the_exported_head_takes_features_and_names_bad_rows(finished, examples):
     run_dir, _ = finished
     served = tf.saved_model.load(str(run_dir / "saved_model" / "1")).signatures["serving_default"]
