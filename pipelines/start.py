@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-# Notes and warnings of TensorFlow's C++ code, and errors of a build for GPUs where there is none.
+# Notes and warnings of TensorFlow's C++ code, and what it calls errors where it only lacks a GPU or
+# some instructions of the processor.
 _NOTE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
     rb"|[IW]\d{4} \d|\d{4}-\d\d-\d\d [\d:.]+: [IW] "
     rb"|To enable the following instructions: "
-    rb"|E\d{4} \d.* (failed call to cuInit|Unable to register cu)"
+    rb"|E\d{4} \d.* (failed call to cuInit|Unable to register cu|oneDNN supports DT_UINT8 only)"
 )
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -68,6 +69,13 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # loads the libraries of the devices
+        # oneDNN says once in a process, as an error, that it leaves bytes to TensorFlow. It says so
+        # here, in a graph of its own, which decides nothing about the devices of the program.
+        with tf.Graph().as_default():
+            turned = tf.transpose(tf.compat.v1.placeholder(tf.uint8, (1, 2)))
+            without_gpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+            with tf.compat.v1.Session(config=without_gpu) as session:
+                session.run(turned, {"Placeholder:0": [[0, 1]]})
 
 
 @contextlib.contextmanager

@@ -46,7 +46,8 @@ def main(argv: list[str]) -> None:
     except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
         raise SystemExit(f"train: {error}") from error
     if scores is not None:
-        print(closing.describe(scores, asked.directory))
+        has_images = asked.dataset != "features"
+        print(closing.describe(scores, asked.directory, has_images=has_images))
 
 
 def run() -> None:

@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -124,6 +126,7 @@ def test_a_program_prints_nothing_of_tensorflow_but_its_errors():
         start.import_tensorflow()
         import tensorflow as tf
         print("of the project", file=sys.stderr)
+        tf.function(tf.transpose)(tf.zeros((8, 4), tf.uint8))
         tf.constant([1.0]) @ tf.constant([1.0])
     """)
     first, second, *traceback = ended.stderr.splitlines()
@@ -182,3 +185,27 @@ def test_a_signal_during_the_imports_ends_with_one_line(number, moment, tmp_path
     )
     assert ended.returncode == 128 + number
     assert ended.stderr == "train: stopped\n" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_small_run_prints_lines_of_its_own_alone(tmp_path):
+    random = np.random.default_rng(0)
+    examples = tmp_path / "examples.npz"
+    np.savez(
+        examples,
+        features=random.random((90, 4), np.float32),
+        labels=random.random((90, 3)) < 0.5,
+        split=np.repeat(["train", "val", "test"], 30),
+        class_names=np.array(["a", "b", "c"]),
+    )
+    flags = ("--dataset=features", f"--examples={examples}", f"--run_dir={tmp_path}/run")
+    ended = run(
+        "from pipelines import start; start.run('train')", *flags, "--steps=4", "--method=erm"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (ended.stdout + ended.stderr).replace("\n", "").isprintable()
+    # Those of the project's log, which name its modules, and their further lines.
+    for line in ended.stderr.splitlines():
+        assert re.match(r"[IW]\d{4} .* (features|examples)\.py:\d+\] | ", line), line
+    out = ended.stdout
+    assert "epoch 1 of" in out and f"report: {tmp_path}/run/report.html\n" in out

@@ -19,12 +19,15 @@ _FILES = (
 )
 
 
-def describe(scores: dict[str, Any], directory: str | os.PathLike) -> str:
+def describe(
+    scores: dict[str, Any], directory: str | os.PathLike, *, has_images: bool = False
+) -> str:
     """Returns the last lines of a command, with paths as links where the output is a terminal.
 
     Args:
         scores: the result of `scores.score`.
         directory: the directory that has the files.
+        has_images: whether the model that it exports takes images.
     """
     directory = pathlib.Path(directory)
     lines = [format_table(scores), *_format_labels(scores)]
@@ -35,8 +38,9 @@ def describe(scores: dict[str, Any], directory: str | os.PathLike) -> str:
     exported = directory / "saved_model"
     if exported.is_dir():
         lines.append(f"exported model: {link(exported)}")
-        command = f"python -m pipelines.tag --model={shlex.quote(str(directory))} IMAGES"
-        steps.append(f"{command} labels new images")
+        if has_images:
+            command = f"python -m pipelines.tag --model={shlex.quote(str(directory))} IMAGES"
+            steps.append(f"{command} labels new images")
     return "\n".join([*lines, f"next: {'; '.join(steps)}"])
 
 
