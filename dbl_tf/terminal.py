@@ -154,6 +154,7 @@ def _make_bar(stream: TextIO, total: int | None) -> "rich.progress.Progress":
         console=Console(file=stream),
         auto_refresh=False,  # no thread of its own, which a fork would lose
         transient=True,
+        redirect_stderr=is_terminal(sys.stderr),  # lines for a file stay there
     )
     bar.add_task("", total=total, text="")
     bar.start()

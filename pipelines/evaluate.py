@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     from pipelines.runs import closing, evaluate
 
     try:
-        with training.exiting_when_stopped("evaluate"):
+        with training.exiting_when_stopped("evaluate", continues=False):
             if _AGAINST.value is not None:
                 print(_compare(data))
                 return

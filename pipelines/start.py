@@ -86,9 +86,11 @@ def _filtered_stderr() -> Iterator[None]:
     """
     reader, writer = os.pipe()
     sys.stderr.flush()
+    before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     child = os.fork()
     if not child:
         _pass_on(reader, writer)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before_fork)
     os.close(reader)
     before = os.dup(2)
     os.dup2(writer, 2)

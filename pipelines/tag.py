@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
     summary = labeling.Summary()
     try:
-        with training.exiting_when_stopped("tag"):
+        with training.exiting_when_stopped("tag", continues=False):
             files = labeling.find_images(argv[1:])
             model = evaluate.SavedModel(labeling.find_model(_MODEL.value))
             for row in labeling.label(model, files, _OUTPUT.value):

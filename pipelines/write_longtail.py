@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     from pipelines import longtail_table
 
     try:
-        with training.exiting_when_stopped("write_longtail"):
+        with training.exiting_when_stopped("write_longtail", continues=False):
             thinned = longtail_table.write(
                 config.source,
                 config.loading,
