@@ -62,8 +62,8 @@ class Notice:
                 name = signal.Signals(numbers[0]).name
                 start = "\n" if is_terminal(sys.stderr) else ""  # behind ^C
                 print(
-                    f"{start}{name}: stopping after this step, with a checkpoint; a second one stops at "
-                    "once",
+                    f"{start}{name}: stopping after this step, with a checkpoint; a second one "
+                    "stops at once",
                     file=sys.stderr,
                     flush=True,
                 )
