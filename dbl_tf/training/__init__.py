@@ -10,7 +10,6 @@ from dbl_tf.training.callbacks import (
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.cluster import LostWorkerError, preparing_together
 from dbl_tf.training.distribution import (
-    STRATEGIES,
     check_same_on_all,
     is_chief,
     make_strategy,
@@ -21,7 +20,6 @@ from dbl_tf.training.stopping import StoppedError, exiting_when_stopped
 
 __all__ = [
     "ALL_ROWS",
-    "STRATEGIES",
     "Batches",
     "Checkpoints",
     "KeepBest",

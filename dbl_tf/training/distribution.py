@@ -3,9 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from dbl_tf.names import STRATEGIES
 from dbl_tf.training.cluster import Cluster, reraise_lost_worker, wait_for_the_others
-
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, models, prediction, serving
+from dbl_tf import metrics, models, prediction, serving, terminal
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -220,12 +220,12 @@ class SavedModel:
     def _predict(self, batches: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, list[str]]:
         probabilities: list[np.ndarray] = []
         errors: list[str] = []
-        progress = keras.utils.Progbar(num_examples, unit_name="example")
-        for batch in batches:
-            of_batch, errors_of_batch = self._answer(batch)
-            probabilities.append(of_batch)
-            errors += errors_of_batch
-            progress.add(len(batch))
+        with terminal.Counter("predicting", num_examples, "examples") as counter:
+            for batch in batches:
+                of_batch, errors_of_batch = self._answer(batch)
+                probabilities.append(of_batch)
+                errors += errors_of_batch
+                counter.advance(len(batch))
         return np.concatenate(probabilities), errors
 
 

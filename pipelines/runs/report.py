@@ -57,7 +57,6 @@ def write(
         read_images=images_reader(result.test),
         **training,
     )
-    print(f"report: {path}")
 
 
 def write_of_run(

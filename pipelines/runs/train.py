@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, models, portable, serving, training
+from dbl_tf import atomic, models, names, portable, serving, training
 from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -231,6 +231,7 @@ class _Stage:
         network: the network that is trained.
         inputs: what this network sees.
         batches: a function that makes the training batches.
+        name: what to call it where it is not the only one.
         steps_per_call: the most steps that are dispatched at once.
         rate_factors: a factor of the learning rate for each trainable variable; None for 1.
     """
@@ -241,6 +242,7 @@ class _Stage:
     network: keras.Model
     inputs: NetworkInputs
     batches: Callable[[], training.Batches]
+    name: str = ""
     steps_per_call: int = 1
     rate_factors: list[float] | None = None
 
@@ -264,6 +266,7 @@ def _stages(run: _Run, networks: _Networks) -> list[_Stage]:
                 batches=lambda: build.make_feature_batches(
                     config, data.splits["train"], statistics, features_of(data.splits["train"])
                 ),
+                name="" if config.freeze_backbone else "the head",
                 steps_per_call=heads.STEPS_PER_CALL,
             )
         )
@@ -277,6 +280,7 @@ def _stages(run: _Run, networks: _Networks) -> list[_Stage]:
                 network=networks.whole,
                 inputs=network_inputs.ImageInputs(config.image_size, config.full_decoding),
                 batches=lambda: build.make_image_batches(config, data, statistics),
+                name="all layers" if config.head_steps else "",
                 rate_factors=build.rate_factors(config, backbone, networks.whole),
             )
         )
@@ -328,6 +332,8 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             steps_per_call=stage.steps_per_call,
             history_path=stage.directory / "history.csv",
             callbacks=callbacks,
+            batch_size=config.batch_size,
+            name=stage.name,
         )
     if best is None:
         training.use_averages(stage.network)
@@ -439,7 +445,7 @@ def _export(
         "card": card,
     }
     of_data = network_inputs.of_data(size, config.full_decoding)
-    path = run_dir / portable.SAVED_MODEL
+    path = run_dir / names.SAVED_MODEL
     version = _exported(config, path)
     if version is not None:
         print(f"the run was exported already, as {version}; --new_version adds a version")
@@ -459,7 +465,7 @@ def _export(
             **known,
         )
     for name in dict.fromkeys(config.export_format):
-        if name == portable.SAVED_MODEL or _exported(config, run_dir / name) is not None:
+        if name == names.SAVED_MODEL or _exported(config, run_dir / name) is not None:
             continue
         place, check = portable.export(
             model,

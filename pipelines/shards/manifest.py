@@ -19,8 +19,7 @@ from typing import Annotated, Any
 import msgspec
 
 from dbl_tf import saved_json
-from pipelines.record_files import FORMATS
-from pipelines.shards import layout
+from pipelines.shards import FORMATS, layout
 from pipelines.shards.layout import (
     FORMAT,
     FORMATS_WITHOUT_IDENTITY,
