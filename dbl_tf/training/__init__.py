@@ -8,6 +8,7 @@ from dbl_tf.training.callbacks import (
     read_history,
 )
 from dbl_tf.training.checkpoints import Checkpoints
+from dbl_tf.training.class_summaries import ClassSummaries
 from dbl_tf.training.distribution import (
     STRATEGIES,
     LostWorkerError,
@@ -24,6 +25,7 @@ __all__ = [
     "STRATEGIES",
     "Batches",
     "Checkpoints",
+    "ClassSummaries",
     "KeepBest",
     "LostWorkerError",
     "MeanAveragePrecisionCallback",
