@@ -13,10 +13,8 @@ from keras import layers, ops
 
 from dbl_tf import hub, keras_internals, replicas
 from dbl_tf.classifiers import GraphClassifier
+from dbl_tf.names import HUB_PREFIX, HUB_PRESET, SMALL_RESNET, is_hub
 
-SMALL_RESNET = "small_resnet"
-# Of networks whose inputs are features.
-NO_BACKBONE = "none"
 # The default learning rates of SGD are those of so many classes, times C over this number.
 CLASSES_OF_RATES = 20
 # The default learning rate of AdamW for a head on fixed features, and for a network from scratch.
@@ -38,9 +36,9 @@ def check_backbone(name: str) -> None:
     Raises:
         ValueError: the message lists the names.
     """
-    if not hub.is_hub(name) and name not in backbone_names():
+    if not is_hub(name) and name not in backbone_names():
         raise ValueError(
-            f"backbone must be {hub.PREFIX}PRESET_OR_FOLDER or one of "
+            f"backbone must be {HUB_PREFIX}PRESET_OR_FOLDER or one of "
             f"{', '.join(backbone_names())}; got {name!r}"
         )
 
@@ -166,7 +164,7 @@ def build_backbone(
     """
     shape = (image_size, image_size, 3)
     network, preprocess = _network(name, shape, weights, dict(options or {}))
-    parts = hub.layers_of(network) if hub.is_hub(name) else network.layers
+    parts = hub.layers_of(network) if is_hub(name) else network.layers
     for prefix in frozen_layers:
         matching = [layer for layer in parts if layer.name.startswith(prefix)]
         if not matching:
@@ -506,8 +504,8 @@ def _network(
 ) -> tuple[keras.Model, Callable[[Any], Any]]:
     """Builds a network without its top, with its weights loaded; and its preprocessing."""
     check_backbone(name)
-    if hub.is_hub(name):
-        if weights not in (None, hub.PRESET):
+    if is_hub(name):
+        if weights not in (None, HUB_PRESET):
             raise ValueError(f"{name} has the weights of its preset; got {weights!r}")
         return hub.build(name, shape[0], load_weights=weights is not None, options=options)
     if name == SMALL_RESNET:

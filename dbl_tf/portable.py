@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from dbl_tf import atomic, serving
 from dbl_tf.calibration import Calibration
+from dbl_tf.names import LITERT, ONNX, SAVED_MODEL
 
-SAVED_MODEL, ONNX, LITERT = "saved_model", "onnx", "litert"
 DETAILS_FILE = "dbl_tf.json"
 # Of probabilities. Another order of summation changes the float32 logits of large networks by 1e-5.
 MAX_DIFFERENCE = 1e-4

@@ -139,6 +139,24 @@ class Format(Generic[_T]):
             )
 
 
+def decode(path: str | os.PathLike, schema: type[_T], what: str) -> _T:
+    """Reads a JSON file of another program, or of a format that is no `Format`.
+
+    Args:
+        path: the file.
+        schema: the type of its content, such as a `msgspec.Struct`.
+        what: what the file should hold, for messages.
+
+    Raises:
+        OSError: the file cannot be read; the error names it.
+        ValueError: it holds something else. The message is one line with file and field.
+    """
+    try:
+        return msgspec.json.decode(pathlib.Path(path).read_bytes(), type=schema)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} holds no {what}: {_reason(error)}") from error
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     """A digest of content, hexadecimal, which does not depend on blanks or the order of fields."""
     text = json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))

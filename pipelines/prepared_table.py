@@ -33,6 +33,7 @@ from dbl_tf.lock import Lock
 from pipelines import locations
 from pipelines.datasets import LoadOptions, image_checks, table
 from pipelines.datasets.image_checks import BadImage, BadImagesError
+from pipelines.datasets.options import TableOptions
 from pipelines.examples import LabelledData
 from pipelines.shrinking import processes
 from pipelines.shrinking.jpegs import ImageError, Settings, Shrunk
@@ -127,7 +128,7 @@ class PreparedTable:
 
 
 def write(
-    options: table.Options,
+    options: TableOptions,
     load_options: LoadOptions,
     output_dir: str | os.PathLike,
     settings: Settings,
@@ -225,7 +226,7 @@ def write(
 
 
 def _load(
-    options: table.Options, load_options: LoadOptions
+    options: TableOptions, load_options: LoadOptions
 ) -> tuple[LabelledData, Mapping[str, str]]:
     """Returns the data, and by file the reasons why some of them are not there."""
     load_options = dataclasses.replace(load_options, check_images="exists", skip_bad_images=False)
@@ -238,7 +239,7 @@ def _load(
 
 
 def _check_originals_are_elsewhere(
-    folder: pathlib.Path, files: Sequence[str], options: table.Options, images_dir: str
+    folder: pathlib.Path, files: Sequence[str], options: TableOptions, images_dir: str
 ) -> None:
     real = os.path.realpath(folder)
     if real == os.path.realpath(images_dir):

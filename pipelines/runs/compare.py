@@ -19,8 +19,6 @@ from pipelines.runs import scores as run_scores
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.train import train_and_evaluate
 
-# What runs are compared on: folds of the training split ("cv"), the val split or the test split.
-JUDGES = ("cv", "val", "test")
 _FIXED = ("method", "seed", "run_dir", "export", "held_out")
 
 

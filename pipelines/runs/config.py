@@ -6,11 +6,11 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgspec
 
-from dbl_tf import hub, methods, models, portable, saved_json, settings, training
+from dbl_tf import methods, names, saved_json, settings
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import (
     AT_LEAST_TWO,
@@ -24,14 +24,18 @@ from dbl_tf.settings import (
 )
 from pipelines import datasets, locations, sampling
 from pipelines.datasets import LoadOptions, SourceOptions
-from pipelines.examples import LabelledData
 from pipelines.images import Augmentation
+
+if TYPE_CHECKING:
+    from pipelines.examples import LabelledData
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 REBALANCE_MODES = ("sample_weight", "labels")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 OPTIMIZERS, SCHEDULES, KEPT = ("sgd", "adamw"), ("step", "cosine"), ("last", "best")
 DEFAULT_METHOD, AUTO = "db_focal", "auto"
+# What runs are compared on: folds of the training split, the val split or the test split.
+JUDGES = ("cv", "val", "test")
 CRITERIA = ("total", "tail", "macro_f1")
 
 # Names of settings in earlier versions, which flags and `config.json` still accept: the present
@@ -51,7 +55,7 @@ _EARLIER = {
     "scale_features": False,
     "frozen_layers": (),
     "chosen": (),
-    "export_format": (portable.SAVED_MODEL,),
+    "export_format": (names.SAVED_MODEL,),
 }
 
 # Paths of what is written, memory-mapped, or read by libraries that know no schemes.
@@ -150,7 +154,7 @@ class DataConfig:
             for field, _ in settings.settings_of(record):
                 yield field, field.name, getattr(record, field.name)
 
-    def load_data(self, splits: Sequence[str] | None = None) -> LabelledData:
+    def load_data(self, splits: Sequence[str] | None = None) -> "LabelledData":
         """Loads and checks the data; see `pipelines.datasets.load`."""
         return datasets.load(self.dataset, self.source, self.loading, splits)
 
@@ -212,7 +216,7 @@ class SharedConfig(DataConfig):
         False,
         "Compile the training step with XLA, on one device. Dropout masks then differ.",
     )
-    strategy: str = setting("auto", "Devices to train on.", choices=training.STRATEGIES)
+    strategy: str = setting("auto", "Devices to train on.", choices=names.STRATEGIES)
     checkpoint_every: int | None = setting(
         None,
         "Steps between checkpoints, in addition to the one at the end of each epoch.",
@@ -231,17 +235,19 @@ class SharedConfig(DataConfig):
         affects_result=False,
     )
     export_format: Sequence[str] = setting(
-        (portable.SAVED_MODEL,),
+        (names.SAVED_MODEL,),
         "Formats of the export: saved_model, onnx and litert. The last two need the extras of "
         "their names, are written next to the SavedModel, and are compared with it.",
-        choices=(portable.SAVED_MODEL, *portable.FORMATS),
+        choices=(names.SAVED_MODEL, names.ONNX, names.LITERT),
         affects_result=False,
     )
 
     def with_absolute_paths(self: _Shared) -> _Shared:
         """Returns a copy whose paths are absolute, as those of a saved configuration are."""
         absolute = settings.with_absolute_paths(self, locations.absolute)
-        if backbone := getattr(self, "backbone", None):
+        if (backbone := getattr(self, "backbone", None)) and names.is_hub(backbone):
+            from dbl_tf import hub
+
             absolute = dataclasses.replace(absolute, backbone=hub.absolute(backbone))
         source = settings.with_absolute_paths(self.source, locations.absolute)
         return dataclasses.replace(absolute, source=source)
@@ -253,6 +259,15 @@ class SharedConfig(DataConfig):
         for name, field in fields.items():
             if settings.details_of(field).affects_result and ours.get(name) != theirs.get(name):
                 yield name, f"{_flag(field)}: {theirs.get(name)!r} there, {ours.get(name)!r} now"
+
+    def decisive(self) -> dict[str, Any]:
+        """Returns the settings that affect the result, by their flags, as types of JSON."""
+        flat = self.flat()
+        return {
+            _flag(field): flat[name]
+            for field, name, _ in self._settings()
+            if settings.details_of(field).affects_result
+        }
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""
@@ -475,6 +490,8 @@ class RunConfig(SharedConfig):
 
     def __post_init__(self) -> None:
         if self.backbone is not None:
+            from dbl_tf import models
+
             try:
                 models.check_backbone(self.backbone)
             except ValueError as error:
@@ -498,23 +515,28 @@ class RunConfig(SharedConfig):
         Raises:
             ConfigError: the message names the flag, and the file or the extra.
         """
+        from dbl_tf import hub, portable
+
         for name in self.export_format if self.export else ():
             try:
                 portable.check_installed(name)
             except ValueError as error:
                 raise ConfigError(f"--export_format: {error}") from None
         weights = self.backbone_weights
-        if hub.is_hub(self.backbone):
+        if names.is_hub(self.backbone):
             try:
                 hub.check_installed()
             except ValueError as error:
                 raise ConfigError(f"--backbone: {error}") from None
-        if hub.is_hub(self.backbone) != (weights == hub.PRESET) and weights is not None:
+        if names.is_hub(self.backbone) != (weights == names.HUB_PRESET) and weights is not None:
             raise ConfigError(
-                f"--backbone_weights={hub.PRESET} goes with --backbone={hub.PREFIX}…, and no other "
-                f"weights do; got --backbone_weights={weights} with --backbone={self.backbone}"
+                f"--backbone_weights={names.HUB_PRESET} goes with --backbone={names.HUB_PREFIX}…, "
+                "and no other weights do; "
+                f"got --backbone_weights={weights} with --backbone={self.backbone}"
             )
-        if weights not in (None, IMAGENET, NO_WEIGHTS, hub.PRESET) and not os.path.isfile(weights):
+        if weights not in (None, IMAGENET, NO_WEIGHTS, names.HUB_PRESET) and not os.path.isfile(
+            weights
+        ):
             raise ConfigError(
                 f"--backbone_weights must be {IMAGENET}, {NO_WEIGHTS} or a file; there is no "
                 f"file {weights}"

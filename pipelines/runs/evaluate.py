@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, models, prediction, serving
+from dbl_tf import metrics, models, prediction, serving, terminal
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -61,7 +61,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
-    check_data(directory, {"test": data.splits["test"]})
+    check_data(directory, {"test": data.splits["test"]}, content=config.loading.check_content)
     num_classes = len(data.class_names)
     thresholds = Thresholds.load(directory / "thresholds.json")
     thresholds.check_classes(num_classes, directory / "thresholds.json")
@@ -195,7 +195,8 @@ class SavedModel:
             batches = inputs.evaluation_features(features, BATCH_SIZE)
         else:
             batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
-        probabilities, errors = self._predict(batches, len(examples))
+        with network_inputs.naming_unreadable(examples):
+            probabilities, errors = self._predict(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
             if error and features is not None:
                 raise ValueError(f"the model has no result for the features of {name}: {error}")
@@ -219,12 +220,12 @@ class SavedModel:
     def _predict(self, batches: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, list[str]]:
         probabilities: list[np.ndarray] = []
         errors: list[str] = []
-        progress = keras.utils.Progbar(num_examples, unit_name="example")
-        for batch in batches:
-            of_batch, errors_of_batch = self._answer(batch)
-            probabilities.append(of_batch)
-            errors += errors_of_batch
-            progress.add(len(batch))
+        with terminal.Counter("predicting", num_examples, "examples") as counter:
+            for batch in batches:
+                of_batch, errors_of_batch = self._answer(batch)
+                probabilities.append(of_batch)
+                errors += errors_of_batch
+                counter.advance(len(batch))
         return np.concatenate(probabilities), errors
 
 

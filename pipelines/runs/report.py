@@ -9,7 +9,7 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pipelines import images
 from pipelines.examples import Examples
 from pipelines.reports import pictures
 from pipelines.reports import run as run_page
-from pipelines.runs import build
+from pipelines.runs import build, network_inputs
 from pipelines.runs.config import ResolvedConfig
 from pipelines.runs.scores import EvaluationResult
 
@@ -54,10 +54,9 @@ def write(
         thresholds=result.thresholds.values,
         scores=result.scores,
         image_names=result.test.names,
-        read_images=images_reader(result.test) if result.test.features is None else None,
+        read_images=images_reader(result.test),
         **training,
     )
-    print(f"report: {path}")
 
 
 def write_of_run(
@@ -115,16 +114,22 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def images_reader(examples: Examples) -> Callable[[Sequence[int]], Iterator[np.ndarray]]:
-    """Returns a function from positions to images, large JPEGs decoded at a part of their size."""
+def images_reader(examples: Examples) -> pictures.ReadImages | None:
+    """Returns a function that reads images for the pictures of a page; None for features.
+
+    Large JPEGs are decoded at a smaller size, which is at least twice that of a picture.
+    """
+    if examples.features is not None:
+        return None
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         return images.decode_window(encoded, images.whole, pictures.THUMBNAIL, full_decoding=False)
 
     def read(positions: Sequence[int]) -> Iterator[np.ndarray]:
-        encoded = examples.take(np.array(positions, np.int64)).encoded()
-        for image in encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE):
-            yield image.numpy()
+        part = examples.take(np.array(positions, np.int64))
+        with network_inputs.naming_unreadable(part):
+            decoded = part.encoded().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+            yield from decoded.as_numpy_iterator()
 
     return read
 

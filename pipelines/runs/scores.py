@@ -121,7 +121,7 @@ def score(
         thresholds: thresholds that were chosen on another split.
 
     Returns:
-        Nested dictionaries of numbers and names; see `curves.curve` for "curves". A value that is
+        Nested dictionaries of numbers and names; see `curves.points` for "curves". A value that is
         not defined is None, since JSON has no NaN.
 
     Raises:
@@ -131,6 +131,7 @@ def score(
     measured = metrics.measure(evaluation)
     class_names, per_class = statistics.class_names, measured.pop("per_class")
     test_counts = evaluation.num_positives
+    num_known = np.count_nonzero(evaluation.labels >= 0, axis=0)
     points = curves.of_classes(evaluation.labels, evaluation.scores, evaluation.thresholds)
     intervals = [of_class.pop("interval") for of_class in points]
     for group, members in statistics.groups.items():
@@ -144,6 +145,8 @@ def score(
                 **of_class,
                 "ap_interval": intervals[i],
             }
+            if num_known[i] < len(evaluation.labels):
+                per_class[class_names[i]]["num_known"] = int(num_known[i])
     measured["F1"]["thresholds_from"] = thresholds.chosen_on
     return _without_nan(
         {

@@ -175,7 +175,7 @@ def test_configurations_of_earlier_versions_load(tmp_path):
     path.write_text(json.dumps(content))
     loaded = ResolvedConfig.load(path)
     assert (loaded.rebalance, loaded.clamp_counts) == ("labels", True)
-    assert loaded.source == table.Options(examples="/data/examples.csv", label_separator=";")
+    assert loaded.source == table.TableOptions(examples="/data/examples.csv", label_separator=";")
     assert (loaded.loss.lambda_, loaded.loss.focal_gamma) == (5.0, 2.0)
     asked = RunConfig.of(
         dataset="table",
