@@ -12,10 +12,9 @@ from typing import Any
 
 from absl import flags
 
-from pipelines.runs import against, evaluate, labeling
+from pipelines import start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
-from pipelines.runs.scores import format_table
 
 _RUN_DIR = flags.DEFINE_string(
     "run_dir", None, "Directory of a run to score on its own test split."
@@ -38,37 +37,52 @@ def main(argv: list[str]) -> None:
     """Runs the evaluation that the flags describe."""
     try:
         _check_flags(argv)
-        if _AGAINST.value is not None:
-            print(against.format_summary(_compare()))
-            return
-        if _RUN_DIR.value is not None:
-            scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
-        elif _IMAGES.value is not None:
-            _predict_folder()
-            return
-        else:
+        data = None
+        if _RUN_DIR.value is None and _IMAGES.value is None:
             data = run_flags.read(DataConfig)
-            scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
+    except ValueError as error:
+        raise SystemExit(f"evaluate: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines.runs import against, closing, evaluate
+
+    try:
+        with training.exiting_when_stopped("evaluate", continues=False):
+            if _AGAINST.value is not None:
+                print(against.format_summary(_compare(data)))
+                return
+            if _RUN_DIR.value is not None:
+                scores = evaluate.evaluate_run(_RUN_DIR.value, _OUTPUT_DIR.value)
+            elif data is None:
+                _predict_folder()
+                return
+            else:
+                scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
     except (ValueError, FloatingPointError, OSError) as error:
         raise SystemExit(f"evaluate: {error}") from error
-    print(format_table(scores))
+    print(closing.describe(scores, _OUTPUT_DIR.value or _RUN_DIR.value))
 
 
-def _compare() -> dict[str, Any]:
-    if _RUN_DIR.value is not None:
+def _compare(data: DataConfig | None) -> dict[str, Any]:
+    from pipelines.runs import against
+
+    if data is None:
         return against.of_run(_RUN_DIR.value, _AGAINST.value, _OUTPUT_DIR.value)
-    data = run_flags.read(DataConfig)
     return against.compare_models(_SAVED_MODEL.value, _AGAINST.value, data, _OUTPUT_DIR.value)
 
 
 def _predict_folder() -> None:
+    from dbl_tf import terminal
+    from pipelines.runs import evaluate, labeling
+
     files = labeling.images_of_folder(_IMAGES.value)
     os.makedirs(_OUTPUT_DIR.value, exist_ok=True)
     path = os.path.join(_OUTPUT_DIR.value, "predictions.csv")
     summary = labeling.Summary()
     for row in labeling.label(evaluate.SavedModel(_SAVED_MODEL.value), files, [path]):
         summary.add(row)
-    print(f"{summary}\n{path}")
+    print(f"{summary}\n{terminal.link(path)}")
 
 
 def _check_flags(argv: list[str]) -> None:

@@ -332,6 +332,7 @@ def chosen(examples, tmp_path_factory):
 def test_the_choice_and_what_led_to_it_are_written(chosen, examples):
     rows = read_rows(chosen / "selection.csv")
     expected = ["method", "learning_rate", "fold", "total", "head", "medium", "tail", "macro_f1"]
+    expected += ["digest"]
     assert list(rows[0]) == expected
     # Each method with its default rate, and the best one with the others, on each fold.
     pairs = {(row["method"], row["learning_rate"]) for row in rows}
