@@ -8,6 +8,7 @@ from dbl_tf.training.callbacks import (
     read_history,
 )
 from dbl_tf.training.checkpoints import Checkpoints
+from dbl_tf.training.class_summaries import ClassSummaries
 from dbl_tf.training.cluster import LostWorkerError, preparing_together
 from dbl_tf.training.distribution import (
     check_same_on_all,
@@ -22,6 +23,7 @@ __all__ = [
     "ALL_ROWS",
     "Batches",
     "Checkpoints",
+    "ClassSummaries",
     "KeepBest",
     "LostWorkerError",
     "MeanAveragePrecisionCallback",

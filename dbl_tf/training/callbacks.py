@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -135,6 +135,10 @@ class MeanAveragePrecisionCallback(keras.callbacks.Callback):
         labels: multi-hot labels (N, C), with −1 or NaN for those that are not known.
         name: the name of the log entry.
         verbose: as in `model.predict`.
+
+    Attributes:
+        average_precision: the AP of each class (C,) in the epoch that ended last, NaN for classes
+            without positives; all NaN before.
     """
 
     def __init__(
@@ -142,12 +146,18 @@ class MeanAveragePrecisionCallback(keras.callbacks.Callback):
     ):
         super().__init__()
         self.batches, self.labels, self.name, self.verbose = batches, labels, name, verbose
+        self.average_precision = np.full(np.shape(labels)[1], np.nan)
+
+    def means(self, groups: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Returns the mean AP of the epoch over all classes ("total") and over each group."""
+        return metrics.mean_by_group(self.average_precision, groups)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Predicts the split and adds its mAP to `logs`."""
         with averaged_weights(self.model):
             probabilities = predict(self.model, self.batches, self.verbose)
-        logs[self.name] = metrics.mean_average_precision(self.labels, probabilities)["total"]
+        self.average_precision = metrics.average_precision(self.labels, probabilities)
+        logs[self.name] = self.means()["total"]
 
 
 class KeepBest(keras.callbacks.Callback):

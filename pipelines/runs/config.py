@@ -241,6 +241,25 @@ class SharedConfig(DataConfig):
         choices=(names.SAVED_MODEL, names.ONNX, names.LITERT),
         affects_result=False,
     )
+    mlflow: str | None = setting(
+        None,
+        "Log the run to MLflow (extra mlflow): a tracking URI, such as http://HOST:5000, or a "
+        "folder for its database mlflow.db and files.",
+        is_path=True,
+        affects_result=False,
+    )
+    mlflow_experiment: str | None = setting(
+        None,
+        "Experiment in MLflow. The default is that of the variable MLFLOW_EXPERIMENT_NAME, or the "
+        "name of the data.",
+        affects_result=False,
+    )
+    wandb: str | None = setting(
+        None,
+        "Log the run to this project, PROJECT or ENTITY/PROJECT, of Weights & Biases (extra "
+        "wandb). The variable WANDB_MODE=offline writes to the run directory alone.",
+        affects_result=False,
+    )
 
     def with_absolute_paths(self: _Shared) -> _Shared:
         """Returns a copy whose paths are absolute, as those of a saved configuration are."""

@@ -17,6 +17,7 @@ from dbl_tf.statistics import LabelStatistics
 from pipelines import folds, images
 from pipelines.examples import LabelledData
 from pipelines.runs import (
+    board,
     build,
     costs,
     directory,
@@ -27,6 +28,7 @@ from pipelines.runs import (
     report,
     resolution,
     select,
+    tracking,
 )
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
@@ -96,6 +98,7 @@ class _Run:
 def _prepare(asked: RunConfig, strategy: tf.distribute.Strategy, lock: Lock) -> _Run:
     """Reads the data and fills in what was left open, or refuses."""
     asked.check_files()
+    tracking.check(asked)
     saved = directory.saved_config(asked)
     _check_strategy(asked, strategy)
     if training.is_chief(strategy) and asked.directory.exists():
@@ -188,7 +191,39 @@ def _train_and_evaluate(
     stages = _stages(run, networks)
     plans = [stage.plan for stage in stages]
     print(costs.describe(config, data, statistics, plans, strategy), flush=True)
+    if not is_chief:
+        _train(config, data, statistics, stages, strategy, None)
+        training.wait_for_all(strategy)
+        return None
+    with tracking.tracked(config) as trackers:
+        _train(config, data, statistics, stages, strategy, trackers)
+        model = build.plain_copy(config, network, statistics)
+        with atomic.replacing(run_dir / "model.keras") as tmp_path:
+            model.save(tmp_path)
+        last = stages[-1]
+        # The copy predicts images; what sees features is in float32 already.
+        predicts = model if last.network is network else last.network
+        logits_of = evaluate.network_predictor(predicts, last.inputs)
+        with atomic.reraise_full_disk(run_dir):
+            judged = _judged(config, data, logits_of, last.inputs)
+            scores = _evaluate_and_export(
+                config, data, statistics, model, logits_of, judged, run.origin.accepted_changes
+            )
+        logged = ("config.json", "metrics.json", report.REPORT)
+        trackers.log_results(scores, [run_dir / name for name in logged])
+    training.wait_for_all(strategy)
+    return scores
 
+
+def _train(
+    config: ResolvedConfig,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    stages: Sequence["_Stage"],
+    strategy: tf.distribute.Strategy,
+    trackers: tracking.Trackers | None,
+) -> None:
+    """Trains the stages that are not finished, one after the other."""
     first = 0
     for position, stage in enumerate(stages):
         if training.Checkpoints(stage.directory / "checkpoints").steps():
@@ -200,24 +235,10 @@ def _train_and_evaluate(
                 build.make_loss(config, statistics),
                 jit_compile=config.xla,
             )
-        _fit(stage, data, statistics)
-    if not is_chief:
-        training.wait_for_all(strategy)
-        return None
-    model = build.plain_copy(config, network, statistics)
-    with atomic.replacing(run_dir / "model.keras") as tmp_path:
-        model.save(tmp_path)
-    last = stages[-1]
-    # The copy predicts images; what sees features is in float32 already.
-    predicts = model if last.network is network else last.network
-    logits_of = evaluate.network_predictor(predicts, last.inputs)
-    with atomic.reraise_full_disk(run_dir):
-        judged = _judged(config, data, logits_of, last.inputs)
-        scores = _evaluate_and_export(
-            config, data, statistics, model, logits_of, judged, run.origin.accepted_changes
-        )
-    training.wait_for_all(strategy)
-    return scores
+        _fit(stage, data, statistics, trackers)
+    if trackers is not None:
+        for stage in stages:
+            tracking.log_missing(trackers, stage.history_path, stage.prefix)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,6 +266,17 @@ class _Stage:
     name: str = ""
     steps_per_call: int = 1
     rate_factors: list[float] | None = None
+
+    @property
+    def history_path(self) -> pathlib.Path:
+        """The file with a row for each epoch."""
+        return self.directory / "history.csv"
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its metrics begin with in trackers; empty in the last stage."""
+        is_last = self.directory == pathlib.Path(self.config.run_dir)
+        return "" if is_last else f"{self.directory.name}/"
 
 
 def _stages(run: _Run, networks: _Networks) -> list[_Stage]:
@@ -287,7 +319,12 @@ def _stages(run: _Run, networks: _Networks) -> list[_Stage]:
     return stages
 
 
-def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None:
+def _fit(
+    stage: _Stage,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    trackers: tracking.Trackers | None,
+) -> None:
     """Trains a stage, and leaves in its network the weights that it keeps."""
     config, plan = stage.config, stage.plan
     train = data.splits["train"]
@@ -301,7 +338,9 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
         return build.make_indices(config, train, step).take(ahead)
 
     callbacks: list[keras.callbacks.Callback] = []
-    best = None
+    log_dir = stage.directory / "tensorboard"
+    best: training.KeepBest | None = None
+    scored: training.MeanAveragePrecisionCallback | None = None
     with contextlib.ExitStack() as reraising:
         reraising.enter_context(atomic.reraise_full_disk(stage.directory))
         reraising.enter_context(stage.inputs.naming_unreadable(train, drawn))
@@ -309,19 +348,20 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             val = data.splits["val"]
             reraising.enter_context(stage.inputs.naming_unreadable(val))
             # It comes first, so that the callbacks after it find `val_map` in the logs.
-            callbacks.append(
-                training.MeanAveragePrecisionCallback(
-                    stage.inputs.batches(val), val.targets.toarray()
-                )
+            scored = training.MeanAveragePrecisionCallback(
+                stage.inputs.batches(val), val.targets.toarray()
             )
+            callbacks.append(scored)
         if config.keep == "best":
             best = training.KeepBest(
                 stage.directory / "checkpoints" / "best.npz", patience=config.patience
             )
             callbacks.append(best)
-        callbacks.append(
-            training.TensorBoard(str(stage.directory / "tensorboard"), write_graph=False)
-        )
+        callbacks.append(training.TensorBoard(str(log_dir), write_graph=False))
+        if scored is not None:
+            callbacks.append(training.ClassSummaries(log_dir, scored, statistics))
+        if trackers is not None:
+            callbacks.append(tracking.LogEpochs(trackers, stage.history_path, stage.prefix))
         training.fit(
             stage.network,
             stage.batches(),
@@ -330,7 +370,7 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             checkpoints=checkpoints,
             checkpoint_every=config.checkpoint_every,
             steps_per_call=stage.steps_per_call,
-            history_path=stage.directory / "history.csv",
+            history_path=stage.history_path,
             callbacks=callbacks,
             batch_size=config.batch_size,
             name=stage.name,
@@ -422,6 +462,7 @@ def _evaluate_and_export(
         history=report.read_history(run_dir),
         accepted_changes=accepted_changes,
     )
+    board.write(result, config, run_dir / "tensorboard")
     if config.export:
         _export(config, data, model, result, calibration)
     return result.scores

@@ -37,6 +37,9 @@ _WITHOUT_EFFECT = (
     "export_format",
     "new_version",
     "accept_changed_data",
+    "mlflow",
+    "mlflow_experiment",
+    "wandb",
 )
 
 
