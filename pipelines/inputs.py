@@ -15,7 +15,7 @@ from dbl_tf import label_arrays, label_values
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples, FeatureRows
-from pipelines.images.augmentation import PHOTOGRAPHS, Augmentation
+from pipelines.images.settings import PHOTOGRAPHS, Augmentation
 
 # A function from labels (B, C) to weights (B, C).
 Weighting = Callable[[tf.Tensor], tf.Tensor]

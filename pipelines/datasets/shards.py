@@ -1,35 +1,17 @@
 """Shards that `python -m pipelines.write_shards` wrote, as a data source."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
-from dbl_tf.settings import REQUIRED, setting
 from pipelines.datasets import assembly
-from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
+from pipelines.datasets.options import ShardsOptions
+from pipelines.datasets.source import LoadOptions
 from pipelines.examples import Examples, LabelledData
 from pipelines.shards import reading
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions):
-    """Options of shards."""
-
-    shards_dir: str = setting(
-        REQUIRED,
-        "Folder that python -m pipelines.write_shards wrote.",
-        is_path=True,
-        required_as="a folder that python -m pipelines.write_shards wrote",
-    )
-
-    @property
-    def data_name(self) -> str:
-        """The name of the folder."""
-        return os.path.basename(os.path.abspath(self.shards_dir))
-
-
 def load(
-    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+    options: ShardsOptions, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Opens the shards, whose images were checked when they were written.
 
@@ -75,6 +57,3 @@ def _without_bad_records(examples: Examples, source: str, load_options: LoadOpti
     if examples.is_stream and len(kept) < len(examples):
         return reading.by_position(kept)
     return kept
-
-
-SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, hub, prediction
+from dbl_tf import atomic, names, prediction
 from dbl_tf.statistics import LabelStatistics
 from pipelines import cache
 from pipelines.examples import Examples, FeatureRows, LabelledData
@@ -62,7 +62,7 @@ class Features:
         config = self.config
         yield f"tensorflow {tf.__version__}, keras {keras.__version__}"
         yield repr((config.backbone, dict(config.backbone_options), config.image_size))
-        if hub.is_hub(config.backbone):
+        if names.is_hub(config.backbone):
             # Its preprocessing is that of the preset, which is not among the weights.
             yield repr(self.backbone.get_layer("preprocessing").get_config())
         if not config.full_decoding:

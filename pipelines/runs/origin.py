@@ -1,8 +1,10 @@
 """What a run was started with: a fingerprint of its data, and the threads that sums depend on."""
 
 import hashlib
+import importlib.metadata
 import os
 import pathlib
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
@@ -10,7 +12,7 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, saved_json
+from dbl_tf import saved_json
 from dbl_tf.cores import usable_cores
 from pipelines import cache, locations
 from pipelines.examples import Examples
@@ -140,20 +142,19 @@ class Origin(msgspec.Struct, frozen=True):
 
     def save(self, run_dir: pathlib.Path) -> None:
         """Writes the file of a run directory."""
-        with atomic.replacing(run_dir / self.NAME) as tmp_path:
-            tmp_path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        _FORMAT.write(run_dir / self.NAME, msgspec.to_builtins(self), indent=1)
 
     @classmethod
     def load(cls, run_dir: pathlib.Path) -> "Origin | None":
         """Reads the file of a run directory; None if an earlier version left it without one.
 
         Raises:
-            ValueError: it holds something else; the message names file and field.
+            ValueError: it holds something else, or was changed; the message names file and field.
         """
         path = run_dir / cls.NAME
         if not path.exists():
             return None
-        return saved_json.read(path, cls, "fingerprint of data")
+        return _FORMAT.read(path)
 
     def data_changes(self, before: "Origin") -> list[str]:
         """Returns what differs in the data from an earlier origin, a split at a time."""
@@ -165,6 +166,22 @@ class Origin(msgspec.Struct, frozen=True):
                 found.append(f"{name}: {', '.join(changes)}")
         return found
 
+    def of_all_machines(self) -> dict[str, str]:
+        """Returns what must be the same on all machines of a cluster, by name.
+
+        Files may be copies, of other paths and times. Sums do not depend on the number of cores of
+        the machine that adds them up last, but on its libraries.
+        """
+        digests = {}
+        for name, split in self.splits.items():
+            digests[f"examples of {name}"] = str(split.num_examples)
+            digests[f"names of {name}"] = split.names
+            digests[f"labels of {name}"] = split.labels
+        versions = {"Python": platform.python_version()}
+        versions |= {n: importlib.metadata.version(n) for n in ("tensorflow", "keras", "numpy")}
+        versions["dbl_tf"] = importlib.metadata.version("dbl-tf")
+        return {**digests, **versions}
+
     def thread_changes(self, before: "Origin") -> list[str]:
         """Returns what may change the last digits of the weights, as words for a warning."""
         return [
@@ -172,6 +189,9 @@ class Origin(msgspec.Struct, frozen=True):
             for name, value in self.threads.items()
             if before.threads.get(name, value) != value
         ]
+
+
+_FORMAT = saved_json.Format("dbl_tf.Origin", "fingerprint of data", Origin)
 
 
 def _digest_of_files(examples: Examples) -> str:

@@ -29,13 +29,12 @@ import numpy as np
 import scipy.sparse
 
 from pipelines.examples import LabelledData
-from pipelines.record_files import FORMATS
+from pipelines.shards import EXAMPLES_PER_SHARD, FORMATS
 from pipelines.shrinking import Settings
 
 MANIFEST = "shards.json"
 UNFINISHED_MANIFEST = "shards.unfinished.json"
 STATISTICS = "statistics.json"
-EXAMPLES_PER_SHARD = 2048
 
 DIGEST_SUFFIX = ".sha256"
 
@@ -53,7 +52,7 @@ class Plan:
     """The division of a data set into shards, which depends on the data and a few numbers.
 
     Attributes:
-        record_format: one of `record_files.FORMATS`.
+        record_format: one of `pipelines.shards.FORMATS`.
         class_names: the names of the C classes.
         flip_probability: the `flip_probability` of the data set.
         shuffle_seed: the seed that orders the train examples.

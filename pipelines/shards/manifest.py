@@ -19,8 +19,7 @@ from typing import Annotated, Any
 import msgspec
 
 from dbl_tf import saved_json
-from pipelines.record_files import FORMATS
-from pipelines.shards import layout
+from pipelines.shards import FORMATS, layout
 from pipelines.shards.layout import (
     FORMAT,
     FORMATS_WITHOUT_IDENTITY,
@@ -131,9 +130,9 @@ class Manifest:
                 )
             raise ShardsError(f"{directory} is not a folder of shards: it has no {MANIFEST}")
         try:
-            raw = saved_json.read(path, dict[str, Any], "manifest of shards")
+            raw = saved_json.decode(path, dict[str, Any], "manifest of shards")
             _check_format(path, raw)
-            content = saved_json.read(path, _Content, "manifest of shards")
+            content = saved_json.decode(path, _Content, "manifest of shards")
         except ShardsError:
             raise
         except ValueError as error:
@@ -223,7 +222,7 @@ def load_json(path: str | os.PathLike) -> Any:
         ShardsError: the file is not JSON.
     """
     try:
-        return saved_json.read(path, Any, "JSON")
+        return saved_json.decode(path, Any, "JSON")
     except ValueError as error:
         raise ShardsError(str(error)) from error
 

@@ -8,14 +8,13 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 from absl import logging
 from array_record.python import array_record_module
 
-from dbl_tf import atomic
+from dbl_tf import atomic, terminal
 from dbl_tf.cores import usable_cores
 from dbl_tf.lock import Lock
 from dbl_tf.messages import first_lines
@@ -54,11 +53,11 @@ def write(data: LabelledData, directory: str | os.PathLike, plan: Plan) -> Manif
         if finished:
             return finished
         total = sum(plan.num_examples.values())
-        progress = keras.utils.Progbar(total, unit_name="image").add
-        shards = [
-            write_shard(data.splits[split], directory, plan, split, shard, progress)
-            for split, shard in plan.shards()
-        ]
+        with terminal.Counter("writing shards", total, "images") as counter:
+            shards = [
+                write_shard(data.splits[split], directory, plan, split, shard, counter.advance)
+                for split, shard in plan.shards()
+            ]
         train = data.splits["train"]
         statistics = LabelStatistics.from_labels(train.targets, data.class_names)
         return finish(data, directory, plan, shards, statistics)

@@ -214,7 +214,7 @@ def test_written_tables_keep_unknown_labels(wide_table, tmp_path):
     folder = tmp_path / "copy"
     folder.mkdir()
     files = {file for split in data.splits.values() for file in split.files}
-    copied = table.copy_rows(table.Options(examples=str(wide_table)), folder, files)
+    copied = table.copy_rows(table.TableOptions(examples=str(wide_table)), folder, files)
     config = DataConfig.of(
         dataset="table", examples=str(wide_table), cache_dir=str(tmp_path / "cache")
     )

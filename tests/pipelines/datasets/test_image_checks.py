@@ -120,7 +120,7 @@ def test_file_that_passed_is_read_again_only_when_it_changed(tmp_path, cache_dir
     path.write_bytes(jpeg())
     assert check_images([path], level="all", cache_dir=cache_dir) == []
     overwrite_unnoticed(path, b"x" * len(jpeg()))
-    for level in image_checks.LEVELS:  # a pass of the strictest level holds for the others
+    for level in image_checks.CHECK_LEVELS:  # a pass of the strictest level holds for the others
         assert check_images([path], level=level, cache_dir=cache_dir) == []
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert len(check_images([path], level="all", cache_dir=cache_dir)) == 1
@@ -309,7 +309,7 @@ def test_bad_images_in_records_are_found_wherever_they_are(tmp_path, cache_dir, 
     examples = in_records([bad.get(i, jpeg(i)) for i in range(num_images)], file)
     found = {
         level: check_records(examples, level=level, cache_dir=cache_dir)
-        for level in image_checks.LEVELS
+        for level in image_checks.CHECK_LEVELS
     }
     assert found["exists"] == []
     assert [image.position for image in found["header"]] == [0, num_images - 1]
