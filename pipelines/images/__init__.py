@@ -9,10 +9,17 @@ from pipelines.images.decoding import (
     read_for_evaluation,
     resize,
 )
-from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
+from pipelines.images.headers import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    inspect,
+    stored_size,
+)
 
 __all__ = [
     "EVALUATION_VERSION",
+    "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE",
     "Augmentation",
