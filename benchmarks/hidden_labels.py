@@ -17,12 +17,10 @@ import numpy as np
 import scipy.sparse
 from absl import flags
 
-from benchmarks.scoring import Scores, score
+from benchmarks.scoring import Scores, difference_cell, head_config, mean_cell, score
 from dbl_tf.statistics import LabelStatistics
-from pipelines.differences import PairedDifference, mean_and_error
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs import flags as run_flags
-from pipelines.runs import resolution
 from pipelines.runs.config import RunConfig
 
 # What becomes of the hidden labels.
@@ -58,9 +56,7 @@ def train(
     train_split = data.splits["train"]
     groups = LabelStatistics.from_labels(train_split.labels, data.class_names).groups
     splits = {**data.splits, "train": hide(train_split, share, treatment, seed)}
-    config = resolution.resolve(asked.with_settings(method=method, seed=seed), data)
-    config = resolution.head_alone(config, 1)
-    config = dataclasses.replace(config, keep="last", patience=None)
+    config = head_config(asked.with_settings(method=method, seed=seed), data)
     found = score(config, dataclasses.replace(data, splits=splits), groups)
     scores.add(**keys, **found)
 
@@ -76,20 +72,13 @@ def table(scores: Scores, share: float, methods: Sequence[str], seeds: Sequence[
         found = scores.of(method=method, hidden=treatment, share=share)
         return {int(row["seed"]): float(row["total"]) for row in found if int(row["seed"]) in seeds}
 
-    def difference(ours: dict[int, float], theirs: dict[int, float]) -> str:
-        paired = PairedDifference.of(ours, theirs)
-        return f"{paired.mean:+.2f} ± {paired.standard_error:.2f}".replace("-", "−")
-
     headings = [*TREATMENTS, f"{UNKNOWN} − {NEGATIVE}", f"`{methods[0]}`, {UNKNOWN} − {NEGATIVE}"]
     lines = [f"| method | {' | '.join(headings)} |", "|---|" + "---|" * len(headings)]
     for method in methods:
         by_treatment = {treatment: totals(method, treatment) for treatment in TREATMENTS}
-        cells = []
-        for of_treatment in by_treatment.values():
-            mean, error = mean_and_error(np.array(list(of_treatment.values())))
-            cells.append(f"{mean:.2f} ± {error:.2f}")
-        cells.append(difference(by_treatment[UNKNOWN], by_treatment[NEGATIVE]))
-        cells.append(difference(totals(methods[0], UNKNOWN), by_treatment[NEGATIVE]))
+        cells = [mean_cell(of_treatment.values()) for of_treatment in by_treatment.values()]
+        cells.append(difference_cell(by_treatment[UNKNOWN], by_treatment[NEGATIVE]))
+        cells.append(difference_cell(totals(methods[0], UNKNOWN), by_treatment[NEGATIVE]))
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return lines
 

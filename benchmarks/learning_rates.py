@@ -17,12 +17,10 @@ import numpy as np
 import scipy.sparse
 from absl import flags
 
-from benchmarks.scoring import Scores, score
+from benchmarks.scoring import Scores, head_config, mean_cell, score
 from dbl_tf.statistics import LabelStatistics
-from pipelines.differences import mean_and_error
 from pipelines.examples import LabelledData
 from pipelines.runs import flags as run_flags
-from pipelines.runs import resolution
 from pipelines.runs.config import RunConfig
 
 FACTORS = (1 / 9, 1 / 3, 1, 3, 9)
@@ -60,10 +58,8 @@ def table(scores: Scores) -> Iterator[str]:
         cells = []
         for factor in FACTORS:
             rows = scores.of(method=method, classes=num_classes, factor=round(factor, 4))
-            mean, error = mean_and_error(np.array([float(row["total"]) for row in rows]))
-            cells.append(f"{mean:.2f}" if len(rows) == 1 else f"{mean:.2f} ± {error:.2f}")
-        cells = " | ".join(cells)
-        yield f"| `{method}` | {num_classes} | {cells} |"
+            cells.append(mean_cell(float(row["total"]) for row in rows))
+        yield f"| `{method}` | {num_classes} | {' | '.join(cells)} |"
 
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the results.", required=True)
@@ -90,8 +86,7 @@ def main(argv: list[str]) -> None:
         train = data.splits["train"]
         groups = LabelStatistics.from_labels(train.labels, data.class_names).groups
         for method in _METHODS.value:
-            config = resolution.resolve(asked.with_settings(method=method), data)
-            config = dataclasses.replace(config, keep="last", patience=None)
+            config = head_config(asked.with_settings(method=method), data)
             for factor in FACTORS:
                 keys = dict(method=method, classes=num_classes, draw=draw, factor=round(factor, 4))
                 if not scores.of(**keys):

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.scoring import Scores, score
+from benchmarks.scoring import Scores, difference_cell, head_config, mean_cell, score
 from dbl_tf import methods, metrics
 from dbl_tf.statistics import LabelStatistics
 from pipelines import folds
-from pipelines.differences import PairedDifference, mean_and_error
 from pipelines.examples import LabelledData
 from pipelines.runs import flags as run_flags
-from pipelines.runs import resolution, select
+from pipelines.runs import select
 from pipelines.runs.config import AUTO, ResolvedConfig, RunConfig
 
 _DEFAULT_RATE, _BEST_RATE = "default", "cross-validated"
@@ -49,10 +48,8 @@ class Comparison:
 
     def config_of(self, method: str, factor: float, seed: int) -> ResolvedConfig:
         """Returns the configuration of a head at a multiple of its default rate."""
-        asked = self.asked.with_settings(method=method, seed=seed)
-        config = resolution.head_alone(resolution.resolve(asked, self.data), len(self.folds))
-        rate = factor * config.learning_rate
-        return dataclasses.replace(config, learning_rate=rate, keep="last", patience=None)
+        config = head_config(self.asked.with_settings(method=method, seed=seed), self.data)
+        return dataclasses.replace(config, learning_rate=factor * config.learning_rate)
 
     def on_test(self, method: str, factor: float, seed: int) -> dict[str, Any]:
         """Returns the row of a head that is trained on the whole training split."""
@@ -112,13 +109,10 @@ def table(rows_of: dict[str, list[dict[str, Any]]], reference: str) -> list[str]
     lines = [f"| method | {' | '.join(metrics.TOTAL_AND_GROUPS)} | total − {reference} |"]
     lines.append("|---|" + "---|" * 5)
     for method in rows_of:
-        cells = []
-        for group in metrics.TOTAL_AND_GROUPS:
-            mean, error = mean_and_error(np.array(list(values(method, group).values())))
-            cells.append(f"{mean:.2f} ± {error:.2f}")
-        paired = PairedDifference.of(values(method, "total"), values(reference, "total"))
-        mark = "" if method == reference else f"{paired.mean:+.2f} ± {paired.standard_error:.2f}"
-        lines.append(f"| `{method}` | {' | '.join(cells)} | {mark} |".replace("-", "−"))
+        cells = [mean_cell(values(method, group).values()) for group in metrics.TOTAL_AND_GROUPS]
+        totals = values(method, "total"), values(reference, "total")
+        cells.append("" if method == reference else difference_cell(*totals))
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
     return lines
 
 

@@ -1,18 +1,19 @@
-"""Heads that the programs on accuracy train and score, and the rows of their results."""
+"""What the programs on accuracy share: heads that are trained and scored, rows and tables."""
 
 import csv
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from dbl_tf import atomic, metrics
+from pipelines.differences import PairedDifference, mean_and_error
 from pipelines.examples import LabelledData
-from pipelines.runs import heads
-from pipelines.runs.config import ResolvedConfig
+from pipelines.runs import heads, resolution
+from pipelines.runs.config import ResolvedConfig, RunConfig
 
 
 class Scores:
@@ -40,6 +41,12 @@ class Scores:
         print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
 
+def head_config(asked: RunConfig, data: LabelledData) -> ResolvedConfig:
+    """Returns the configuration of a head on features that is trained to its last step."""
+    config = resolution.head_alone(resolution.resolve(asked, data), len(data.splits["train"]))
+    return dataclasses.replace(config, keep="last", patience=None)
+
+
 def score(
     config: ResolvedConfig, data: LabelledData, groups: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
@@ -51,3 +58,15 @@ def score(
     means = metrics.mean_by_group(precision, groups)
     seconds = time.monotonic() - started
     return {name: 100 * value for name, value in means.items()} | {"seconds": seconds}
+
+
+def mean_cell(values: Iterable[float]) -> str:
+    """Returns the mean of values with its standard error, or the only value alone."""
+    mean, error = mean_and_error(np.array([*values]))
+    return f"{mean:.2f}" if np.isnan(error) else f"{mean:.2f} ± {error:.2f}"
+
+
+def difference_cell(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> str:
+    """Returns the mean difference of scores by seed, with its standard error."""
+    paired = PairedDifference.of(ours, theirs)
+    return f"{paired.mean:+.2f} ± {paired.standard_error:.2f}".replace("-", "−")

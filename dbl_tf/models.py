@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from dbl_tf import hub, keras_internals, replicas
 from dbl_tf.classifiers import GraphClassifier
+from dbl_tf.names import HUB_PREFIX, HUB_PRESET, SMALL_RESNET, is_hub
 
-SMALL_RESNET = "small_resnet"
-# Of networks whose inputs are features.
-NO_BACKBONE = "none"
 # The default learning rates of SGD are those of so many classes, times C over this number.
 CLASSES_OF_RATES = 20
 # The default learning rate of AdamW for a head on fixed features, and for a network from scratch.
 ADAMW_HEAD_RATE = 0.002
+_FEATURE_SCALING = "feature_scaling"  # the name of the layer
 
 # The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
@@ -36,9 +36,9 @@ def check_backbone(name: str) -> None:
     Raises:
         ValueError: the message lists the names.
     """
-    if not hub.is_hub(name) and name not in backbone_names():
+    if not is_hub(name) and name not in backbone_names():
         raise ValueError(
-            f"backbone must be {hub.PREFIX}PRESET_OR_FOLDER or one of "
+            f"backbone must be {HUB_PREFIX}PRESET_OR_FOLDER or one of "
             f"{', '.join(backbone_names())}; got {name!r}"
         )
 
@@ -47,11 +47,34 @@ def load(path: str | os.PathLike) -> keras.Model:
     """Loads a network from a `.keras` file that a run has written.
 
     Raises:
-        ValueError: it is no such file, or holds a network of KerasHub, which is not installed.
+        OSError: the file cannot be opened.
+        ValueError: it is no such file, damaged, or holds a network of KerasHub, which is not
+            installed. The message is one line and names it.
     """
-    if zipfile.is_zipfile(path):
-        hub.import_for(path)
-    return keras.models.load_model(path, compile=False)
+    _check_archive(path)
+    hub.import_for(path)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras has no class of errors for files that it cannot read
+        raise ValueError(f"{path} holds no network: {_one_line(error)}") from error
+
+
+def _check_archive(path: str | os.PathLike) -> None:
+    """Compares all checksums of a `.keras` file, which Keras does not do for all that it reads."""
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if "config.json" not in archive.namelist():
+                    raise ValueError("it has no config.json")
+                damaged = archive.testzip()
+        except Exception as error:  # a place that the archive gives, but does not have; and others
+            raise ValueError(f"{path} is no .keras file, or damaged: {_one_line(error)}") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: {damaged!r} in it is not as it was written")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
@@ -141,7 +164,7 @@ def build_backbone(
     """
     shape = (image_size, image_size, 3)
     network, preprocess = _network(name, shape, weights, dict(options or {}))
-    parts = hub.layers_of(network) if hub.is_hub(name) else network.layers
+    parts = hub.layers_of(network) if is_hub(name) else network.layers
     for prefix in frozen_layers:
         matching = [layer for layer in parts if layer.name.startswith(prefix)]
         if not matching:
@@ -172,6 +195,7 @@ def build_head(
     seed: int = 0,
     classifier: layers.Layer | None = None,
     neck: bool = True,
+    scale_features: bool = False,
 ) -> keras.Model:
     """Builds the layers above the backbone: FC 256, BatchNorm, dropout 0.5, FC C; no activation.
 
@@ -183,13 +207,15 @@ def build_head(
             `dbl_tf.CosineClassifier`.
         neck: whether FC 256, BatchNorm and dropout precede the classifier. Without them, it
             receives the features themselves.
+        scale_features: whether a `FeatureScaling` comes first, which the function of this name
+            has to set.
 
     Returns:
         A model from (B, F) features to (B, C) logits in float32. FC 256 is initialized He-normal by
         fan-out, FC C from N(0, 0.01), biases with zeros.
     """
     features = keras.Input((num_features,), name="features")
-    x = features
+    x = FeatureScaling(name=_FEATURE_SCALING)(features) if scale_features else features
     if neck:
         x = layers.Dense(
             256,
@@ -214,6 +240,17 @@ def build_head(
             name="classifier",
         )
     return keras.Model(features, classifier(x), name="head")
+
+
+def scale_features(head: keras.Model, means: np.ndarray, deviations: np.ndarray) -> None:
+    """Sets the `FeatureScaling` of a head.
+
+    Args:
+        head: the result of `build_head` with `scale_features`.
+        means: the means of the training features, (F,).
+        deviations: their standard deviations, (F,).
+    """
+    head.get_layer(_FEATURE_SCALING).set(means, deviations)
 
 
 def join(backbone: keras.Model | None, head: keras.Model) -> keras.Model:
@@ -277,8 +314,10 @@ def copy_weights(
         if layer.name == "classifier" and not (same_classes and type(other) is type(layer)):
             continue
         if other is None:
+            hint = " (pass --noscale_features)" if layer.name == _FEATURE_SCALING else ""
             raise ValueError(
-                f"the head in {path} has no layer {layer.name}; its layers are {', '.join(others)}"
+                f"the head in {path} has no layer {layer.name}{hint}; its layers are "
+                f"{', '.join(others)}"
             )
         fixed = isinstance(layer, GraphClassifier)
         new, old = (each.trainable_variables if fixed else each.weights for each in (layer, other))
@@ -333,6 +372,59 @@ class BackbonePreprocessing(layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal layer."""
         return {**super().get_config(), "application": self.application}
+
+
+@keras.saving.register_keras_serializable(package="dbl_tf")
+class FeatureScaling(layers.Layer):
+    """Brings features in units of their own, such as lengths beside counts, to one scale.
+
+    The gradient of a weight is proportional to the feature that it multiplies, so that features of
+    large numbers would drown the others. With the means μ and the standard deviations σ of the
+    training features, they become `(x − μ)·r/σ`. Where most are of one kind, such as the words of a
+    text or the outputs of a network, their relative sizes mean something: if the 5 % and the 95 %
+    quantile of σ differ less than tenfold, r = σ/median(σ), within [1/3, 3]. Otherwise r = 1. A
+    feature that is constant among the training examples becomes 0, whatever its value elsewhere.
+
+    μ and r/σ are weights, which are saved with the others. Until `set` is called, features pass
+    unchanged. The arguments are those of `keras.layers.Layer`.
+    """
+
+    def __init__(self, **kwargs: Any):
+        # Half precision cannot hold features of any unit.
+        super().__init__(dtype="float32", **{k: v for k, v in kwargs.items() if k != "dtype"})
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the means and the factors."""
+        shape = (input_shape[-1],)
+        self.means = self.add_weight(
+            name="means", shape=shape, initializer="zeros", trainable=False
+        )
+        self.factors = self.add_weight(
+            name="factors", shape=shape, initializer="ones", trainable=False
+        )
+
+    def set(self, means: np.ndarray, deviations: np.ndarray) -> None:
+        """Sets means and factors by the means and standard deviations of features, each (F,)."""
+        means, deviations = np.asarray(means, np.float64), np.asarray(deviations, np.float64)
+        # What is left of a constant in float32 is rounding, and its deviation is no unit.
+        varies = deviations > np.finfo(np.float32).eps * np.abs(means)
+        factors = np.zeros_like(deviations)
+        if varies.any():
+            of_varying = deviations[varies]
+            low, median, high = np.quantile(of_varying, [0.05, 0.5, 0.95])
+            are_of_one_kind = high < 10 * low
+            relative = np.clip(of_varying / median, 1 / 3, 3) if are_of_one_kind else 1.0
+            factors[varies] = np.minimum(relative / of_varying, np.finfo(np.float32).max)
+        self.means.assign(means.astype(np.float32))
+        self.factors.assign(factors.astype(np.float32))
+
+    def call(self, features: Any) -> Any:
+        """Scales features (B, F)."""
+        return (features - self.means) * self.factors
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the inputs."""
+        return input_shape
 
 
 @keras.saving.register_keras_serializable(package="dbl_tf")
@@ -412,8 +504,8 @@ def _network(
 ) -> tuple[keras.Model, Callable[[Any], Any]]:
     """Builds a network without its top, with its weights loaded; and its preprocessing."""
     check_backbone(name)
-    if hub.is_hub(name):
-        if weights not in (None, hub.PRESET):
+    if is_hub(name):
+        if weights not in (None, HUB_PRESET):
             raise ValueError(f"{name} has the weights of its preset; got {weights!r}")
         return hub.build(name, shape[0], load_weights=weights is not None, options=options)
     if name == SMALL_RESNET:
@@ -441,11 +533,17 @@ def _network(
     if file is not None:
         try:
             keras_internals.load_weights(network, file)
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:  # HDF5 and Keras raise many where bits of a file have changed
             raise ValueError(
                 f"{file} does not hold weights of {name} with options {options} and without "
-                f"its top: {error}"
+                f"its top: {_one_line(error)}"
             ) from error
+        wrong = [w.path for w in network.weights if not np.isfinite(ops.convert_to_numpy(w)).all()]
+        if wrong:
+            raise ValueError(
+                f"{file} holds weights of {name} that are not finite numbers, the first in "
+                f"{wrong[0]}"
+            )
     return network, preprocess
 
 

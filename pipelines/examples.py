@@ -15,6 +15,8 @@ from dbl_tf.messages import first_few
 
 # Small enough that several blocks can be read in parallel.
 _BLOCK = 32
+# Features of so many examples are read at a time where all of them are looked at.
+_ROWS_PER_BLOCK = 4096
 
 Read = Callable[[tf.Tensor], tf.Tensor]
 Stream = Callable[[int], tf.data.Dataset]
@@ -57,6 +59,23 @@ class FeatureRows:
         """Returns the features at positions among the N, float32 (n, F)."""
         return np.asarray(self.array[self.rows[positions]], np.float32)
 
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the means and the standard deviations of the features, float64 (F,) each.
+
+        They are computed a block at a time, around the means of the blocks (Chan et al., 1983), so
+        that features that are far from 0 keep their digits.
+        """
+        count, means, squares = 0, np.zeros(self.num_features), np.zeros(self.num_features)
+        for start in range(0, len(self), _ROWS_PER_BLOCK):
+            block = self[slice(start, start + _ROWS_PER_BLOCK)].astype(np.float64)
+            block_means = block.mean(axis=0)
+            step, total = block_means - means, count + len(block)
+            squares += np.square(block - block_means).sum(axis=0)
+            squares += np.square(step) * (count * len(block) / total)
+            means += step * (len(block) / total)
+            count = total
+        return means, np.sqrt(squares / max(count, 1))
+
     def take(self, positions: np.ndarray) -> "FeatureRows":
         """Returns the rows at positions among the N, without reading them."""
         return FeatureRows(self.array, self.rows[positions])
@@ -79,9 +98,9 @@ class FeatureRows:
 class Examples:
     """Labeled images of one split, or features in their place, in a fixed order.
 
-    Images are read by position with `read` or, where that is not possible, as a stream with
-    `stream`. The other of the two functions raises a TypeError, and so do both where the examples
-    are features.
+    Images are read by position with `read` or, where that takes too long, as a stream with
+    `stream`. Then `read` serves to look at single images. A function that the examples do not have
+    raises a TypeError; where they are features, both do.
 
     Attributes:
         names: the N names by which messages and prediction files call the images, such as their
@@ -178,11 +197,12 @@ class Examples:
         )
         if self.features is not None:
             return part
+        table = tf.constant(positions)
+        part = dataclasses.replace(
+            part, read=lambda position: self.read(tf.gather(table, position))
+        )
         if not self.is_stream:
-            table = tf.constant(positions)
-            return dataclasses.replace(
-                part, read=lambda position: self.read(tf.gather(table, position))
-            )
+            return part
         if np.any(np.diff(positions) <= 0):
             raise ValueError("examples of a stream can only be taken in their own order, each once")
         return dataclasses.replace(part, stream=lambda start: self._pick(positions[start:]))

@@ -260,6 +260,7 @@ def build_networks(
         statistics,
         config.loss,
         label_embeddings=label_embeddings,
+        scale_features=config.scale_features,
         seed=config.seed,
     )
     if config.init_from and load_weights:
@@ -269,6 +270,12 @@ def build_networks(
             config.init_from, backbone, head, same_classes=names == statistics.class_names
         )
     return backbone, head
+
+
+def scale_features(config: ResolvedConfig, head: keras.Model, features: FeatureRows) -> None:
+    """Fits the scaling of a head, if the configuration asks for it, to training features."""
+    if config.scale_features:
+        models.scale_features(head, *features.moments())
 
 
 def _build_backbone(config: ResolvedConfig, *, load_weights: bool) -> keras.Model:

@@ -8,7 +8,7 @@ from dbl_tf.statistics import LabelStatistics
 from pipelines import data_summary
 from pipelines.datasets.image_checks import BadImagesError
 from pipelines.examples import LabelledData
-from pipelines.runs import build, resolution
+from pipelines.runs import build, resolution, tracking
 from pipelines.runs.config import ConfigError, RunConfig
 
 
@@ -24,6 +24,7 @@ def check(asked: RunConfig) -> None:
         OSError: a file cannot be read.
     """
     asked.check_files()
+    tracking.check(asked)
     try:
         # What loading prints, such as how far it is, is not part of the summary.
         with contextlib.redirect_stdout(sys.stderr):

@@ -46,6 +46,7 @@ def fit_head(
     _, head = build.build_networks(
         config, statistics, num_features=features.num_features, load_weights=False
     )
+    build.scale_features(config, head, features)
     plan = build.make_plan(config, statistics)
     head.compile(
         build.make_optimizer(config, plan), build.make_loss(config, statistics), jit_compile=False

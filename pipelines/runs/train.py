@@ -10,13 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, models, portable, serving, training
+from dbl_tf import atomic, models, names, portable, serving, training
 from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
 from pipelines import folds, images
 from pipelines.examples import LabelledData
 from pipelines.runs import (
+    board,
     build,
     costs,
     directory,
@@ -27,6 +28,7 @@ from pipelines.runs import (
     report,
     resolution,
     select,
+    tracking,
 )
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.features import Features
@@ -56,32 +58,106 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         OSError: another process uses the directory, or it cannot be written.
         LostWorkerError: another machine of the cluster was lost.
     """
-    asked.check_files()
-    saved = directory.saved_config(asked)
     strategy = training.make_strategy(asked.strategy)
-    _check_strategy(asked, strategy)
     with Lock(asked.directory) as lock:
-        if training.is_chief(strategy) and asked.directory.exists():
-            lock.acquire()  # a new directory is not created before the data have been checked
-        data = asked.load_data()
-        train = data.splits["train"]
-        statistics = LabelStatistics.from_labels(train.targets, data.class_names)
-        build.check_classes(asked, statistics)
-        chosen: tuple[str, ...] = ()
-        if saved is None and strategy.num_replicas_in_sync == 1:
-            asked = resolution.with_default_method(asked, data)
-        if saved is None and asked.left_to_choice():
-            chosen = asked.left_to_choice()
-            if strategy.num_replicas_in_sync > 1:
-                raise ConfigError(
-                    f"--{chosen[0]}=auto chooses on one device; choose first, with "
-                    "--strategy=one_device"
-                )
-            asked.directory.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            asked = select.choose(asked, data)
-        config = resolution.resolve(asked, data, saved, chosen)
-        return _train_and_evaluate(config, data, statistics, strategy, lock)
+        with training.preparing_together(strategy, "its data") as preparation:
+            run = _prepare(asked, strategy, lock)
+            preparation.describe({**run.config.decisive(), **run.origin.of_all_machines()})
+        # Under a strategy of several machines, variables are made by all of them together.
+        networks = _build_networks(run, strategy)
+        with training.preparing_together(strategy, "the run directory"):
+            if training.is_chief(strategy):
+                run = run.opened(lock)
+        return _train_and_evaluate(run, networks, strategy)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A run that has been checked, and is about to train.
+
+    Attributes:
+        config: its configuration.
+        data: its data.
+        statistics: the statistics of the training labels.
+        origin: the fingerprint of its data and threads; in the chief, that of its first start.
+    """
+
+    config: ResolvedConfig
+    data: LabelledData
+    statistics: LabelStatistics
+    origin: Origin
+
+    def opened(self, lock: Lock) -> "_Run":
+        """Returns the run with its directory taken, whose files are written or checked."""
+        pathlib.Path(self.config.run_dir).mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        origin = directory.open_directory(self.config, self.statistics, self.origin)
+        return dataclasses.replace(self, origin=origin)
+
+
+def _prepare(asked: RunConfig, strategy: tf.distribute.Strategy, lock: Lock) -> _Run:
+    """Reads the data and fills in what was left open, or refuses."""
+    asked.check_files()
+    tracking.check(asked)
+    saved = directory.saved_config(asked)
+    _check_strategy(asked, strategy)
+    if training.is_chief(strategy) and asked.directory.exists():
+        lock.acquire()  # a new directory is not created before the data have been checked
+    data = asked.load_data()
+    train = data.splits["train"]
+    statistics = LabelStatistics.from_labels(train.targets, data.class_names)
+    build.check_classes(asked, statistics)
+    chosen: tuple[str, ...] = ()
+    if saved is None and strategy.num_replicas_in_sync == 1:
+        asked = resolution.with_default_method(asked, data)
+    if saved is None and asked.left_to_choice():
+        chosen = asked.left_to_choice()
+        if strategy.num_replicas_in_sync > 1:
+            raise ConfigError(
+                f"--{chosen[0]}=auto chooses on one device; choose first, with "
+                "--strategy=one_device"
+            )
+        asked.directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        asked = select.choose(asked, data)
+    config = resolution.resolve(asked, data, saved, chosen)
+    build.check_loss(config, statistics)
+    build.check_sampler(config, train)
+    return _Run(
+        config=config,
+        data=data,
+        statistics=statistics,
+        origin=Origin.of(data.splits, strategy, content=config.loading.check_content),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Networks:
+    """The networks of a run.
+
+    Attributes:
+        backbone: the network from images to features; None for data that are features.
+        head: the network from features to logits.
+        whole: both together.
+    """
+
+    backbone: keras.Model | None
+    head: keras.Model
+    whole: keras.Model
+
+
+def _build_networks(run: _Run, strategy: tf.distribute.Strategy) -> _Networks:
+    config = run.config
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+    with strategy.scope():
+        given = run.data.splits["train"].features
+        backbone, head = build.build_networks(
+            config, run.statistics, num_features=None if given is None else given.num_features
+        )
+        if given is not None and config.init_from is None:
+            build.scale_features(config, head, given)
+        return _Networks(backbone, head, models.join(backbone, head))
 
 
 def _check_strategy(asked: RunConfig, strategy: tf.distribute.Strategy) -> None:
@@ -107,40 +183,47 @@ def _check_strategy(asked: RunConfig, strategy: tf.distribute.Strategy) -> None:
 
 
 def _train_and_evaluate(
+    run: _Run, networks: _Networks, strategy: tf.distribute.Strategy
+) -> dict[str, Any] | None:
+    config, data, statistics, network = run.config, run.data, run.statistics, networks.whole
+    run_dir = pathlib.Path(config.run_dir)
+    is_chief = training.is_chief(strategy)
+    stages = _stages(run, networks)
+    plans = [stage.plan for stage in stages]
+    print(costs.describe(config, data, statistics, plans, strategy), flush=True)
+    if not is_chief:
+        _train(config, data, statistics, stages, strategy, None)
+        training.wait_for_all(strategy)
+        return None
+    with tracking.tracked(config) as trackers:
+        _train(config, data, statistics, stages, strategy, trackers)
+        model = build.plain_copy(config, network, statistics)
+        with atomic.replacing(run_dir / "model.keras") as tmp_path:
+            model.save(tmp_path)
+        last = stages[-1]
+        # The copy predicts images; what sees features is in float32 already.
+        predicts = model if last.network is network else last.network
+        logits_of = evaluate.network_predictor(predicts, last.inputs)
+        with atomic.reraise_full_disk(run_dir):
+            judged = _judged(config, data, logits_of, last.inputs)
+            scores = _evaluate_and_export(
+                config, data, statistics, model, logits_of, judged, run.origin.accepted_changes
+            )
+        logged = ("config.json", "metrics.json", report.REPORT)
+        trackers.log_results(scores, [run_dir / name for name in logged])
+    training.wait_for_all(strategy)
+    return scores
+
+
+def _train(
     config: ResolvedConfig,
     data: LabelledData,
     statistics: LabelStatistics,
+    stages: Sequence["_Stage"],
     strategy: tf.distribute.Strategy,
-    lock: Lock,
-) -> dict[str, Any] | None:
-    run_dir = pathlib.Path(config.run_dir)
-    train = data.splits["train"]
-    build.check_loss(config, statistics)
-    build.check_sampler(config, train)
-
-    keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(config.precision)
-    with strategy.scope():
-        given = train.features
-        backbone, head = build.build_networks(
-            config, statistics, num_features=None if given is None else given.num_features
-        )
-        network = models.join(backbone, head)
-    stages = _stages(config, data, statistics, backbone, head, network)
-    training.check_same_on_all(
-        strategy,
-        train.label_checksum(),
-        "not all machines have the same training labels, in the same order: each must read the "
-        "same data",
-    )
-    is_chief = training.is_chief(strategy)
-    if is_chief:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        origin = directory.open_directory(config, statistics, Origin.of(data.splits, strategy))
-    plans = [stage.plan for stage in stages]
-    print(costs.describe(config, data, statistics, plans, strategy), flush=True)
-
+    trackers: tracking.Trackers | None,
+) -> None:
+    """Trains the stages that are not finished, one after the other."""
     first = 0
     for position, stage in enumerate(stages):
         if training.Checkpoints(stage.directory / "checkpoints").steps():
@@ -152,24 +235,10 @@ def _train_and_evaluate(
                 build.make_loss(config, statistics),
                 jit_compile=config.xla,
             )
-        _fit(stage, data, statistics)
-    if not is_chief:
-        training.wait_for_all(strategy)
-        return None
-    model = build.plain_copy(config, network, statistics)
-    with atomic.replacing(run_dir / "model.keras") as tmp_path:
-        model.save(tmp_path)
-    last = stages[-1]
-    # The copy predicts images; what sees features is in float32 already.
-    predicts = model if last.network is network else last.network
-    logits_of = evaluate.network_predictor(predicts, last.inputs)
-    with atomic.reraise_full_disk(run_dir):
-        judged = _judged(config, data, logits_of, last.inputs)
-        scores = _evaluate_and_export(
-            config, data, statistics, model, logits_of, judged, origin.accepted_changes
-        )
-    training.wait_for_all(strategy)
-    return scores
+        _fit(stage, data, statistics, trackers)
+    if trackers is not None:
+        for stage in stages:
+            tracking.log_missing(trackers, stage.history_path, stage.prefix)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +252,7 @@ class _Stage:
         network: the network that is trained.
         inputs: what this network sees.
         batches: a function that makes the training batches.
+        name: what to call it where it is not the only one.
         steps_per_call: the most steps that are dispatched at once.
         rate_factors: a factor of the learning rate for each trainable variable; None for 1.
     """
@@ -193,19 +263,25 @@ class _Stage:
     network: keras.Model
     inputs: NetworkInputs
     batches: Callable[[], training.Batches]
+    name: str = ""
     steps_per_call: int = 1
     rate_factors: list[float] | None = None
 
+    @property
+    def history_path(self) -> pathlib.Path:
+        """The file with a row for each epoch."""
+        return self.directory / "history.csv"
 
-def _stages(
-    config: ResolvedConfig,
-    data: LabelledData,
-    statistics: LabelStatistics,
-    backbone: keras.Model | None,
-    head: keras.Model,
-    network: keras.Model,
-) -> list[_Stage]:
+    @property
+    def prefix(self) -> str:
+        """What the names of its metrics begin with in trackers; empty in the last stage."""
+        is_last = self.directory == pathlib.Path(self.config.run_dir)
+        return "" if is_last else f"{self.directory.name}/"
+
+
+def _stages(run: _Run, networks: _Networks) -> list[_Stage]:
     """Returns the head on features, all layers on images, or the one after the other."""
+    config, data, statistics, backbone = run.config, run.data, run.statistics, networks.backbone
     run_dir, stages = pathlib.Path(config.run_dir), []
     if config.freeze_backbone or config.head_steps:
         features_of = (
@@ -217,11 +293,12 @@ def _stages(
                 config=of_head,
                 plan=build.make_plan(of_head, statistics),
                 directory=run_dir if config.freeze_backbone else run_dir / "head",
-                network=head,
+                network=networks.head,
                 inputs=network_inputs.FeatureInputs(features_of),
                 batches=lambda: build.make_feature_batches(
                     config, data.splits["train"], statistics, features_of(data.splits["train"])
                 ),
+                name="" if config.freeze_backbone else "the head",
                 steps_per_call=heads.STEPS_PER_CALL,
             )
         )
@@ -232,16 +309,22 @@ def _stages(
                 config=config,
                 plan=build.make_plan(config, statistics),
                 directory=run_dir,
-                network=network,
+                network=networks.whole,
                 inputs=network_inputs.ImageInputs(config.image_size, config.full_decoding),
                 batches=lambda: build.make_image_batches(config, data, statistics),
-                rate_factors=build.rate_factors(config, backbone, network),
+                name="all layers" if config.head_steps else "",
+                rate_factors=build.rate_factors(config, backbone, networks.whole),
             )
         )
     return stages
 
 
-def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None:
+def _fit(
+    stage: _Stage,
+    data: LabelledData,
+    statistics: LabelStatistics,
+    trackers: tracking.Trackers | None,
+) -> None:
     """Trains a stage, and leaves in its network the weights that it keeps."""
     config, plan = stage.config, stage.plan
     train = data.splits["train"]
@@ -255,7 +338,9 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
         return build.make_indices(config, train, step).take(ahead)
 
     callbacks: list[keras.callbacks.Callback] = []
-    best = None
+    log_dir = stage.directory / "tensorboard"
+    best: training.KeepBest | None = None
+    scored: training.MeanAveragePrecisionCallback | None = None
     with contextlib.ExitStack() as reraising:
         reraising.enter_context(atomic.reraise_full_disk(stage.directory))
         reraising.enter_context(stage.inputs.naming_unreadable(train, drawn))
@@ -263,19 +348,20 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             val = data.splits["val"]
             reraising.enter_context(stage.inputs.naming_unreadable(val))
             # It comes first, so that the callbacks after it find `val_map` in the logs.
-            callbacks.append(
-                training.MeanAveragePrecisionCallback(
-                    stage.inputs.batches(val), val.targets.toarray()
-                )
+            scored = training.MeanAveragePrecisionCallback(
+                stage.inputs.batches(val), val.targets.toarray()
             )
+            callbacks.append(scored)
         if config.keep == "best":
             best = training.KeepBest(
                 stage.directory / "checkpoints" / "best.npz", patience=config.patience
             )
             callbacks.append(best)
-        callbacks.append(
-            training.TensorBoard(str(stage.directory / "tensorboard"), write_graph=False)
-        )
+        callbacks.append(training.TensorBoard(str(log_dir), write_graph=False))
+        if scored is not None:
+            callbacks.append(training.ClassSummaries(log_dir, scored, statistics))
+        if trackers is not None:
+            callbacks.append(tracking.LogEpochs(trackers, stage.history_path, stage.prefix))
         training.fit(
             stage.network,
             stage.batches(),
@@ -284,8 +370,10 @@ def _fit(stage: _Stage, data: LabelledData, statistics: LabelStatistics) -> None
             checkpoints=checkpoints,
             checkpoint_every=config.checkpoint_every,
             steps_per_call=stage.steps_per_call,
-            history_path=stage.directory / "history.csv",
+            history_path=stage.history_path,
             callbacks=callbacks,
+            batch_size=config.batch_size,
+            name=stage.name,
         )
     if best is None:
         training.use_averages(stage.network)
@@ -371,9 +459,10 @@ def _evaluate_and_export(
         run_dir,
         config=config,
         train=data.splits["train"],
-        history_path=run_dir / "history.csv",
+        history=report.read_history(run_dir),
         accepted_changes=accepted_changes,
     )
+    board.write(result, config, run_dir / "tensorboard")
     if config.export:
         _export(config, data, model, result, calibration)
     return result.scores
@@ -396,7 +485,8 @@ def _export(
         "calibration": calibration,
         "card": card,
     }
-    path = run_dir / portable.SAVED_MODEL
+    of_data = network_inputs.of_data(size, config.full_decoding)
+    path = run_dir / names.SAVED_MODEL
     version = _exported(config, path)
     if version is not None:
         print(f"the run was exported already, as {version}; --new_version adds a version")
@@ -404,18 +494,19 @@ def _export(
         example = network_inputs.given_features(train)[[0]][0]
         version = serving.export_features(model, statistics, path, example=example, **known)
     else:
+        with of_data.naming_unreadable(train):
+            example_image = next(train.encoded().take(1).as_numpy_iterator())
         version = serving.export(
             model,
             statistics,
             lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
             lambda image: images.resize(image, size),
             path,
-            example_image=next(train.encoded().take(1).as_numpy_iterator()),
+            example_image=example_image,
             **known,
         )
-    of_data = network_inputs.of_data(size, config.full_decoding)
     for name in dict.fromkeys(config.export_format):
-        if name == portable.SAVED_MODEL or _exported(config, run_dir / name) is not None:
+        if name == names.SAVED_MODEL or _exported(config, run_dir / name) is not None:
             continue
         place, check = portable.export(
             model,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import (
     evaluation,
+    head_steps,
     hostile_images,
     inputs,
     jax_training,
@@ -222,6 +223,24 @@ def test_training(photographs):
     }
     check_quartiles(result["db_focal_time_beside_bce"])
     assert "a step of db_focal takes" in training.describe(result)
+
+
+def test_steps_of_a_head(tmp_path):
+    random = np.random.default_rng(0)
+    path = tmp_path / "features.npz"
+    np.savez(
+        path,
+        features=random.normal(size=(40, 6)).astype(np.float32),
+        labels=random.random((40, 3)) < 0.4,
+        split=np.array(["train"] * 30 + ["test"] * 10),
+        class_names=np.array(["a", "b", "c"]),
+    )
+    result = head_steps.measure(str(path), "db_focal", batch_size=4, calls=1, rounds=1)
+    assert set(result["steps_per_second"]) == set(head_steps.NAMES)
+    assert result["time"]["many in a call"]["median"] == 1.0
+    for figures in result["time"].values():
+        check_quartiles(figures)
+    assert "Keras's model.fit" in head_steps.describe(result)
 
 
 @pytest.mark.slow

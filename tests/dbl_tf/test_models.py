@@ -30,6 +30,43 @@ def test_every_keras_application_is_offered_with_its_own_preprocessing():
     np.testing.assert_allclose(mobile, [1, -1, -1])
 
 
+def test_features_in_units_of_their_own_come_to_one_scale():
+    rng = np.random.default_rng(0)
+    plain = rng.standard_normal((500, 9)).astype(np.float32)
+    units = 10.0 ** np.arange(-4, 5)
+    features = (plain * units + 7 * units).astype(np.float32)
+    layer = models.FeatureScaling()
+    layer.build((None, 9))
+    np.testing.assert_array_equal(layer(plain), plain)
+    layer.set(features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64))
+    scaled = layer(features).numpy()
+    expected = (plain - plain.mean(0)) / plain.std(0)
+    np.testing.assert_allclose(scaled, expected, atol=1e-4)
+
+
+def test_features_of_one_kind_keep_their_relative_sizes_and_constants_become_zero():
+    rng = np.random.default_rng(1)
+    words = (rng.random((4000, 7)) < [0.1, 0.2, 0.3, 0.05, 0.5, 0.15, 0.25]).astype(np.float32)
+    words = np.concatenate([words, np.full((4000, 1), 5e7, np.float32)], axis=1)
+    layer = models.FeatureScaling()
+    layer.build((None, 8))
+    layer.set(words.mean(0, dtype=np.float64), words.std(0, dtype=np.float64))
+    scaled = layer(words).numpy()
+    centered = words[:, :7] - words[:, :7].mean(0)
+    np.testing.assert_allclose(
+        scaled[:, :7], centered / np.median(words[:, :7].std(0)), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_array_equal(layer(words + 1)[:, 7], np.zeros(4000))
+    # A few of other units do not decide for all, and do not drown them.
+    odd = np.concatenate([np.tile(words[:, :7], 6), 1e6 * words[:, :1]], axis=1)
+    layer = models.FeatureScaling()
+    layer.build((None, 43))
+    layer.set(odd.mean(0, dtype=np.float64), odd.std(0, dtype=np.float64))
+    again = layer(odd).numpy()
+    np.testing.assert_allclose(again[:, :7], scaled[:, :7], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(again[:, 42].std(), 3, rtol=1e-3)
+
+
 def test_resnet50_as_the_paper_has_it(monkeypatch):
     # Random weights in place of ImageNet's, which must not be downloaded.
     random_network = keras.applications.ResNet50

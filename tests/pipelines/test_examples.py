@@ -4,6 +4,7 @@ import scipy.sparse
 import tensorflow as tf
 from run_data import make_data
 
+from pipelines import examples
 from pipelines.examples import Examples, LabelledData, set_aside_val
 
 
@@ -77,3 +78,14 @@ def test_parts_of_parts_know_their_places_in_the_whole():
         assert part.names == [train.names[i] for i in positions]
     assert [len(part) for part in (rest, taken, first, second)] == [8, 4, 5, 3]
     assert first.take(np.array([0])).whole is None
+
+
+def test_moments_of_features_keep_their_digits_over_blocks(monkeypatch):
+    monkeypatch.setattr(examples, "_ROWS_PER_BLOCK", 7)
+    rows = np.arange(0, 50, 2)
+    offsets = np.array([0, 1e4, -3])
+    array = (np.random.default_rng(0).normal(size=(50, 3)) + offsets).astype(np.float32)
+    means, deviations = examples.FeatureRows(array, rows).moments()
+    of_rows = array[rows].astype(np.float64)
+    np.testing.assert_allclose(means, of_rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(deviations, of_rows.std(0), rtol=1e-9)
