@@ -1,6 +1,6 @@
 """Scores a trained run or an exported model; `python evaluate.py --help` says how."""
 
-from pipelines.evaluate import run
+from pipelines import start
 
 if __name__ == "__main__":
-    run()
+    start.run("evaluate")

@@ -1,6 +1,6 @@
 """Trains, evaluates and exports a classifier; `python train.py --help` says how."""
 
-from pipelines.train import run
+from pipelines import start
 
 if __name__ == "__main__":
-    run()
+    start.run("train")

@@ -16,7 +16,6 @@ References:
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-from dbl_tf import atomic, label_values, saved_json
+from dbl_tf import label_values, saved_json
 from dbl_tf.cores import usable_cores
 
 # The prevalence counts as much as this many positives. The best weight is 1/τ² where the log odds
@@ -53,6 +52,9 @@ class _Saved(msgspec.Struct):
     slope: float
     offsets: list[float]
     fitted_on: str
+
+
+_FORMAT = saved_json.Format("dbl_tf.Calibration", "calibration", _Saved)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,8 +126,7 @@ class Calibration:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the map as JSON."""
-        with atomic.replacing(path) as tmp_path:
-            tmp_path.write_text(json.dumps(self.as_json()), encoding="utf-8")
+        _FORMAT.write(path, self.as_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Calibration":
@@ -133,9 +134,9 @@ class Calibration:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file holds no such map; the message names it.
+            ValueError: the file holds no such map, or was changed; the message names it.
         """
-        saved = saved_json.read(path, _Saved, "calibration")
+        saved = _FORMAT.read(path)
         try:
             return cls(saved.slope, np.asarray(saved.offsets, np.float64), saved.fitted_on)
         except ValueError as error:

@@ -15,9 +15,8 @@ from typing import Any
 import keras
 from keras import layers
 
-PREFIX = "hub:"
-# The name of the weights that a preset holds, among those that a backbone may start from.
-PRESET = "preset"
+from dbl_tf.names import HUB_PREFIX, is_hub
+
 # The first token of these transformers stands for the whole image.
 _WITH_CLASS_TOKEN = ("DINOV2Backbone", "DINOV3Backbone", "DeiTBackbone", "ViTBackbone")
 # Of networks for images and texts, what turns an image into its embedding.
@@ -34,15 +33,10 @@ _MASK_TOKEN = "mask_token"
 _Options = tuple[tuple[str, Any], ...]
 
 
-def is_hub(name: str | None) -> bool:
-    """Whether the name of a backbone is that of a network of KerasHub."""
-    return name is not None and name.startswith(PREFIX)
-
-
 def absolute(name: str) -> str:
     """Returns the name of a backbone, with an absolute path where it is `hub:` and a folder."""
-    folder = os.path.expanduser(name.removeprefix(PREFIX))
-    return PREFIX + os.path.abspath(folder) if is_hub(name) and os.path.isdir(folder) else name
+    folder = os.path.expanduser(name.removeprefix(HUB_PREFIX))
+    return HUB_PREFIX + os.path.abspath(folder) if is_hub(name) and os.path.isdir(folder) else name
 
 
 def check_installed() -> None:
@@ -201,7 +195,7 @@ def _hub() -> Any:
 
 
 def _load(name: str, options: _Options, *, load_weights: bool) -> keras.Model:
-    preset = name.removeprefix(PREFIX)
+    preset = name.removeprefix(HUB_PREFIX)
     try:
         return _hub().models.Backbone.from_preset(
             preset,
@@ -233,7 +227,7 @@ def _encoder_config(name: str, options: _Options, dtype_policy: str) -> dict[str
 
 @functools.lru_cache(maxsize=4)
 def _scale_and_offset(name: str) -> tuple[Any, Any]:
-    preset = name.removeprefix(PREFIX)
+    preset = name.removeprefix(HUB_PREFIX)
     try:
         converter = _hub().layers.ImageConverter.from_preset(preset)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The private names of Keras that this package depends on, each with the reason.
+"""The private names of Keras and TensorFlow that this package depends on, each with the reason.
 
 Nothing else in the package uses a private name of Keras or TensorFlow, so a new version of either
 can be checked here. `setup.cfg` admits only the minor versions that were checked.
@@ -101,3 +101,29 @@ def load_weights(network: keras.Model, path: str | os.PathLike) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Skipping nested container at '_operations_by_depth")
         network.load_weights(path)
+
+
+def tell_cluster(key: str, value: str) -> None:
+    """Stores a text where all processes of a TensorFlow cluster can read it.
+
+    Wraps `Context.set_config_key_value`. The strategy starts a coordination service with such a
+    store, and nothing public writes to it; a collective operation would exchange numbers alone, and
+    would wait for a process that has been refused.
+    """
+    from tensorflow.python.eager import context
+
+    context.context().set_config_key_value(key, value)
+
+
+def heard_in_cluster(key: str, seconds: float) -> str | None:
+    """Returns the text that a process of the cluster has stored; None if it has not in that time.
+
+    Wraps `Context.get_config_key_value`; see `tell_cluster`.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    try:
+        return context.context().get_config_key_value(key, timeout_in_ms=int(1000 * seconds))
+    except tf.errors.DeadlineExceededError:
+        return None

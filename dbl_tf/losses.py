@@ -23,12 +23,9 @@ from dbl_tf import label_arrays, label_values, output_checks, weighting
 from dbl_tf.libraries import is_traced, library_of
 from dbl_tf.messages import first_few
 from dbl_tf.parameters import DEFAULTS, check_parameters
+from dbl_tf.weighting import REWEIGHTINGS
 
 REBALANCE_MODES = ("labels", "sample_weight", None)
-REWEIGHTINGS: dict[str, Callable[..., Any]] = {
-    "inverse_root": weighting.inverse_root_weights,
-    "class_balanced": weighting.class_balanced_weights,
-}
 
 
 def class_margins(

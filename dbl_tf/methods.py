@@ -3,27 +3,29 @@
 `METHODS` is the only definition of each method, and its keys are the values of `--method`. A row
 names a sampler and combines three parts: a weighting of the loss elements, a loss, and a
 classifier. A part states the parameters that it uses, by their names in `LossParameters`.
+
+The table itself needs no Keras: `dbl_tf` imports the classes of losses and layers when a method
+makes one.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
-from dbl_tf import (
-    classifiers,
-    label_graphs,
-    losses,
-    models,
-    ranking_losses,
-    robust_losses,
-    weighting,
-)
+import dbl_tf
+from dbl_tf import label_graphs, weighting
 from dbl_tf.parameters import DEFAULTS, LossParameters
 from dbl_tf.statistics import LabelStatistics
+
+if TYPE_CHECKING:
+    import keras
+
+    from dbl_tf import losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +126,10 @@ REBALANCED = Weighting(
     function=weighting.rebalanced_weights, arguments=_same_names("alpha", "beta", "mu")
 )
 INVERSE_ROOT = Weighting(
-    function=losses.REWEIGHTINGS["inverse_root"], loss_arguments={"weighting": "inverse_root"}
+    function=weighting.REWEIGHTINGS["inverse_root"], loss_arguments={"weighting": "inverse_root"}
 )
 CLASS_BALANCED = Weighting(
-    function=losses.REWEIGHTINGS["class_balanced"],
+    function=weighting.REWEIGHTINGS["class_balanced"],
     loss_arguments={"weighting": "class_balanced"},
     arguments={"beta": "effective_number_beta"},
 )
@@ -147,7 +149,7 @@ def _distribution_balanced(
     rebalance: str | None = None,
     **arguments: Any,
 ) -> losses.MultiLabelLoss:
-    return losses.DistributionBalancedLoss(
+    return dbl_tf.DistributionBalancedLoss(
         class_counts, num_examples, rebalance=rebalance, clamp_counts=clamp_counts, **arguments
     )
 
@@ -155,7 +157,7 @@ def _distribution_balanced(
 def _reweighted(
     class_counts: np.ndarray, num_examples: int | np.ndarray, clamp_counts: bool, **arguments: Any
 ) -> losses.MultiLabelLoss:
-    return losses.ReweightedCrossentropy(
+    return dbl_tf.ReweightedCrossentropy(
         _counts(class_counts, num_examples, clamp_counts), **arguments
     )
 
@@ -163,17 +165,17 @@ def _reweighted(
 def _ldam(
     class_counts: np.ndarray, num_examples: int | np.ndarray, clamp_counts: bool, **arguments: Any
 ) -> losses.MultiLabelLoss:
-    return losses.LDAMLoss(_counts(class_counts, num_examples, clamp_counts), **arguments)
+    return dbl_tf.LDAMLoss(_counts(class_counts, num_examples, clamp_counts), **arguments)
 
 
 def _without_counts(
-    loss_class: Callable[..., losses.MultiLabelLoss],
+    class_name: str,
     class_counts: np.ndarray,
     num_examples: int | np.ndarray,
     clamp_counts: bool,
     **arguments: Any,
 ) -> losses.MultiLabelLoss:
-    return loss_class(**arguments)
+    return getattr(dbl_tf, class_name)(**arguments)
 
 
 def _splc(
@@ -191,7 +193,7 @@ def _splc(
             "steps_per_epoch, or correction_epochs=0 among the parameters"
         )
     warmup_steps = round(correction_epochs * (steps_per_epoch or 0))
-    return robust_losses.SPLCLoss(warmup_steps=warmup_steps, **arguments)
+    return dbl_tf.SPLCLoss(warmup_steps=warmup_steps, **arguments)
 
 
 _FOCAL = _same_names("focal_gamma", "focal_scale")
@@ -215,19 +217,17 @@ REWEIGHTED_CROSSENTROPY = Loss(make=functools.partial(_reweighted, focal_gamma=0
 REWEIGHTED_FOCAL = Loss(make=_reweighted, arguments=_FOCAL)
 LDAM = Loss(make=_ldam, arguments={"max_margin": "max_margin", "scale": "cosine_scale"})
 ASYMMETRIC = Loss(
-    make=functools.partial(_without_counts, losses.AsymmetricLoss),
+    make=functools.partial(_without_counts, "AsymmetricLoss"),
     arguments=_same_names("gamma_negative", "gamma_positive", "clip"),
 )
 TWO_WAY = Loss(
-    make=functools.partial(_without_counts, ranking_losses.TwoWayLoss),
+    make=functools.partial(_without_counts, "TwoWayLoss"),
     arguments=_same_names("ways", "temperature_positive", "temperature_negative"),
     is_mean_over_classes=False,
 )
-ZLPR = Loss(
-    make=functools.partial(_without_counts, ranking_losses.ZLPRLoss), is_mean_over_classes=False
-)
+ZLPR = Loss(make=functools.partial(_without_counts, "ZLPRLoss"), is_mean_over_classes=False)
 HILL = Loss(
-    make=functools.partial(_without_counts, robust_losses.HillLoss),
+    make=functools.partial(_without_counts, "HillLoss"),
     arguments=_same_names("logit_margin", "focal_gamma", "hill_lambda"),
 )
 SPLC = Loss(
@@ -238,7 +238,7 @@ SPLC = Loss(
     takes_steps_per_epoch=True,
 )
 ROBUST_ASYMMETRIC = Loss(
-    make=functools.partial(_without_counts, robust_losses.RobustAsymmetricLoss),
+    make=functools.partial(_without_counts, "RobustAsymmetricLoss"),
     arguments={
         **_same_names("gamma_negative", "clip", "hill_lambda"),
         "gamma_positive": "robust_gamma_positive",
@@ -247,7 +247,7 @@ ROBUST_ASYMMETRIC = Loss(
     },
 )
 POLY1 = Loss(
-    make=functools.partial(_without_counts, robust_losses.Poly1Loss),
+    make=functools.partial(_without_counts, "Poly1Loss"),
     arguments=_same_names("poly_epsilon"),
 )
 
@@ -257,11 +257,11 @@ def _linear(statistics: LabelStatistics) -> None:
 
 
 def _cosine(statistics: LabelStatistics, **arguments: Any) -> keras.layers.Layer:
-    return classifiers.CosineClassifier(statistics.num_classes, name="classifier", **arguments)
+    return dbl_tf.CosineClassifier(statistics.num_classes, name="classifier", **arguments)
 
 
 def _graph(statistics: LabelStatistics, label_embeddings: np.ndarray | None) -> keras.layers.Layer:
-    return classifiers.GraphClassifier(
+    return dbl_tf.GraphClassifier(
         label_graphs.label_graph(statistics), label_embeddings, name="classifier"
     )
 
@@ -303,7 +303,7 @@ class Method:
         Args:
             num_classes: the number C of classes.
         """
-        return num_classes if self.loss.is_mean_over_classes else models.CLASSES_OF_RATES
+        return num_classes if self.loss.is_mean_over_classes else dbl_tf.models.CLASSES_OF_RATES
 
     def make_loss(
         self,
@@ -408,7 +408,7 @@ class Method:
             raise ValueError(
                 "label_embeddings were given, but the classifier of this method does not take them"
             )
-        return models.build_head(
+        return dbl_tf.models.build_head(
             num_features,
             statistics.num_classes,
             seed=seed,

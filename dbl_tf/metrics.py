@@ -61,20 +61,34 @@ def average_precision(labels: Any, scores: Any) -> np.ndarray:
     >>> average_precision([[1], [0], [1]], [[0.9], [0.8], [0.7]]).round(4).tolist()
     [0.8333]
     """
-    return _over_classes(_for_each(_average_precision_of_class), *_checked(labels, scores))
+    return _over_ranked_classes(labels, scores, _average_precision_of_ranked)[:, 0]
 
 
-def _for_each(of_class: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., np.ndarray]:
-    """Makes a function of classes, for `_over_classes`, of one of the known labels of a class."""
+def _over_ranked_classes(
+    labels: Any, scores: Any, *of_ranked: Callable[[np.ndarray, np.ndarray], float]
+) -> np.ndarray:
+    """Computes functions of the results of `_ranked` for each class, float64 (C, n)."""
 
     def of_classes(labels: np.ndarray, scores: np.ndarray, known: np.ndarray | None) -> np.ndarray:
-        if known is None:
-            pairs = list(zip(labels, scores, strict=True))
-        else:
-            pairs = [(y[k], s[k]) for y, s, k in zip(labels, scores, known, strict=True)]
-        return np.array([of_class(*pair) for pair in pairs])
+        found = np.empty((len(labels), len(of_ranked)))
+        for i in range(len(labels)):
+            rows = slice(None) if known is None else known[i]
+            ranked = _ranked(labels[i, rows], scores[i, rows])
+            found[i] = [compute(*ranked) for compute in of_ranked]
+        return found
 
-    return of_classes
+    return _over_classes(of_classes, *_checked(labels, scores))
+
+
+def _ranked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the scores of the positives, and all scores (N,), which it sorts in place.
+
+    Only the positives need a rank, so the scores can be sorted without their order, which is
+    several times faster.
+    """
+    positives = np.sort(scores[labels])
+    scores.sort()
+    return positives, scores
 
 
 def _over_classes(
@@ -121,16 +135,10 @@ def _over_decisions(per_class: np.ndarray, labels: Any) -> Any:
     return np.average(per_class[some], axis=0, weights=num_known[some]) if some.any() else math.nan
 
 
-def _average_precision_of_class(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Computes average precision from bool (N,) and scores (N,), which are sorted in place.
-
-    Each positive adds the precision at its own score to the sum. Only the positives need a rank,
-    so the scores can be sorted without their order, which is several times faster.
-    """
-    positives = np.sort(scores[labels])
+def _average_precision_of_ranked(positives: np.ndarray, scores: np.ndarray) -> float:
+    """Computes average precision, to which each positive adds the precision at its own score."""
     if not len(positives):
         return math.nan
-    scores.sort()
     # How many examples, and how many positives, score at least as high as each positive.
     accepted = len(scores) - np.searchsorted(scores, positives)
     hits = len(positives) - np.searchsorted(positives, positives)
@@ -226,12 +234,15 @@ def precision_recall_curve(labels: Any, scores: Any) -> PrecisionRecallCurve:
         labels, scores = labels[known], scores[known]
     if not labels.any():
         raise ValueError("a class without positives has no precision-recall curve")
-    order = np.argsort(scores)[::-1]
-    ranked = scores[order]
-    # The last of each run of equal scores.
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    # Sorting without the order is several times faster, and only the positives need a place.
+    ordered = np.sort(scores)
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    thresholds = ordered[first]
+    num_hits = np.bincount(np.searchsorted(thresholds, scores[labels]), minlength=len(first))
     return PrecisionRecallCurve(
-        ranked[last].astype(np.float64), last + 1, np.cumsum(labels[order])[last]
+        thresholds[::-1].astype(np.float64),
+        len(ordered) - first[::-1],
+        np.cumsum(num_hits[::-1]),
     )
 
 
@@ -356,7 +367,7 @@ def area_under_roc(labels: Any, scores: Any) -> np.ndarray:
     >>> area_under_roc([[1], [0], [1]], [[0.9], [0.8], [0.7]]).tolist()
     [0.5]
     """
-    return _over_classes(_for_each(_area_under_roc_of_class), *_checked(labels, scores))
+    return _over_ranked_classes(labels, scores, _area_under_roc_of_ranked)[:, 0]
 
 
 def micro_area_under_roc(labels: Any, scores: Any) -> float:
@@ -374,17 +385,15 @@ def micro_area_under_roc(labels: Any, scores: Any) -> float:
     """
     labels, scores, known = _checked(labels, scores)
     if known is not None:
-        return _area_under_roc_of_class(labels[known], scores[known])
-    return _area_under_roc_of_class(labels.ravel(), scores.flatten())
+        return _area_under_roc_of_ranked(*_ranked(labels[known], scores[known]))
+    return _area_under_roc_of_ranked(*_ranked(labels.ravel(), scores.flatten()))
 
 
-def _area_under_roc_of_class(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Computes the area from bool (N,) and scores (N,), which are sorted in place."""
-    positives = np.sort(scores[labels])
+def _area_under_roc_of_ranked(positives: np.ndarray, scores: np.ndarray) -> float:
+    """Computes the area under the ROC curve from the results of `_ranked`."""
     num_positives, num_negatives = len(positives), len(scores) - len(positives)
     if not (num_positives and num_negatives):
         return math.nan
-    scores.sort()
     # Twice the number of examples below each positive, with half of those that are equal. Pairs of
     # two positives add up to the square of their number.
     below = np.searchsorted(scores, positives) + np.searchsorted(scores, positives, side="right")
@@ -556,14 +565,15 @@ def log_loss(labels: Any, probabilities: Any) -> float:
 def log_loss_by_class(labels: Any, probabilities: Any) -> np.ndarray:
     """Computes the `log_loss` of each class, over its N decisions, float64 (C,)."""
 
-    def of_classes(
-        labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
-    ) -> np.ndarray:
-        of_truth = np.where(labels, probabilities, 1 - probabilities.astype(np.float64))
-        smallest = np.finfo(np.float64).eps
-        return _mean_of_known(-np.log(of_truth.clip(smallest, 1 - smallest)), known)
+    return _over_classes(_log_loss_of_classes, *_checked_probabilities(labels, probabilities))
 
-    return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
+
+def _log_loss_of_classes(
+    labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
+) -> np.ndarray:
+    of_truth = np.where(labels, probabilities, 1 - probabilities.astype(np.float64))
+    smallest = np.finfo(np.float64).eps
+    return _mean_of_known(-np.log(of_truth.clip(smallest, 1 - smallest)), known)
 
 
 def brier_score(labels: Any, probabilities: Any) -> float:
@@ -582,12 +592,13 @@ def brier_score(labels: Any, probabilities: Any) -> float:
 def brier_score_by_class(labels: Any, probabilities: Any) -> np.ndarray:
     """Computes the `brier_score` of each class, over its N decisions, float64 (C,)."""
 
-    def of_classes(
-        labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
-    ) -> np.ndarray:
-        return _mean_of_known((probabilities.astype(np.float64) - labels) ** 2, known)
+    return _over_classes(_brier_score_of_classes, *_checked_probabilities(labels, probabilities))
 
-    return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
+
+def _brier_score_of_classes(
+    labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
+) -> np.ndarray:
+    return _mean_of_known((probabilities.astype(np.float64) - labels) ** 2, known)
 
 
 def expected_calibration_error(
@@ -629,20 +640,25 @@ def _pooled_calibration_error(mean_excess: np.ndarray, labels: Any) -> float:
 def _mean_excess_by_bin(labels: Any, probabilities: Any, num_bins: int) -> np.ndarray:
     """The sum over each bin of `probability − label`, per example, float64 (C, num_bins)."""
 
-    def of_classes(
-        labels: np.ndarray, probabilities: np.ndarray, known: np.ndarray | None
-    ) -> np.ndarray:
-        probabilities = probabilities.astype(np.float64)
-        bins = np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
-        bins += num_bins * np.arange(len(labels))[:, None]
-        excess, num_known = probabilities - labels, labels.shape[1]
-        if known is not None:
-            excess, num_known = excess * known, np.count_nonzero(known, axis=1)[:, None]
-        sums = np.bincount(bins.ravel(), excess.ravel(), minlength=num_bins * len(labels))
-        with np.errstate(invalid="ignore"):
-            return sums.reshape(len(labels), num_bins) / num_known
-
+    of_classes = functools.partial(_mean_excess_of_classes, num_bins=num_bins)
     return _over_classes(of_classes, *_checked_probabilities(labels, probabilities))
+
+
+def _mean_excess_of_classes(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    known: np.ndarray | None,
+    num_bins: int = _CALIBRATION_BINS,
+) -> np.ndarray:
+    probabilities = probabilities.astype(np.float64)
+    bins = np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
+    bins += num_bins * np.arange(len(labels))[:, None]
+    excess, num_known = probabilities - labels, labels.shape[1]
+    if known is not None:
+        excess, num_known = excess * known, np.count_nonzero(known, axis=1)[:, None]
+    sums = np.bincount(bins.ravel(), excess.ravel(), minlength=num_bins * len(labels))
+    with np.errstate(invalid="ignore"):
+        return sums.reshape(len(labels), num_bins) / num_known
 
 
 def probability_scores(labels: Any, probabilities: Any) -> dict[str, float]:
@@ -720,7 +736,7 @@ class Evaluation:
     @functools.cached_property
     def average_precision(self) -> np.ndarray:
         """The average precision of each class, float64 (C,)."""
-        return average_precision(self.labels, self.scores)
+        return self._ranked[:, 0]
 
     @functools.cached_property
     def at_half(self) -> dict[str, Any]:
@@ -740,7 +756,13 @@ class Evaluation:
     @functools.cached_property
     def area_under_roc(self) -> np.ndarray:
         """The area under the ROC curve of each class, float64 (C,)."""
-        return area_under_roc(self.labels, self.scores)
+        return self._ranked[:, 1]
+
+    @functools.cached_property
+    def _ranked(self) -> np.ndarray:
+        """Average precision and area under the ROC curve, which need the same ranks, (C, 2)."""
+        functions = _average_precision_of_ranked, _area_under_roc_of_ranked
+        return _over_ranked_classes(self.labels, self.scores, *functions)
 
     @functools.cached_property
     def ranking(self) -> dict[str, float]:
@@ -750,17 +772,27 @@ class Evaluation:
     @functools.cached_property
     def log_loss(self) -> np.ndarray:
         """The log loss of each class, float64 (C,)."""
-        return log_loss_by_class(self.labels, self.scores)
+        return self._of_probabilities[:, 0]
 
     @functools.cached_property
     def brier_score(self) -> np.ndarray:
         """The Brier score of each class, float64 (C,)."""
-        return brier_score_by_class(self.labels, self.scores)
+        return self._of_probabilities[:, 1]
 
     @functools.cached_property
     def mean_excess_by_bin(self) -> np.ndarray:
         """The sum over each of 15 bins of `score − label`, per example, float64 (C, 15)."""
-        return _mean_excess_by_bin(self.labels, self.scores, _CALIBRATION_BINS)
+        return self._of_probabilities[:, 2:]
+
+    @functools.cached_property
+    def _of_probabilities(self) -> np.ndarray:
+        """Log loss, Brier score and the excess of each bin, from one copy of the scores."""
+        functions = _log_loss_of_classes, _brier_score_of_classes, _mean_excess_of_classes
+
+        def of_classes(*blocks: Any) -> np.ndarray:
+            return np.column_stack([compute(*blocks) for compute in functions])
+
+        return _over_classes(of_classes, *_checked_probabilities(self.labels, self.scores))
 
     @property
     def calibration_error(self) -> np.ndarray:

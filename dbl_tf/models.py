@@ -13,10 +13,8 @@ from keras import layers, ops
 
 from dbl_tf import hub, keras_internals, replicas
 from dbl_tf.classifiers import GraphClassifier
+from dbl_tf.names import HUB_PREFIX, HUB_PRESET, SMALL_RESNET, is_hub
 
-SMALL_RESNET = "small_resnet"
-# Of networks whose inputs are features.
-NO_BACKBONE = "none"
 # The default learning rates of SGD are those of so many classes, times C over this number.
 CLASSES_OF_RATES = 20
 # The default learning rate of AdamW for a head on fixed features, and for a network from scratch.
@@ -38,9 +36,9 @@ def check_backbone(name: str) -> None:
     Raises:
         ValueError: the message lists the names.
     """
-    if not hub.is_hub(name) and name not in backbone_names():
+    if not is_hub(name) and name not in backbone_names():
         raise ValueError(
-            f"backbone must be {hub.PREFIX}PRESET_OR_FOLDER or one of "
+            f"backbone must be {HUB_PREFIX}PRESET_OR_FOLDER or one of "
             f"{', '.join(backbone_names())}; got {name!r}"
         )
 
@@ -49,11 +47,34 @@ def load(path: str | os.PathLike) -> keras.Model:
     """Loads a network from a `.keras` file that a run has written.
 
     Raises:
-        ValueError: it is no such file, or holds a network of KerasHub, which is not installed.
+        OSError: the file cannot be opened.
+        ValueError: it is no such file, damaged, or holds a network of KerasHub, which is not
+            installed. The message is one line and names it.
     """
-    if zipfile.is_zipfile(path):
-        hub.import_for(path)
-    return keras.models.load_model(path, compile=False)
+    _check_archive(path)
+    hub.import_for(path)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras has no class of errors for files that it cannot read
+        raise ValueError(f"{path} holds no network: {_one_line(error)}") from error
+
+
+def _check_archive(path: str | os.PathLike) -> None:
+    """Compares all checksums of a `.keras` file, which Keras does not do for all that it reads."""
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if "config.json" not in archive.namelist():
+                    raise ValueError("it has no config.json")
+                damaged = archive.testzip()
+        except Exception as error:  # a place that the archive gives, but does not have; and others
+            raise ValueError(f"{path} is no .keras file, or damaged: {_one_line(error)}") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: {damaged!r} in it is not as it was written")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
@@ -143,7 +164,7 @@ def build_backbone(
     """
     shape = (image_size, image_size, 3)
     network, preprocess = _network(name, shape, weights, dict(options or {}))
-    parts = hub.layers_of(network) if hub.is_hub(name) else network.layers
+    parts = hub.layers_of(network) if is_hub(name) else network.layers
     for prefix in frozen_layers:
         matching = [layer for layer in parts if layer.name.startswith(prefix)]
         if not matching:
@@ -483,8 +504,8 @@ def _network(
 ) -> tuple[keras.Model, Callable[[Any], Any]]:
     """Builds a network without its top, with its weights loaded; and its preprocessing."""
     check_backbone(name)
-    if hub.is_hub(name):
-        if weights not in (None, hub.PRESET):
+    if is_hub(name):
+        if weights not in (None, HUB_PRESET):
             raise ValueError(f"{name} has the weights of its preset; got {weights!r}")
         return hub.build(name, shape[0], load_weights=weights is not None, options=options)
     if name == SMALL_RESNET:
@@ -512,11 +533,17 @@ def _network(
     if file is not None:
         try:
             keras_internals.load_weights(network, file)
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:  # HDF5 and Keras raise many where bits of a file have changed
             raise ValueError(
                 f"{file} does not hold weights of {name} with options {options} and without "
-                f"its top: {error}"
+                f"its top: {_one_line(error)}"
             ) from error
+        wrong = [w.path for w in network.weights if not np.isfinite(ops.convert_to_numpy(w)).all()]
+        if wrong:
+            raise ValueError(
+                f"{file} holds weights of {name} that are not finite numbers, the first in "
+                f"{wrong[0]}"
+            )
     return network, preprocess
 
 

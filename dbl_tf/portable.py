@@ -6,7 +6,6 @@ resizing images is left to the program that uses them; see `README.md` beside ea
 
 import dataclasses
 import importlib.util
-import json
 import os
 import pathlib
 import statistics as python_statistics
@@ -14,13 +13,14 @@ import time
 from collections.abc import Callable
 
 import keras
+import msgspec
 import numpy as np
 import tensorflow as tf
 
 from dbl_tf import atomic, serving
 from dbl_tf.calibration import Calibration
+from dbl_tf.names import LITERT, ONNX, SAVED_MODEL
 
-SAVED_MODEL, ONNX, LITERT = "saved_model", "onnx", "litert"
 DETAILS_FILE = "dbl_tf.json"
 # Of probabilities. Another order of summation changes the float32 logits of large networks by 1e-5.
 MAX_DIFFERENCE = 1e-4
@@ -130,10 +130,8 @@ def export(
     """
     check_installed(name)
     directory, form = pathlib.Path(directory), FORMATS[name]
-    details = json.loads(
-        pathlib.Path(saved_model, serving.DETAILS_FILE).read_text(encoding="utf-8")
-    )
-    calibration = calibration or Calibration.identity(len(details["class_names"]))
+    details = serving.DETAILS.read(pathlib.Path(saved_model, serving.DETAILS_FILE))
+    calibration = calibration or Calibration.identity(len(details.class_names))
     network = _with_probabilities(model, calibration)
     network(examples[:1], training=False)  # Keras exports what has been called
     with atomic.reraise_full_disk(directory), atomic.temporary_folder(directory) as folder:
@@ -151,13 +149,13 @@ def export(
                 f"the {name} file gives probabilities that differ from those of the SavedModel by "
                 f"{check.max_difference:.2g}, and {MAX_DIFFERENCE:g} is the most that is rounding"
             )
-        details |= {
+        content = {
+            **msgspec.to_builtins(details),
             "input_shape": [None, *model.input_shape[1:]],
             "input_range": [0, 255] if len(model.input_shape) == 4 else None,
             "check": dataclasses.asdict(check),
         }
-        text = json.dumps(details, ensure_ascii=False, indent=1)
-        (folder / DETAILS_FILE).write_text(text, encoding="utf-8")
+        serving.DETAILS.write(folder / DETAILS_FILE, content, indent=1)
         if card is not None:
             (folder / serving.CARD_FILE).write_text(card, encoding="utf-8")
         return serving.publish_version(folder, directory), check

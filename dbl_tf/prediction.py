@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dbl_tf.terminal import Counter
+
 
 def predict(
     model: keras.Model, batches: tf.data.Dataset, verbose: str | int = "auto"
@@ -13,7 +15,7 @@ def predict(
     Args:
         model: a model that returns logits, (B, C), for a batch.
         batches: the batches of inputs.
-        verbose: see `model.predict`.
+        verbose: 0 shows no progress, and 2 lines of it on a terminal too.
 
     Returns:
         The probabilities, float32 (N, C), in the order of the inputs.
@@ -55,6 +57,12 @@ def predict_logits(
     Returns:
         The logits, (N, C), in the order of the inputs and of the type of the model.
     """
+    count = int(batches.cardinality())
+    with Counter("predicting", count if count >= 0 else None, "batches", verbose) as counter:
+        return _predict_logits(model, batches, counter)
+
+
+def _predict_logits(model: keras.Model, batches: tf.data.Dataset, counter: Counter) -> np.ndarray:
     strategy = model.distribute_strategy
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         # Keras would divide the batches among the machines, but only one evaluates.
@@ -62,7 +70,10 @@ def predict_logits(
             lambda data: model(keras.utils.unpack_x_y_sample_weight(data[0])[0], training=False)
         )
     elif strategy.num_replicas_in_sync > 1:
-        return model.predict(batches, verbose=verbose)
+        counting = keras.callbacks.LambdaCallback(
+            on_predict_batch_end=lambda batch, logs: counter.show(batch + 1)
+        )
+        return model.predict(batches, verbose=0, callbacks=[counting])
     else:
         # `model.predict` starts the pipeline again at its end, and so reads images for nothing.
         model.make_predict_function()
@@ -70,14 +81,8 @@ def predict_logits(
     if not model.run_eagerly:
         # Traced once for all sizes of a batch; the first call would trace it for its own size.
         function = function.get_concrete_function([batches.element_spec])
-    count = int(batches.cardinality())
-    progress = keras.utils.Progbar(
-        count if count >= 0 else None, verbose=1 if verbose == "auto" else int(verbose)
-    )
     logits = []
     for batch in batches:
         logits.append(function([batch]))
-        progress.update(len(logits), finalize=False)
-    progress.target = len(logits)  # it may have been unknown
-    progress.update(len(logits), finalize=True)
+        counter.advance(1)
     return np.concatenate([array.numpy() for array in logits])

@@ -6,18 +6,19 @@ loads it.
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 import tensorflow as tf
 from absl import logging
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from dbl_tf import atomic
+from dbl_tf import atomic, saved_json
 from dbl_tf.calibration import Calibration
 from dbl_tf.statistics import LabelStatistics
 
@@ -30,6 +31,25 @@ _NOT_FINITE = "the model's outputs for this input are not finite numbers"
 
 # (B,) encoded images → (B, S, S, 3) images in [0, 255], and (B,) errors, empty for good images.
 ReadBatch = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+class Details(msgspec.Struct):
+    """What `DETAILS_FILE` says of an exported model.
+
+    Attributes:
+        class_names: the C classes, in the order of the probabilities.
+        thresholds: the probabilities from which a class counts as present, (C,).
+        thresholds_from: the name of the split on which they were chosen.
+        calibration: the map from logits to probabilities, see `Calibration.as_json`.
+    """
+
+    class_names: list[str]
+    thresholds: list[saved_json.Probability]
+    thresholds_from: str
+    calibration: dict[str, Any] = {}  # not in files of the first versions
+
+
+DETAILS = saved_json.Format("dbl_tf.Export", "classes and thresholds of a model", Details)
 
 
 def export(
@@ -238,8 +258,7 @@ def _export(
             "thresholds_from": thresholds_from,
             "calibration": calibration.as_json(),
         }
-        text = json.dumps(details, ensure_ascii=False, indent=1)
-        (folder / DETAILS_FILE).write_text(text, encoding="utf-8")
+        DETAILS.write(folder / DETAILS_FILE, details, indent=1)
         statistics.save(folder / STATISTICS_FILE)
         if card is not None:
             (folder / CARD_FILE).write_text(card, encoding="utf-8")

@@ -9,22 +9,20 @@ Datasets, ECCV 2020, section 3.1.
 import collections
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from dbl_tf import atomic, label_arrays, label_values, saved_json
+from dbl_tf import label_arrays, label_values, saved_json
 from dbl_tf.messages import first_few, quoted
 
 HEAD_MIN_COUNT = 100
 TAIL_MAX_COUNT = 20  # exclusive: a class of 20 examples is medium
 GROUP_NAMES = ("head", "medium", "tail")
 
-_FORMAT: Literal["dbl_tf.LabelStatistics/1"] = "dbl_tf.LabelStatistics/1"
 _ROWS_PER_BLOCK = 1 << 16
 
 
@@ -35,12 +33,14 @@ class _SavedPairs(msgspec.Struct):
 
 
 class _Saved(msgspec.Struct):
-    format: Literal["dbl_tf.LabelStatistics/1"]
     num_examples: saved_json.Count
     class_names: list[str]
     class_counts: list[saved_json.Count]
     cooccurrence: _SavedPairs
     unknown_counts: list[saved_json.Count] | None = None  # not in files without unknown labels
+
+
+_FORMAT = saved_json.Format("dbl_tf.LabelStatistics", "label statistics", _Saved)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -277,7 +277,6 @@ class LabelStatistics:
         """
         rows, columns = np.nonzero(np.triu(self.cooccurrence))
         content = {
-            "format": _FORMAT,
             "num_examples": self.num_examples,
             "class_names": list(self.class_names),
             "class_counts": self.class_counts.tolist(),
@@ -289,8 +288,7 @@ class LabelStatistics:
         }
         if self.unknown_counts is not None:
             content["unknown_counts"] = self.unknown_counts.tolist()
-        with atomic.replacing(path) as tmp_path, open(tmp_path, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False)
+        _FORMAT.write(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike):
@@ -298,16 +296,19 @@ class LabelStatistics:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file holds something other than label statistics. The message names the
-                file and the field.
+            ValueError: the file holds something other than label statistics, or was changed. The
+                message names the file and the field.
         """
-        content = saved_json.read(path, _Saved, "label statistics")
+        content = _FORMAT.read(path)
         num_classes, pairs = len(content.class_names), content.cooccurrence
         try:
             if not len(pairs.i) == len(pairs.j) == len(pairs.count):
                 raise ValueError("the lists of cooccurrence are not equally long")
             if max([*pairs.i, *pairs.j], default=0) >= num_classes:
                 raise ValueError(f"cooccurrence has a position beyond the {num_classes} classes")
+            places = list(zip(pairs.i, pairs.j, strict=True))
+            if any(i > j for i, j in places) or len(set(places)) < len(places):
+                raise ValueError("cooccurrence has a pair of classes twice, or not in their order")
             cooccurrence = np.zeros((num_classes, num_classes), np.int64)
             cooccurrence[pairs.i, pairs.j] = pairs.count
             cooccurrence[pairs.j, pairs.i] = pairs.count

@@ -9,7 +9,7 @@ sums over the labels of an example run over the known positives.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,12 @@ def class_balanced_weights(
     total = _row_sums(labels)
     without_labels = 0.0**total  # 1 where the sum is 0, else 0
     return labels * 0.0 + (_row_sums(labels * weights) + without_labels) / (total + without_labels)
+
+
+REWEIGHTINGS: dict[str, Callable[..., Any]] = {
+    "inverse_root": inverse_root_weights,
+    "class_balanced": class_balanced_weights,
+}
 
 
 def positive_counts(class_counts: Sequence[float] | np.ndarray, quantity: str) -> np.ndarray:

@@ -4,6 +4,7 @@ A kept result lies under a digest of everything that it depends on: the kind of 
 version, the arguments of the computation, and path, size and modification time of the files. So
 nothing is ever looked up that could be out of date or of another format, and nothing must be
 deleted for the results to be right; deleting the cache folder costs the time to compute them again.
+Each file begins with a digest of its content, which is compared before it is used.
 """
 
 import contextlib
@@ -12,12 +13,8 @@ import functools
 import hashlib
 import os
 import pathlib
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from absl import logging
 
@@ -25,22 +22,12 @@ from dbl_tf import atomic
 from pipelines import locations
 
 _T = TypeVar("_T")
-# What NumPy and the project's own readers raise when a file is cut off or altered.
-_DAMAGED = (
-    ValueError,
-    EOFError,
-    KeyError,
-    MemoryError,  # an array that is said to be larger than the memory
-    OverflowError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    OSError,  # a place that the file gives, but does not have
-    RuntimeError,
-    SyntaxError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-)
+
+# A file is this, a digest of all that follows, and the result.
+_MARK = b"dbl_tf.cache/1\n\0"
+_DIGEST_SIZE = 32
+_START = len(_MARK) + _DIGEST_SIZE
+_BLOCK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +48,7 @@ class Kind:
 
     @functools.cached_property
     def _key(self) -> bytes:
-        return f"{self.name}/{self.version}".encode()
+        return f"{self.name}/{self.version}".encode() + _MARK
 
     def digest(self, parts: Iterable[str | bytes], files: Iterable[str | os.PathLike] = ()) -> str:
         """Returns a digest of all that a result depends on, 32 hexadecimal digits.
@@ -102,40 +89,89 @@ class Kind:
         return pathlib.Path(cache_dir, self.name, f"{self.digest(parts, files)}{self.suffix}")
 
 
-def load(path: str | os.PathLike, read: Callable[[str | os.PathLike], _T]) -> _T | None:
+def load(path: str | os.PathLike, read: Callable[[BinaryIO], _T]) -> _T | None:
     """Reads a kept result.
 
-    A damaged file is removed with a warning, so that the result is computed again.
+    A file that is not as it was written is removed with a warning, so that the result is computed
+    again.
 
     Args:
         path: the file of the result.
-        read: a function that reads the file, and raises a `ValueError` or an error of NumPy if it
-            is damaged.
+        read: a function that reads the result to the end of an open file, from where that is, and
+            raises a `ValueError` if it is something else.
 
     Returns:
         What `read` returns, or None if there is no such file or it is damaged.
+
+    Raises:
+        OSError: the file cannot be opened or read; the error names it.
     """
     try:
-        return read(path)
+        file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
         return None
-    except _DAMAGED as error:
-        if getattr(error, "filename", None) is not None and isinstance(error, OSError):
-            raise  # it could not be opened
-        logging.warning(
-            "%s is damaged (%s); it is removed, and what it held is computed again", path, error
-        )
-        pathlib.Path(path).unlink(missing_ok=True)
-        return None
+    with file, _naming(path):
+        problem = _problem(file)
+        if problem is None:
+            file.seek(_START)
+            try:
+                return read(file)
+            except ValueError as error:
+                problem = str(error)
+    logging.warning(
+        "%s is damaged (%s); it is removed, and what it held is computed again", path, problem
+    )
+    pathlib.Path(path).unlink(missing_ok=True)
+    return None
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Writes a result by `atomic.replacing`, and creates its folder if it does not exist."""
+def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Gives a file to write a result to, which is kept at the end of the block.
+
+    The folder is created if it does not exist. The file is flushed to the disk and appears under
+    its name as a whole or not at all; see `atomic.replacing`.
+
+    Raises:
+        OSError: the file cannot be written, for example on a full disk; the error names `path`.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as tmp_path:
-        yield tmp_path
+    with atomic.replacing(path) as tmp_path, open(tmp_path, "w+b") as file:
+        file.write(_MARK + bytes(_DIGEST_SIZE))
+        yield file
+        file.seek(_START)
+        digest = _digest(file)
+        file.seek(len(_MARK))
+        file.write(digest)
+
+
+def _problem(file: BinaryIO) -> str | None:
+    """Says what is wrong with a file, None if it is as it was written."""
+    start = file.read(_START)
+    if len(start) < _START:
+        return f"it is cut off after {len(start)} bytes"
+    if not start.startswith(_MARK):
+        return "it does not begin as a file of the cache"
+    if _digest(file) != start[len(_MARK) :]:
+        return "its digest differs from that of what was written"
+    return None
+
+
+def _digest(file: BinaryIO) -> bytes:
+    """Returns the digest of a file, from where it is to its end."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.digest()
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def file_state(path: str | os.PathLike, status: locations.Status) -> bytes:

@@ -11,10 +11,9 @@ All other flags are those of train.py. The same command continues a comparison t
 
 from absl import flags
 
-from dbl_tf import training
-from pipelines.runs import compare
+from pipelines import start
 from pipelines.runs import flags as run_flags
-from pipelines.runs.config import RunConfig
+from pipelines.runs.config import JUDGES, RunConfig
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Directory for the runs and tables.", required=True
@@ -28,7 +27,7 @@ _SEEDS = flags.DEFINE_list(
 _ON = flags.DEFINE_enum(
     "on",
     "cv",
-    compare.JUDGES,
+    JUDGES,
     "What the runs are judged on: each of the --folds of the training split in turn (cv), the val "
     "split or the test split.",
 )
@@ -51,8 +50,17 @@ def main(argv: list[str]) -> None:
         seeds = _SEEDS.value or (["0"] if _ON.value == "cv" else ["0", "1", "2"])
         if not all(seed.isdecimal() for seed in seeds):
             raise ValueError(f"--seeds takes whole numbers; got {','.join(seeds)}")
+        template = run_flags.read(RunConfig)
+    except ValueError as error:
+        raise SystemExit(f"compare: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines.runs import compare
+
+    try:
         runs = compare.configurations(
-            run_flags.read(RunConfig),
+            template,
             _OUTPUT_DIR.value,
             methods=_METHODS.value,
             seeds=[int(seed) for seed in seeds],

@@ -98,9 +98,9 @@ class FeatureRows:
 class Examples:
     """Labeled images of one split, or features in their place, in a fixed order.
 
-    Images are read by position with `read` or, where that is not possible, as a stream with
-    `stream`. The other of the two functions raises a TypeError, and so do both where the examples
-    are features.
+    Images are read by position with `read` or, where that takes too long, as a stream with
+    `stream`. Then `read` serves to look at single images. A function that the examples do not have
+    raises a TypeError; where they are features, both do.
 
     Attributes:
         names: the N names by which messages and prediction files call the images, such as their
@@ -197,11 +197,12 @@ class Examples:
         )
         if self.features is not None:
             return part
+        table = tf.constant(positions)
+        part = dataclasses.replace(
+            part, read=lambda position: self.read(tf.gather(table, position))
+        )
         if not self.is_stream:
-            table = tf.constant(positions)
-            return dataclasses.replace(
-                part, read=lambda position: self.read(tf.gather(table, position))
-            )
+            return part
         if np.any(np.diff(positions) <= 0):
             raise ValueError("examples of a stream can only be taken in their own order, each once")
         return dataclasses.replace(part, stream=lambda start: self._pick(positions[start:]))

@@ -15,10 +15,12 @@ from dbl_tf import label_arrays, label_values
 from dbl_tf.training import ALL_ROWS, Share
 from pipelines import images
 from pipelines.examples import Examples, FeatureRows
-from pipelines.images.augmentation import PHOTOGRAPHS, Augmentation
+from pipelines.images.settings import PHOTOGRAPHS, Augmentation
 
 # A function from labels (B, C) to weights (B, C).
 Weighting = Callable[[tf.Tensor], tf.Tensor]
+
+_RECORDS_AT_ONCE = 256
 
 
 class UnreadableImageError(ValueError):
@@ -224,12 +226,14 @@ def find_unreadable(
         An error that names the image, or None if all images can be read.
     """
     if examples.is_stream:
+        if (record := _find_bad_record(examples)) is not None:
+            return record
         images_read = iter(evaluation_batches(examples, image_size=image_size, batch_size=1))
         for name in examples.names:
             try:
                 next(images_read)
             except tf.errors.OpError as error:
-                return UnreadableImageError(f"image {name} cannot be read: {error.message}")
+                return _unreadable(name, error)
         return None
     seen: set[int] = set()
     for batch in indices.as_numpy_iterator():
@@ -240,10 +244,30 @@ def find_unreadable(
             try:
                 images.read_for_evaluation(examples.read(tf.constant(index, tf.int64)), image_size)
             except tf.errors.OpError as error:
-                return UnreadableImageError(
-                    f"image {examples.names[index]} cannot be read: {error.message}"
-                )
+                return _unreadable(examples.names[index], error)
     return None
+
+
+def _find_bad_record(examples: Examples) -> UnreadableImageError | None:
+    """Finds the first record of a stream that is damaged, without decoding its image."""
+    for start in range(0, len(examples), _RECORDS_AT_ONCE):
+        block = tf.range(start, min(start + _RECORDS_AT_ONCE, len(examples)), dtype=tf.int64)
+        try:
+            examples.read(block)
+        except tf.errors.OpError:
+            for position in block:
+                try:
+                    examples.read(position)
+                except tf.errors.OpError as error:
+                    return _unreadable(examples.names[int(position)], error)
+    return None
+
+
+def _unreadable(name: str, error: tf.errors.OpError) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"image {name} cannot be read: {images.reason_of(error)}. Restore its file, or pass "
+        "--skip_bad_images to leave such images out"
+    )
 
 
 def _rows(share: Share, batch_size: int) -> slice:

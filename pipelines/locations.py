@@ -3,6 +3,8 @@
 A location is a local path, or a URL such as `gs://bucket/a.jpg` of a file system that TensorFlow
 knows. The functions of `os.path` would make `/here/gs:/bucket/a.jpg` of it, so locations are joined
 and made absolute here alone.
+
+TensorFlow is imported for locations behind a scheme alone.
 """
 
 import contextlib
@@ -14,8 +16,6 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, NamedTuple
-
-import tensorflow as tf
 
 # Two letters at least: `C:` is a drive. Other characters are refused by name, and not taken for a
 # folder.
@@ -68,6 +68,8 @@ def check_schemes(locations: Iterable[str | os.PathLike], what: str) -> None:
     Raises:
         ValueError: one line that names the schemes, the first such URL and what would be right.
     """
+    import tensorflow as tf
+
     known = set(tf.io.gfile.get_registered_schemes()) - {""}
     first: dict[str, str] = {}
     count = 0
@@ -156,6 +158,8 @@ def status(location: str | os.PathLike) -> Status:
             found.st_size,
             str(found.st_mtime_ns),
         )
+    import tensorflow as tf
+
     try:
         remote = tf.io.gfile.stat(location)
         if remote.is_directory:
@@ -172,7 +176,11 @@ def status(location: str | os.PathLike) -> Status:
 def is_folder(location: str | os.PathLike) -> bool:
     """Whether there is a folder at a location."""
     location = _local(location)
-    return tf.io.gfile.isdir(location) if scheme_of(location) else os.path.isdir(location)
+    if not scheme_of(location):
+        return os.path.isdir(location)
+    import tensorflow as tf
+
+    return tf.io.gfile.isdir(location)
 
 
 def open_binary(location: str | os.PathLike) -> IO[bytes]:
@@ -184,6 +192,8 @@ def open_binary(location: str | os.PathLike) -> IO[bytes]:
     location = _local(location)
     if not scheme_of(location):
         return open(location, "rb")
+    import tensorflow as tf
+
     with _reraise_missing(location), tf.io.gfile.GFile(location, "rb") as file:
         return io.BytesIO(file.read())
 
@@ -201,6 +211,8 @@ def read_bounded(location: str | os.PathLike, max_bytes: int) -> bytes:
     """
     location = _local(location)
     if scheme_of(location):
+        import tensorflow as tf
+
         with _reraise_missing(location), tf.io.gfile.GFile(location, "rb") as file:
             _check_size(file.size(), max_bytes)
             return file.read()
@@ -223,6 +235,8 @@ def _check_size(size: int, max_bytes: int) -> None:
 @contextlib.contextmanager
 def _reraise_missing(location: str) -> Iterator[None]:
     """Turns the errors of TensorFlow's file systems into those of Python's."""
+    import tensorflow as tf
+
     try:
         yield
     except tf.errors.NotFoundError:
@@ -255,6 +269,8 @@ def files_below(
         on_error(error)
 
     if scheme_of(folder):
+        import tensorflow as tf
+
         return sorted(
             f"{root.rstrip('/')}/{name}"
             for root, _, names in tf.io.gfile.walk(folder, onerror=refuse)
@@ -274,5 +290,7 @@ def _local(location: str | os.PathLike) -> str:
 
 
 def _digest_of(location: str) -> str:
+    import tensorflow as tf
+
     with tf.io.gfile.GFile(location, "rb") as file:
         return f"content {hashlib.blake2b(file.read(), digest_size=16).hexdigest()}"

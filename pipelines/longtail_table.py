@@ -14,6 +14,7 @@ from dbl_tf.messages import first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines import longtail
 from pipelines.datasets import LoadOptions, table
+from pipelines.datasets.options import TableOptions
 
 COUNTS_NAME = "counts.csv"
 PICTURE_NAME = "counts.png"
@@ -73,7 +74,7 @@ class ThinnedTable:
 
 
 def write(
-    options: table.Options,
+    options: TableOptions,
     load_options: LoadOptions,
     output_dir: str | os.PathLike,
     *,

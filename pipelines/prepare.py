@@ -11,8 +11,9 @@ import shlex
 
 from absl import flags, logging
 
-from pipelines import prepared_table
-from pipelines.datasets import LoadOptions, table
+from pipelines import start
+from pipelines.datasets import LoadOptions
+from pipelines.datasets.options import TableOptions
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 from pipelines.shrinking import Settings
@@ -29,7 +30,7 @@ _QUALITY = flags.DEFINE_integer("quality", Settings.quality, "Quality of the JPE
 _PROCESSES = flags.DEFINE_integer(
     "processes", None, "Number of processes. The default is the number of usable cores."
 )
-run_flags.define((table.Options, LoadOptions), without=("val_fraction", "held_out", "check_images"))
+run_flags.define((TableOptions, LoadOptions), without=("val_fraction", "held_out", "check_images"))
 
 
 def main(argv: list[str]) -> None:
@@ -38,16 +39,26 @@ def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
         logging.set_verbosity(logging.INFO)
-        settings = run_flags.read_settings((table.Options, LoadOptions))
+        settings = run_flags.read_settings((TableOptions, LoadOptions))
         config = DataConfig.of(dataset="table", **settings)
-        assert isinstance(config.source, table.Options)
-        prepared = prepared_table.write(
-            config.source,
-            config.loading,
-            _OUTPUT_DIR.value,
-            Settings(max_side=_MAX_SIDE.value, quality=_QUALITY.value),
-            num_processes=_PROCESSES.value,
-        )
+        assert isinstance(config.source, TableOptions)
+        shrinking = Settings(max_side=_MAX_SIDE.value, quality=_QUALITY.value)
+    except ValueError as error:
+        raise SystemExit(f"prepare: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines import prepared_table
+
+    try:
+        with training.exiting_when_stopped("prepare"):
+            prepared = prepared_table.write(
+                config.source,
+                config.loading,
+                _OUTPUT_DIR.value,
+                shrinking,
+                num_processes=_PROCESSES.value,
+            )
     except (ValueError, OSError) as error:
         raise SystemExit(f"prepare: {error}") from error
     print(prepared)

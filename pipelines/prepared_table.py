@@ -24,6 +24,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+import msgspec
 from absl import logging
 
 from dbl_tf import atomic
@@ -32,6 +33,7 @@ from dbl_tf.lock import Lock
 from pipelines import locations
 from pipelines.datasets import LoadOptions, image_checks, table
 from pipelines.datasets.image_checks import BadImage, BadImagesError
+from pipelines.datasets.options import TableOptions
 from pipelines.examples import LabelledData
 from pipelines.shrinking import processes
 from pipelines.shrinking.jpegs import ImageError, Settings, Shrunk
@@ -126,7 +128,7 @@ class PreparedTable:
 
 
 def write(
-    options: table.Options,
+    options: TableOptions,
     load_options: LoadOptions,
     output_dir: str | os.PathLike,
     settings: Settings,
@@ -224,7 +226,7 @@ def write(
 
 
 def _load(
-    options: table.Options, load_options: LoadOptions
+    options: TableOptions, load_options: LoadOptions
 ) -> tuple[LabelledData, Mapping[str, str]]:
     """Returns the data, and by file the reasons why some of them are not there."""
     load_options = dataclasses.replace(load_options, check_images="exists", skip_bad_images=False)
@@ -237,7 +239,7 @@ def _load(
 
 
 def _check_originals_are_elsewhere(
-    folder: pathlib.Path, files: Sequence[str], options: table.Options, images_dir: str
+    folder: pathlib.Path, files: Sequence[str], options: TableOptions, images_dir: str
 ) -> None:
     real = os.path.realpath(folder)
     if real == os.path.realpath(images_dir):
@@ -281,7 +283,6 @@ def _read_manifest(folder: pathlib.Path, settings: Settings) -> dict[str, Prepar
     """Returns the finished JPEGs by their source; a line that was cut off is none."""
     path = folder / MANIFEST_NAME
     try:
-        # A name in a table may hold half of a surrogate pair, which JSON escapes.
         lines = path.read_bytes().decode("ascii").splitlines(keepends=True)
     except FileNotFoundError:
         return {}
@@ -289,9 +290,11 @@ def _read_manifest(folder: pathlib.Path, settings: Settings) -> dict[str, Prepar
         lines.pop()
     try:
         written, *rows = [json.loads(line) for line in lines]
-        found = {row["source"]: Prepared(**row) for row in rows}
-    except (ValueError, TypeError, KeyError) as error:
+        written = msgspec.convert(written, dict[str, Any])
+        finished = msgspec.convert(rows, list[Prepared])
+    except (ValueError, RecursionError) as error:
         raise PreparationError(f"{path} is damaged ({error}); choose a new output_dir") from error
+    found = {each.source: each for each in finished}
     wanted = dataclasses.asdict(settings)
     if written != wanted:
         differences = ", ".join(
@@ -451,8 +454,7 @@ def _write_table(folder: pathlib.Path, data: LabelledData, prepared: Mapping[str
     path = folder / EXAMPLES_NAME
     with (
         atomic.replacing(path) as tmp_path,
-        # Half of a surrogate pair is written as JSON escapes it.
-        open(tmp_path, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+        open(tmp_path, "w", encoding="utf-8", newline="") as stream,
     ):
         for name, split in data.splits.items():
             for i, file in enumerate(split.files):

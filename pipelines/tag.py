@@ -8,12 +8,16 @@ that cannot be read is a row with the reason and does not stop the others; the s
 is any.
 """
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
 from dbl_tf import messages
-from pipelines.runs import evaluate, labeling
+from pipelines import start
 from pipelines.runs import flags as run_flags
-from pipelines.runs.predictions import UnlabeledPrediction
+
+if TYPE_CHECKING:
+    from pipelines.runs.predictions import UnlabeledPrediction
 
 _MODEL = flags.DEFINE_string(
     "model",
@@ -31,22 +35,28 @@ _OUTPUT = flags.DEFINE_list(
 
 def main(argv: list[str]) -> int:
     """Labels the images that the command line names."""
+    if len(argv) == 1:
+        raise SystemExit("tag: name the images: files, or folders of them")
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines.runs import evaluate, labeling
+
     summary = labeling.Summary()
     try:
-        if len(argv) == 1:
-            raise ValueError("name the images: files, or folders of them")
-        files = labeling.find_images(argv[1:])
-        model = evaluate.SavedModel(labeling.find_model(_MODEL.value))
-        for row in labeling.label(model, files, _OUTPUT.value):
-            print(messages.printable(_line(row, model.class_names)), flush=True)
-            summary.add(row)
+        with training.exiting_when_stopped("tag", continues=False):
+            files = labeling.find_images(argv[1:])
+            model = evaluate.SavedModel(labeling.find_model(_MODEL.value))
+            for row in labeling.label(model, files, _OUTPUT.value):
+                print(messages.printable(_line(row, model.class_names)), flush=True)
+                summary.add(row)
     except (ValueError, OSError) as error:
         raise SystemExit(f"tag: {error}") from error
     print(summary)
     return 1 if summary.num_errors else 0
 
 
-def _line(row: UnlabeledPrediction, class_names: tuple[str, ...]) -> str:
+def _line(row: "UnlabeledPrediction", class_names: tuple[str, ...]) -> str:
     if row.probabilities is None:
         return f"{row.name}: {row.error}"
     probability_of = dict(zip(class_names, row.probabilities, strict=True))

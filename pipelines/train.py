@@ -7,12 +7,10 @@ python train.py --dataset=table --examples=my_pictures/examples.csv --method=db_
 
 from absl import flags
 
-from dbl_tf import methods, training
-from pipelines.runs import check
+from dbl_tf import methods
+from pipelines import start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import RunConfig
-from pipelines.runs.scores import format_table
-from pipelines.runs.train import train_and_evaluate
 
 __doc__ += f"\nMethods:\n{methods.describe()}\n"
 
@@ -31,15 +29,25 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"train: unexpected arguments: {argv[1:]}")
     try:
         asked = run_flags.read(RunConfig)
-        if _CHECK_ONLY.value:
-            check.check(asked)
-            return
+    except ValueError as error:
+        raise SystemExit(f"train: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines.runs import check, closing
+    from pipelines.runs.train import train_and_evaluate
+
+    try:
         with training.exiting_when_stopped("train"):
+            if _CHECK_ONLY.value:
+                check.check(asked)
+                return
             scores = train_and_evaluate(asked)
     except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
         raise SystemExit(f"train: {error}") from error
     if scores is not None:
-        print(format_table(scores))
+        has_images = asked.dataset != "features"
+        print(closing.describe(scores, asked.directory, has_images=has_images))
 
 
 def run() -> None:

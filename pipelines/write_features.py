@@ -8,7 +8,7 @@ those of a pre-trained network of `keras.applications`, or of a run that is give
 
 from absl import flags
 
-from pipelines.runs import features, resolution
+from pipelines import start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import RunConfig
 
@@ -24,9 +24,18 @@ def main(argv: list[str]) -> None:
         if not _OUTPUT.value.endswith(".npz"):
             raise ValueError(f"--output must end in .npz; got {_OUTPUT.value}")
         config = run_flags.read(RunConfig).with_settings(freeze_backbone=True)
-        data = config.load_data()
-        shape = features.write(resolution.resolve(config, data), data, _OUTPUT.value)
-        print(f"{_OUTPUT.value}: {shape[0]} rows of {shape[1]} features")
+    except ValueError as error:
+        raise SystemExit(f"write_features: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines.runs import features, resolution
+
+    try:
+        with training.exiting_when_stopped("write_features"):
+            data = config.load_data()
+            shape = features.write(resolution.resolve(config, data), data, _OUTPUT.value)
+            print(f"{_OUTPUT.value}: {shape[0]} rows of {shape[1]} features")
     except (ValueError, OSError) as error:
         raise SystemExit(f"write_features: {error}") from error
 

@@ -11,8 +11,9 @@ import shlex
 
 from absl import flags
 
-from pipelines import longtail_table
-from pipelines.datasets import LoadOptions, table
+from pipelines import start
+from pipelines.datasets import LoadOptions
+from pipelines.datasets.options import TableOptions
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 
@@ -34,7 +35,7 @@ _POWER = flags.DEFINE_float(
 _SEED = flags.DEFINE_integer("seed", 0, "Seed for the choice of images.")
 _PICTURE = flags.DEFINE_bool("picture", True, "Draw a chart of the counts.")
 run_flags.define(
-    (table.Options, LoadOptions),
+    (TableOptions, LoadOptions),
     without=("val_fraction", "test_fraction", "data_seed"),
     defaults={"check_images": "exists"},
 )
@@ -45,19 +46,28 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
-        settings = run_flags.read_settings((table.Options, LoadOptions))
+        settings = run_flags.read_settings((TableOptions, LoadOptions))
         config = DataConfig.of(dataset="table", **settings)
-        assert isinstance(config.source, table.Options)
-        thinned = longtail_table.write(
-            config.source,
-            config.loading,
-            _OUTPUT_DIR.value,
-            max_count=_MAX_COUNT.value,
-            min_count=_MIN_COUNT.value,
-            power=_POWER.value,
-            seed=_SEED.value,
-            picture=_PICTURE.value,
-        )
+        assert isinstance(config.source, TableOptions)
+    except ValueError as error:
+        raise SystemExit(f"write_longtail: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+    from pipelines import longtail_table
+
+    try:
+        with training.exiting_when_stopped("write_longtail", continues=False):
+            thinned = longtail_table.write(
+                config.source,
+                config.loading,
+                _OUTPUT_DIR.value,
+                max_count=_MAX_COUNT.value,
+                min_count=_MIN_COUNT.value,
+                power=_POWER.value,
+                seed=_SEED.value,
+                picture=_PICTURE.value,
+            )
     except (ValueError, OSError, ModuleNotFoundError) as error:
         raise SystemExit(f"write_longtail: {error}") from error
     print(thinned)

@@ -9,13 +9,19 @@ r"""Writes a data set as record files, or checks those that were written.
 The same command continues a run that was stopped.
 """
 
+from typing import TYPE_CHECKING
+
 from absl import flags
 
-from pipelines.record_files import FORMATS
+from pipelines import start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
-from pipelines.shards import layout, writing
+from pipelines.shards import EXAMPLES_PER_SHARD, FORMATS
 from pipelines.shrinking import Settings
+
+if TYPE_CHECKING:
+    from pipelines.shards.layout import Plan
+    from pipelines.shards.manifest import Manifest
 
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder that receives the shards.", required=True
@@ -27,7 +33,7 @@ _FORMAT = flags.DEFINE_enum(
     "Record format: array_record is read by position, tfrecord as a stream.",
 )
 _EXAMPLES_PER_SHARD = flags.DEFINE_integer(
-    "examples_per_shard", layout.EXAMPLES_PER_SHARD, "Largest number of examples per shard."
+    "examples_per_shard", EXAMPLES_PER_SHARD, "Largest number of examples per shard."
 )
 _SHUFFLE_SEED = flags.DEFINE_integer(
     "shuffle_seed", 0, "Seed for the order of the training examples."
@@ -53,28 +59,42 @@ def main(argv: list[str]) -> None:
     if beam_options and not _BEAM.value:
         raise SystemExit(f"write_shards: unexpected arguments: {beam_options}")
     try:
-        if _VERIFY.value:
-            verify(_OUTPUT_DIR.value)
-            return
-        data_config = run_flags.read(DataConfig)
-        data = data_config.load_data()
-        plan = layout.make_plan(
-            data,
-            record_format=_FORMAT.value,
-            examples_per_shard=_EXAMPLES_PER_SHARD.value,
-            shuffle_seed=_SHUFFLE_SEED.value,
-            shrinking=None if _MAX_SIDE.value is None else Settings(max_side=_MAX_SIDE.value),
-        )
-        if _BEAM.value:
-            manifest = _write_with_beam(data_config, plan, beam_options)
-        else:
-            manifest = writing.write(data, _OUTPUT_DIR.value, plan)
+        data_config = run_flags.read(DataConfig) if not _VERIFY.value else None
+    except ValueError as error:
+        raise SystemExit(f"write_shards: {error}") from error
+
+    start.import_tensorflow()
+    from dbl_tf import training
+
+    try:
+        with training.exiting_when_stopped("write_shards"):
+            if data_config is None:
+                verify(_OUTPUT_DIR.value)
+            else:
+                _write(data_config, beam_options)
     except (ValueError, OSError) as error:
         raise SystemExit(f"write_shards: {error}") from error
+
+
+def _write(data_config: DataConfig, beam_options: list[str]) -> None:
+    from pipelines.shards import layout, writing
+
+    data = data_config.load_data()
+    plan = layout.make_plan(
+        data,
+        record_format=_FORMAT.value,
+        examples_per_shard=_EXAMPLES_PER_SHARD.value,
+        shuffle_seed=_SHUFFLE_SEED.value,
+        shrinking=None if _MAX_SIDE.value is None else Settings(max_side=_MAX_SIDE.value),
+    )
+    if _BEAM.value:
+        manifest = _write_with_beam(data_config, plan, beam_options)
+    else:
+        manifest = writing.write(data, _OUTPUT_DIR.value, plan)
     print(describe(manifest))
 
 
-def describe(manifest: layout.Manifest) -> str:
+def describe(manifest: "Manifest") -> str:
     """Describes the shards for people."""
     lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names)} classes"]
     for name, split in manifest.splits.items():
@@ -92,16 +112,17 @@ def verify(shards_dir: str) -> None:
     Raises:
         ShardsError: files differ from the manifest; the message names them.
     """
-    manifest = layout.Manifest.load(shards_dir)
+    from pipelines.shards import layout, writing
+    from pipelines.shards.manifest import Manifest
+
+    manifest = Manifest.load(shards_dir)
     problems = writing.find_problems(shards_dir, manifest)
     if problems:
         raise layout.ShardsError("\n  ".join([f"{len(problems)} files are damaged:", *problems]))
     print(describe(manifest) + "\n  all files are as they were written")
 
 
-def _write_with_beam(
-    data_config: DataConfig, plan: layout.Plan, options: list[str]
-) -> layout.Manifest:
+def _write_with_beam(data_config: DataConfig, plan: "Plan", options: list[str]) -> "Manifest":
     try:
         from pipelines.shards import beam
     except ImportError as error:

@@ -52,7 +52,7 @@ def test_a_wheel_holds_the_packages_and_nothing_else(wheel):
         if path.is_file() and path.suffix != ".pyc"
     }
     assert held == files
-    expected = {f"dbl-{name}": f"pipelines.{name}:run" for name in COMMANDS}
+    expected = {f"dbl-{name}": f"pipelines.start:{name}" for name in COMMANDS}
     assert dict(parser["console_scripts"]) == expected
 
 

@@ -9,9 +9,8 @@ from dbl_tf.training.callbacks import (
 )
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.class_summaries import ClassSummaries
+from dbl_tf.training.cluster import LostWorkerError, preparing_together
 from dbl_tf.training.distribution import (
-    STRATEGIES,
-    LostWorkerError,
     check_same_on_all,
     is_chief,
     make_strategy,
@@ -22,7 +21,6 @@ from dbl_tf.training.stopping import StoppedError, exiting_when_stopped
 
 __all__ = [
     "ALL_ROWS",
-    "STRATEGIES",
     "Batches",
     "Checkpoints",
     "ClassSummaries",
@@ -38,6 +36,7 @@ __all__ = [
     "fit",
     "is_chief",
     "make_strategy",
+    "preparing_together",
     "read_history",
     "use_averages",
     "wait_for_all",

@@ -1,7 +1,6 @@
 """Callbacks: `val_map`, the best weights, and histories that survive a killed process."""
 
 import contextlib
-import csv
 import os
 import pathlib
 import time
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from dbl_tf import atomic, keras_internals, metrics
+from dbl_tf import atomic, keras_internals, metrics, saved_csv
 from dbl_tf.prediction import predict
 from dbl_tf.training.averaging import averaged_weights
 from dbl_tf.training.checkpoints import load_arrays, load_numbers, save_arrays
@@ -50,39 +49,27 @@ class History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Appends the row of an epoch and writes the file."""
         self._rows.append({"epoch": epoch, **logs})
-        atomic.write_csv(self._rows, self._path)
+        saved_csv.write(self._rows, self._path)
 
 
-def read_history(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_history(path: str | os.PathLike) -> list[dict[str, str]]:
     """Reads the rows that `History` wrote, as text by the names of their columns.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds something else. The message names file and line.
+        ValueError: it holds something else, or was changed. The message names file and line.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if "epoch" not in header or len(set(header)) < len(header):
-                raise ValueError("line 1 does not name columns, among them 'epoch'")
-            rows: list[dict[str, Any]] = []
-            for values in reader:
-                if len(values) != len(header):
-                    raise ValueError(
-                        f"line {reader.line_num} has {len(values)} values for {len(header)} columns"
-                    )
-                row = dict(zip(header, values, strict=True))
-                for name, value in row.items():
-                    _check_number(value, f"line {reader.line_num}, column {name}")
-                if row["epoch"] != str(len(rows)):
-                    raise ValueError(
-                        f"line {reader.line_num} is of epoch {row['epoch']!r} where {len(rows)} "
-                        "should follow"
-                    )
-                rows.append(row)
-            return rows
-    except (ValueError, csv.Error) as error:
+        rows = saved_csv.read(path, ["epoch"])
+        for epoch, row in enumerate(rows):
+            for name, value in row.items():
+                _check_number(value, f"line {epoch + 2}, column {name}")
+            if row["epoch"] != str(epoch):
+                raise ValueError(
+                    f"line {epoch + 2} is of epoch {row['epoch']!r} where {epoch} should follow"
+                )
+        return rows
+    except ValueError as error:
         raise ValueError(
             f"{os.fspath(path)} is no history of a training: {error}; restore or remove it"
         ) from error

@@ -1,6 +1,7 @@
 """Checkpoints from which a training run continues exactly."""
 
 import contextlib
+import io
 import os
 import pathlib
 import re
@@ -17,8 +18,10 @@ from absl import logging
 
 from dbl_tf import atomic
 
+_SUFFIX = ".npy"  # of the members of an archive
 # What zipfile and NumPy raise for archives of which single bits have changed: methods, flags, sizes
 # and places of a zip file, and headers of arrays.
+
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -151,8 +154,11 @@ def load_arrays(path: pathlib.Path) -> list[np.ndarray]:
         OSError: the file cannot be opened.
         ValueError: the file is damaged; the message names it.
     """
-    with open_arrays(path) as file:
-        return [file[str(i)] for i in range(sum(map(str.isdigit, file.files)))]
+    with _open_archive(path) as archive:
+        # A name that has changed is found out when its array is read.
+        arrays = {name: _read_array(archive, name) for name in archive.namelist()}
+        count = sum(name.removesuffix(_SUFFIX).isdigit() for name in arrays)
+        return [arrays[f"{i}{_SUFFIX}"] for i in range(count)]
 
 
 def load_numbers(path: pathlib.Path, names: Sequence[str]) -> dict[str, float]:
@@ -161,25 +167,40 @@ def load_numbers(path: pathlib.Path, names: Sequence[str]) -> dict[str, float]:
     Raises:
         OSError, ValueError: see `load_arrays`.
     """
-    with open_arrays(path) as file:
-        return {name: float(file[name]) for name in names}
+    values = load_named_arrays(path, names)
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-@contextlib.contextmanager
-def open_arrays(path: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """Opens an `.npz` file, and names it in the errors of reading it.
+def load_named_arrays(path: pathlib.Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Reads some arrays of an `.npz` file.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is damaged, or has no array of a name that was asked for.
+        ValueError: the file is damaged, or has no array of a name; the message names the file.
     """
+    with _open_archive(path) as archive:
+        return [_read_array(archive, f"{name}{_SUFFIX}") for name in names]
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    # The checksum is compared when all bytes of a member have been read, which NumPy does not do
+    # where a header that has changed gives a shorter array.
+    content = io.BytesIO(archive.read(name))
+    array = np.lib.format.read_array(content, allow_pickle=False)
+    if content.read(1):
+        raise ValueError(f"{name} is longer than its header says")
+    return array
+
+
+@contextlib.contextmanager
+def _open_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    """Opens an `.npz` file, and names it in the errors of reading it."""
     try:
         with open(path, "rb") as content:
             if not zipfile.is_zipfile(content):
                 raise ValueError("it is no archive of arrays, or its end is cut off")
-            # What does not begin like an archive, `np.load` takes for a pickle.
-            with np.lib.npyio.NpzFile(content, allow_pickle=False) as file:
-                yield file
+            with zipfile.ZipFile(content) as archive:
+                yield archive
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # it cannot be opened

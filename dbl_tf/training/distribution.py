@@ -1,14 +1,10 @@
 """Distribution strategies by name, and agreement among the machines of a cluster."""
 
-import contextlib
-import json
-import os
-from collections.abc import Callable, Iterator
-
 import numpy as np
 import tensorflow as tf
 
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+from dbl_tf.names import STRATEGIES
+from dbl_tf.training.cluster import Cluster, reraise_lost_worker, wait_for_the_others
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -21,19 +17,12 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
             is "mirrored" if there are several GPUs, else "one_device".
 
     Raises:
-        ValueError: the name is unknown, or "multi_worker" finds no cluster in `TF_CONFIG`.
+        ValueError: the name is unknown; or "multi_worker" finds no cluster in `TF_CONFIG`, or see
+            `wait_for_the_others`.
     """
     if name == "multi_worker":
-        try:
-            cluster = json.loads(os.environ.get("TF_CONFIG") or "{}")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"TF_CONFIG is not valid JSON: {error}") from None
-        if not (isinstance(cluster, dict) and {"cluster", "task"} <= set(cluster)):
-            raise ValueError(
-                "strategy multi_worker needs TF_CONFIG, which names all machines and says which of "
-                'them this is: {"cluster": {"worker": ["host0:port", "host1:port"]}, "task": '
-                f'{{"type": "worker", "index": 0}}}}; found {os.environ.get("TF_CONFIG")!r}'
-            )
+        cluster = Cluster.from_environment()
+        wait_for_the_others(cluster)
         return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
@@ -108,23 +97,3 @@ def _gather(own: tf.Tensor) -> tf.Tensor:
         dtype=tf.float64,
     )
     return context.all_reduce(tf.distribute.ReduceOp.SUM, in_its_place)
-
-
-class LostWorkerError(RuntimeError):
-    """Another process of the cluster has ended or cannot be reached."""
-
-
-@contextlib.contextmanager
-def reraise_lost_worker(
-    strategy: tf.distribute.Strategy, when: Callable[[], str]
-) -> Iterator[None]:
-    """Turns the failure of a collective operation into a `LostWorkerError` that says when."""
-    try:
-        yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            raise
-        raise LostWorkerError(
-            f"another machine of the cluster was lost {when()}. Start the same command on all "
-            f"machines to continue ({error.message.splitlines()[0]})"
-        ) from error

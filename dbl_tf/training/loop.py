@@ -14,9 +14,12 @@ import tensorflow as tf
 from absl import logging
 
 from dbl_tf.losses import MultiLabelLoss
+from dbl_tf.terminal import Progress
 from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
-from dbl_tf.training.distribution import check_same_on_all, is_chief, reraise_lost_worker
+from dbl_tf.training.cluster import reraise_lost_worker
+from dbl_tf.training.distribution import check_same_on_all, is_chief
+from dbl_tf.training.progress import TrainingProgress
 from dbl_tf.training.stopping import Notice, StoppedError, noticing_signals
 
 # Reading a loss waits for the device, which then idles until the next step is dispatched. Losses
@@ -55,7 +58,9 @@ def fit(
     steps_per_call: int = 1,
     history_path: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    batch_size: int | None = None,
     verbose: str | int = "auto",
+    name: str = "",
 ) -> None:
     """Trains from the newest checkpoint to the last step, under the model's strategy.
 
@@ -85,12 +90,18 @@ def fit(
         steps_per_call: the most steps that are dispatched at once, on one device. Small networks on
             features take a step in less time than it takes to dispatch one. The callbacks see the
             last step of each call. What is trained does not depend on it.
-        history_path: a CSV file with a row for each epoch: its number, its mean loss and what the
-            callbacks add to the logs.
+        history_path: a CSV file with a row for each epoch: its number, its mean loss, the learning
+            rate after its last step, `images_per_second` and what the callbacks add to the logs.
         callbacks: Keras callbacks. They run before the history row and the checkpoint are written.
             The logs at the end of a batch hold the mean loss of the epoch up to the last step whose
-            loss was read; those at the end of an epoch include all its steps.
-        verbose: as in `model.fit`.
+            loss was read; those at the end of an epoch include all its steps, `learning_rate` and
+            `images_per_second`.
+        batch_size: the number of examples of a step over all replicas, from which
+            `images_per_second` follows: that of the steps of an epoch, without its val split. It
+            alone is measured and depends on the machine. None leaves it out.
+        verbose: what is shown: "auto" and 1 for a bar on a terminal, and lines elsewhere; 2 for
+            lines; 0 for nothing.
+        name: what is trained, for the lines, if there are several trainings.
 
     Raises:
         FloatingPointError: the loss or the state is no longer finite. The message names the step.
@@ -125,14 +136,18 @@ def fit(
         return
     writes = is_chief(strategy)
     callbacks = list(callbacks) if writes else []
+    shown = Progress(steps, verbose if writes else 0)
+    callbacks.append(
+        TrainingProgress(
+            shown, steps=steps, steps_per_epoch=steps_per_epoch, batch_size=batch_size, name=name
+        )
+    )
     if writes and history_path is not None:
         callbacks.append(History(history_path, epochs=step // steps_per_epoch))
     iterator = iter(distributed_batches(strategy, batches, step))
     listeners = keras.callbacks.CallbackList(
         callbacks,
-        add_progbar=writes and verbose != 0,
         model=model,
-        verbose=verbose,
         epochs=-(-steps // steps_per_epoch),
         steps=steps_per_epoch,
         initial_epoch=step // steps_per_epoch,
@@ -153,8 +168,10 @@ def fit(
     listeners.on_train_begin()
     listeners.on_epoch_begin(step // steps_per_epoch)
     saved_step = step
+    epoch_began = step, time.monotonic()
     can_stop = checkpoints is not None
-    with noticing_signals() if can_stop else contextlib.nullcontext(Notice()) as notice:
+    noticing = noticing_signals() if can_stop else contextlib.nullcontext(Notice())
+    with shown, noticing as notice:
         while step < steps and not model.stop_training and notice.signal is None:
             epoch, done = divmod(step, steps_per_epoch)
             num_steps = min(steps_per_call, steps_per_epoch - done, steps - step)
@@ -180,11 +197,16 @@ def fit(
             logs = {"loss": losses.mean}
             listeners.on_train_batch_end(done - 1, logs)
             if epoch_ends:
+                logs["learning_rate"] = float(model.optimizer.learning_rate)
+                if batch_size is not None:
+                    num_examples = batch_size * (step - epoch_began[0])
+                    logs["images_per_second"] = num_examples / (time.monotonic() - epoch_began[1])
                 listeners.on_epoch_end(epoch, logs)
                 if writes and checkpoints is not None:
                     checkpoints.save(model, step, 0.0 if done == steps_per_epoch else losses.sum)
                     saved_step = step
                 losses = _EpochLosses(checkpoints, step, 0.0, steps_per_epoch)
+                epoch_began = step, time.monotonic()
                 if step < steps:
                     listeners.on_epoch_begin(epoch + 1)
             elif writes and saves and checkpoints is not None:

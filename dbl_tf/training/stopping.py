@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from dbl_tf.terminal import is_terminal
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Programs such as `timeout` send one notice to the process and again to its group.
 _SECONDS_OF_ONE_NOTICE = 0.2
@@ -20,12 +22,17 @@ class StoppedError(KeyboardInterrupt):
 
     It is no `Exception`, so that what handles errors does not take it for one.
 
+    Args:
+        number: the number of the signal.
+        where: how far the work was, for the message.
+        continues: whether the same command continues the work.
+
     Attributes:
         signal: the signal.
     """
 
-    def __init__(self, number: int, where: str = ""):
-        super().__init__(f"stopped{where}; the same command continues")
+    def __init__(self, number: int, where: str = "", *, continues: bool = True):
+        super().__init__(f"stopped{where}{'; the same command continues' if continues else ''}")
         self.signal = signal.Signals(number)
 
     @property
@@ -53,9 +60,10 @@ class Notice:
             if self.signal is None:
                 self.signal, first_at = numbers[0], time.monotonic()
                 name = signal.Signals(numbers[0]).name
+                start = "\n" if is_terminal(sys.stderr) else ""  # behind ^C
                 print(
-                    f"\n{name}: stopping after this step, with a checkpoint; a second one stops at "
-                    "once",
+                    f"{start}{name}: stopping after this step, with a checkpoint; a second one "
+                    "stops at once",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -95,13 +103,14 @@ def noticing_signals() -> Iterator[Notice]:
 
 
 @contextlib.contextmanager
-def exiting_when_stopped(program: str) -> Iterator[None]:
+def exiting_when_stopped(program: str, *, continues: bool = True) -> Iterator[None]:
     """Inside, SIGINT and SIGTERM end the program with one line, and status 130 or 143.
 
     Work that cannot finish a step is left where it is; a second signal ends the process at once.
 
     Args:
         program: the name of the program in the line.
+        continues: whether the same command continues the work.
 
     Raises:
         SystemExit: a signal was received.
@@ -110,7 +119,7 @@ def exiting_when_stopped(program: str) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-        raise StoppedError(number)
+        raise StoppedError(number, continues=continues)
 
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}

@@ -1,15 +1,17 @@
 """Sources of labeled images, with one module for each, and their registry."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbl_tf.settings import settings_of
-from pipelines import folds
-from pipelines.datasets import coco_mlt, digits_mlt, features, shards, table, tfds_source, voc_mlt
-from pipelines.datasets.image_checks import BadImagesError
+from pipelines.datasets.options import SOURCES
 from pipelines.datasets.source import Defaults, LoadOptions, Source, SourceOptions
-from pipelines.examples import LabelledData, set_aside_val
+
+if TYPE_CHECKING:
+    from pipelines.examples import LabelledData
 
 __all__ = [
     "NAMES",
@@ -22,15 +24,6 @@ __all__ = [
     "sources_with",
 ]
 
-SOURCES: dict[str, Source] = {
-    "digits_mlt": digits_mlt.SOURCE,
-    "table": table.SOURCE,
-    "features": features.SOURCE,
-    "voc_mlt": voc_mlt.SOURCE,
-    "coco_mlt": coco_mlt.SOURCE,
-    "tfds": tfds_source.SOURCE,
-    "shards": shards.SOURCE,
-}
 NAMES = tuple(SOURCES)
 
 
@@ -52,6 +45,8 @@ def load(
     Raises:
         ValueError: the data cannot be used; the message names the file and the row.
     """
+    from pipelines.datasets.image_checks import BadImagesError
+
     try:
         data = SOURCES[name].load(options, load_options, splits)
     except BadImagesError as error:
@@ -63,6 +58,9 @@ def load(
 
 def _divide(data: LabelledData, load_options: LoadOptions) -> LabelledData:
     """Sets val aside, and puts what is held out in the place of test."""
+    from pipelines import folds
+    from pipelines.examples import set_aside_val
+
     if load_options.val_fraction:
         data = set_aside_val(data, load_options.val_fraction, seed=load_options.data_seed)
     if load_options.held_out is not None:

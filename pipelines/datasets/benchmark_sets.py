@@ -5,7 +5,6 @@ Datasets, ECCV 2020, section 4.1.
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,28 +13,15 @@ import scipy.sparse
 from absl import logging
 
 from dbl_tf.messages import first_few
-from dbl_tf.settings import setting
 from pipelines import locations, longtail
 from pipelines.datasets import assembly, image_ids, tfds_source
-from pipelines.datasets.source import BENCHMARKS, LoadOptions, Source
+from pipelines.datasets.options import BenchmarkOptions
+from pipelines.datasets.source import LoadOptions
 from pipelines.examples import Examples, LabelledData
 
 
 class BenchmarkError(ValueError):
     """The original data of a benchmark were not found or cannot be used."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(tfds_source.PreparedDataOptions):
-    """Options of the two benchmarks."""
-
-    image_ids: str | None = setting(
-        None,
-        "Text file with the ids of the training images, one per line. By default, a new training "
-        "split is drawn.",
-        is_path=True,
-        for_training=True,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +54,7 @@ class Benchmark:
 
 def load(
     benchmark: Benchmark,
-    options: Options,
+    options: BenchmarkOptions,
     load_options: LoadOptions,
     splits: Sequence[str] | None = None,
 ) -> LabelledData:
@@ -135,11 +121,6 @@ def load(
         )
     origin = f"{benchmark.name} from {' and '.join(dict.fromkeys(sources))}"
     return LabelledData(class_names=benchmark.class_names, splits=loaded, origin=origin)
-
-
-def source_of(benchmark: Benchmark) -> Source:
-    """Returns the data source of a benchmark, for the registry."""
-    return Source(options=Options, defaults=BENCHMARKS, load=functools.partial(load, benchmark))
 
 
 def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@ Reference: Wu et al., Distribution-Balanced Loss for Multi-Label Classification 
 Datasets, ECCV 2020, section 4.1.
 """
 
+import functools
 import json
 import os
 import re
@@ -162,4 +163,4 @@ BENCHMARK = benchmark_sets.Benchmark(
     read_tfds=_read_tfds,
     id_of=_id_of,
 )
-SOURCE = benchmark_sets.source_of(BENCHMARK)
+load = functools.partial(benchmark_sets.load, BENCHMARK)

@@ -6,7 +6,6 @@ rare digit draws common ones too. The images of the digits are part of scikit-le
 Kaynak, Optical Recognition of Handwritten Digits); no image is in both train and test.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -16,11 +15,12 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from pipelines import longtail
-from pipelines.datasets.source import Defaults, LoadOptions, Source, SourceOptions
+from pipelines.datasets.options import DIGITS_SIZE as IMAGE_SIZE
+from pipelines.datasets.options import DigitsOptions
+from pipelines.datasets.source import LoadOptions
 from pipelines.examples import Examples, LabelledData
 
 NUM_CLASSES = 10
-IMAGE_SIZE = 32
 MAX_COUNT = 1200  # settling rarer digits removes some of the most common one again
 NUM_TEST_SCENES = 2000
 
@@ -31,13 +31,8 @@ _POPULARITY = 0.6 ** np.arange(NUM_CLASSES)  # of the first digit of a training 
 _SOCIABILITY = 0.7 ** np.arange(NUM_CLASSES)  # of a digit that joins another one
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions):
-    """This data set has no options of its own; another `data_seed` composes other scenes."""
-
-
 def load(
-    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+    options: DigitsOptions, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Composes the scenes of all splits from `data_seed`; see `compose`."""
     load_options.check_no_test("digits_mlt")
@@ -138,12 +133,3 @@ def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
 
 # Cached, so that several runs in one process do not compose the scenes again.
 _composed = functools.lru_cache(maxsize=2)(compose)
-
-# The images are small, so the network is small and not pre-trained.
-SOURCE = Source(
-    options=Options,
-    defaults=Defaults(
-        backbone="small_resnet", backbone_weights="none", image_size=IMAGE_SIZE, steps=1500
-    ),
-    load=load,
-)

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,19 +10,17 @@ import numpy as np
 import scipy.sparse
 from absl import logging
 
-from dbl_tf import label_values, models
+from dbl_tf import label_values
 from dbl_tf.messages import first_few
-from dbl_tf.settings import setting
 from pipelines import locations
 from pipelines.datasets import table
-from pipelines.datasets.source import Defaults, LoadOptions, Source
+from pipelines.datasets.options import FEATURES_ARRAYS, FeaturesOptions
+from pipelines.datasets.source import LoadOptions
 from pipelines.examples import Examples, FeatureRows, LabelledData
 from pipelines.findings import Findings
 from pipelines.tables import text
 
-ARRAYS = ("features", "labels", "split", "class_names")
 _OPTIONAL = "names"
-_SUFFIX = ".npz"
 # Enough numbers at once for NumPy, and few enough to leave a memory map on the disk.
 _NUMBERS_AT_ONCE = 1 << 22
 # What `numpy.load` raises for files that are damaged, encrypted or of another kind.
@@ -41,54 +38,8 @@ class FeaturesError(ValueError):
     """A file of features cannot be used."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(table.Options):
-    """Options of features.
-
-    Raises:
-        ValueError: the options of a table go with an `.npz` file, or those of images with features.
-    """
-
-    features: str | None = setting(
-        None,
-        "File of features, .npy (N, F), with a row for each row of the table of --examples. It is "
-        "memory-mapped. An .npz file of --examples holds the features itself.",
-        is_path=True,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        of_table = (
-            *("class_names", "label_separator", "features"),
-            *("image_column", "labels_column", "split_column"),
-        )
-        if self.is_archive:
-            for name in of_table:
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} goes with a table, and {self.examples} holds arrays")
-        elif self.features is None:
-            raise ValueError(
-                f"features must name the .npy file of the rows of {self.examples}; or examples "
-                f"must be an {_SUFFIX} file with the arrays {', '.join(ARRAYS)}"
-            )
-        if self.images_dir is not None:
-            raise ValueError("images_dir goes with images; these examples are features")
-        if self.is_archive and self.empty_labels != table.ABSENT:
-            raise ValueError(f"empty_labels goes with a table, and {self.examples} holds arrays")
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether `examples` is an archive of arrays and not a table."""
-        return self.examples.lower().endswith(_SUFFIX)
-
-    @property
-    def data_name(self) -> str:
-        """The name of the file of examples, without its suffix."""
-        return os.path.splitext(os.path.basename(self.examples))[0]
-
-
 def load(
-    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+    options: FeaturesOptions, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Reads features with their labels, and checks them.
 
@@ -209,16 +160,17 @@ def _read_archive(path: str, findings: Findings, *, needs_split: bool) -> _Rows:
             locations.open_binary(path) as binary,
             np.load(binary, allow_pickle=False) as file,
         ):
-            missing = [name for name in ARRAYS if name not in file.files]
+            missing = [name for name in FEATURES_ARRAYS if name not in file.files]
             if not needs_split and "split" in missing:
                 missing.remove("split")
             if missing:
                 hint = f" ({table.WITHOUT_SPLIT})" if "split" in missing else ""
                 raise FeaturesError(
                     f"{path} has no array {' and no '.join(missing)}; it must hold "
-                    f"{', '.join(ARRAYS)}, and holds {', '.join(file.files) or 'none'}{hint}"
+                    f"{', '.join(FEATURES_ARRAYS)}, and holds "
+                    f"{', '.join(file.files) or 'none'}{hint}"
                 )
-            known = [name for name in (*ARRAYS, _OPTIONAL) if name in file.files]
+            known = [name for name in (*FEATURES_ARRAYS, _OPTIONAL) if name in file.files]
             arrays = {name: _array(file, name, path) for name in known}
             findings.add_names(
                 "arrays not used", [name for name in file.files if name not in known]
@@ -272,7 +224,7 @@ def _read_archive(path: str, findings: Findings, *, needs_split: bool) -> _Rows:
     )
 
 
-def _read_table(options: Options, findings: Findings) -> _Rows:
+def _read_table(options: FeaturesOptions, findings: Findings) -> _Rows:
     assert options.features is not None
     path = text.existing_file(options.features, "the file of features")
     rows = table.read_rows(options, findings)
@@ -424,12 +376,3 @@ def _check_features(features: np.ndarray, problems: Findings) -> None:
         [row for row, _ in found],
         lambda i: f"{features[found[i]]} in column {found[i][1]}",
     )
-
-
-SOURCE = Source(
-    options=Options,
-    defaults=Defaults(
-        backbone=models.NO_BACKBONE, backbone_weights="none", image_size=None, freeze_backbone=True
-    ),
-    load=load,
-)

@@ -3,26 +3,26 @@
 import concurrent.futures
 import csv
 import dataclasses
-import io
 import os
 import re
 import shlex
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from dbl_tf import atomic, terminal
 from dbl_tf.messages import SHOWN, first_few, quoted
 from pipelines import cache, images, locations
 from pipelines.datasets import spellings
+from pipelines.datasets.source import CHECK_LEVELS
 from pipelines.examples import Examples, LabelledData
 from pipelines.findings import Findings
 
-LEVELS = ("exists", "header", "all")  # each one includes those before it
-CACHE_NAME = "checked_images.npy"
+CACHE_NAME = "checked_images.digests"
 NOT_FOUND = "no such file"
 
 _VERSION = 2  # to be raised when a check becomes stricter
@@ -32,7 +32,6 @@ _STAT_THREADS = 16  # on a network drive a stat call waits, it does not compute
 _STAT_BLOCK = 4096
 _READ_BLOCK = 64
 _FEW = 50  # so few images are read one by one before a pipeline has started
-_SECONDS_BEFORE_PROGRESS = 2
 _SECONDS_BETWEEN_SAVES = 60
 # Reasons that differ in numbers alone are of one kind.
 _DIGITS = re.compile(r"\d+")
@@ -88,13 +87,13 @@ def check_images(
             an image that can be read. "all": the image can also be decoded to its end.
         cache_dir: the folder of the cache, which is created if it does not exist. "exists" does not
             use it.
-        progress: whether a check that takes long shows a bar.
+        progress: whether a check that takes long shows its progress.
 
     Returns:
         The bad images, in the order of `paths`.
 
     Raises:
-        ValueError: the level is not one of `LEVELS`.
+        ValueError: the level is not one of `CHECK_LEVELS`.
     """
     _check_level(level)
     files: list[str] = [os.fspath(path) for path in paths]
@@ -106,7 +105,7 @@ def check_images(
         unsure = np.ones(len(files), bool)
         unsure[list(reasons)] = False
         known = _load_digests(cache_file)
-        for passed_level in LEVELS[LEVELS.index(level) :]:
+        for passed_level in CHECK_LEVELS[CHECK_LEVELS.index(level) :]:
             unsure &= ~np.isin(_at_level(digests, passed_level), known)
         positions = np.flatnonzero(unsure)
         if len(positions):
@@ -143,7 +142,7 @@ def check_records(
         The bad images, in the order of the examples.
 
     Raises:
-        ValueError: the level is not one of `LEVELS`.
+        ValueError: the level is not one of `CHECK_LEVELS`.
     """
     _check_level(level)
     if level == "exists":
@@ -226,8 +225,9 @@ def _list(
 ) -> str:
     """Writes all bad images as CSV; returns the path."""
     path = os.path.join(cache_dir, f"bad_images_of_{os.path.basename(examples)}.csv")
+    os.makedirs(cache_dir, exist_ok=True)
     with (
-        cache.writing(path) as tmp_path,
+        atomic.replacing(path) as tmp_path,
         open(tmp_path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -307,36 +307,9 @@ def _remedy_for_missing(path: str, images_dir: str) -> str:
     return f"{start}; --images_dir=FOLDER names another folder."
 
 
-class _LateBar:
-    """A progress bar that is shown only if the work takes long.
-
-    Args:
-        title: a phrase that says what is being done.
-        num_images: the number of images in the whole work.
-        wanted: whether to show a bar at all.
-    """
-
-    def __init__(self, title: str, num_images: int, wanted: bool):
-        self._title, self._num_images, self._wanted = title, num_images, wanted
-        self._bar = keras.utils.Progbar(num_images, interval=1, unit_name="image")
-        self._started = time.monotonic()
-        self._shown = False
-
-    def update(self, num_done: int) -> None:
-        if self._wanted and time.monotonic() - self._started > _SECONDS_BEFORE_PROGRESS:
-            if not self._shown:
-                print(self._title)
-            self._bar.update(num_done, finalize=False)
-            self._shown = True
-
-    def finish(self) -> None:
-        if self._shown:
-            self._bar.update(self._num_images, finalize=True)
-
-
 def _check_level(level: str) -> None:
-    if level not in LEVELS:
-        raise ValueError(f"check_images must be one of {', '.join(LEVELS)}; found {level!r}")
+    if level not in CHECK_LEVELS:
+        raise ValueError(f"check_images must be one of {', '.join(CHECK_LEVELS)}; found {level!r}")
 
 
 def _stat_all(
@@ -347,14 +320,15 @@ def _stat_all(
     blocks = [paths[start : start + _STAT_BLOCK] for start in starts]
     digests = np.zeros(len(paths), np.uint64)
     reasons: dict[int, str] = {}
-    bar = _LateBar(f"looking for {len(paths)} images", len(paths), progress)
-    with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as threads:
+    with (
+        _counter("looking for images", len(paths), progress) as counter,
+        concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as threads,
+    ):
         found = threads.map(lambda block: _stat_block(block, with_digests), blocks)
         for start, (block, wrong) in zip(starts, found, strict=True):
             digests[start : start + len(block)] = np.frombuffer(b"".join(block), np.uint64)
             reasons |= {start + i: reason for i, reason in wrong.items()}
-            bar.update(start + len(block))
-    bar.finish()
+            counter.show(start + len(block))
     return digests, reasons
 
 
@@ -386,7 +360,7 @@ def _stat_block(paths: Sequence[str], with_digests: bool) -> tuple[list[bytes], 
 
 def _at_level(digests: np.ndarray, level: str) -> np.ndarray:
     """Returns the digests with the level in their last two bits."""
-    return digests & ~np.uint64(3) | np.uint64(LEVELS.index(level))
+    return digests & ~np.uint64(3) | np.uint64(CHECK_LEVELS.index(level))
 
 
 def _read_all(
@@ -403,7 +377,7 @@ def _read_all(
         read: a function from a position, int64 (), to the encoded bytes, string (), for `tf.data`.
         num_images: the number N of images.
         decode: whether images are decoded too, after their headers have been checked.
-        progress: whether a check that takes long shows a bar.
+        progress: whether a check that takes long shows its progress.
         save: a function that is called with the images that have passed so far, bool (N,), from
             time to time and at the end, even if reading fails.
     """
@@ -440,11 +414,14 @@ def _good_positions(
             .batch(_READ_BLOCK)
             .prefetch(tf.data.AUTOTUNE)
         )
-    bar = _LateBar(f"reading {num_images} images", num_images, progress)
-    for block, good in blocks.as_numpy_iterator():
-        yield block[good]
-        bar.update(int(block[-1]) + 1)
-    bar.finish()
+    with _counter("checking images", num_images, progress) as counter:
+        for block, good in blocks.as_numpy_iterator():
+            yield block[good]
+            counter.show(int(block[-1]) + 1)
+
+
+def _counter(title: str, num_images: int, progress: bool) -> terminal.Counter:
+    return terminal.Counter(title, num_images, "images", verbose="auto" if progress else 0)
 
 
 @tf.function  # traced once in a process, because tracing takes seconds
@@ -465,11 +442,7 @@ def _reason(read: Callable[[tf.Tensor], tf.Tensor], position: int, decode: bool)
         if decode and not reason:
             images.decode(encoded)  # not traced: the errors of a traced function hold its calls
     except tf.errors.OpError as error:
-        asserted = re.search(r"Summarized data: b(['\"])(.*)\1", error.message)
-        if asserted:  # by `tf.debugging.Assert`, whose data are the reason
-            return asserted[2]
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", " ", error.message)
-        reason = " ".join(reason.split()).removesuffix(" name:")  # the name of the op, removed
+        reason = images.reason_of(error)
     return reason
 
 
@@ -479,26 +452,15 @@ def _load_digests(path: str) -> np.ndarray:
     return np.zeros(0, np.uint64) if digests is None else digests
 
 
-def _read_digests(path: str | os.PathLike) -> np.ndarray:
-    with open(path, "rb") as file:
-        content = file.read()
-    # The content is compared as a whole: a header that is only nearly right would be misread.
-    size = len(content) - len(_npy(np.zeros(0, np.uint64)))
-    if size >= 0 and size % 8 == 0:
-        digests = np.frombuffer(content, np.uint64, offset=len(content) - size)
-        if content == _npy(digests) and (digests[1:] > digests[:-1]).all():
-            return digests
-    raise ValueError("it does not hold a sorted list of digests")
+def _read_digests(file: BinaryIO) -> np.ndarray:
+    digests = np.load(file, allow_pickle=False)
+    if digests.dtype != np.uint64 or digests.ndim != 1:
+        raise ValueError("it does not hold a list of digests")
+    return digests
 
 
 def _save_digests(path: str, digests: np.ndarray) -> None:
     """Adds digests to the cache file."""
-    content = _npy(np.union1d(_load_digests(path), digests))
-    with cache.writing(path) as tmp_path:
-        tmp_path.write_bytes(content)
-
-
-def _npy(digests: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, digests)
-    return file.getvalue()
+    known = np.union1d(_load_digests(path), digests)
+    with cache.writing(path) as file:
+        np.save(file, known)

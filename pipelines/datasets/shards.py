@@ -1,49 +1,59 @@
 """Shards that `python -m pipelines.write_shards` wrote, as a data source."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
-from dbl_tf.settings import REQUIRED, setting
-from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
-from pipelines.examples import LabelledData
+from pipelines.datasets import assembly
+from pipelines.datasets.options import ShardsOptions
+from pipelines.datasets.source import LoadOptions
+from pipelines.examples import Examples, LabelledData
 from pipelines.shards import reading
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions):
-    """Options of shards."""
-
-    shards_dir: str = setting(
-        REQUIRED,
-        "Folder that python -m pipelines.write_shards wrote.",
-        is_path=True,
-        required_as="a folder that python -m pipelines.write_shards wrote",
-    )
-
-    @property
-    def data_name(self) -> str:
-        """The name of the folder."""
-        return os.path.basename(os.path.abspath(self.shards_dir))
-
-
 def load(
-    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+    options: ShardsOptions, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Opens the shards, whose images were checked when they were written.
 
+    With `skip_bad_images`, every record is read and checked, and those that cannot be used are left
+    out.
+
     Raises:
         ShardsError: the folder or a file in it cannot be used; the message names the file.
+        RecordFileError: likewise, of a shard whose size is right.
     """
-    if not load_options.test_fraction:
-        return reading.load(options.shards_dir, only_splits=splits)
-    data = reading.load(options.shards_dir)
-    num_test = len(data.splits.get("test", ()))
-    load_options.check_no_test(options.shards_dir, num_test)
-    train, test = data.splits["train"].divide(load_options.test_share(data.splits["train"].labels))
-    parts = {**data.splits, "train": train, "test": test}
-    kept = splits or parts
-    return dataclasses.replace(data, splits={name: parts[name] for name in kept})
+    skips = load_options.skip_bad_images
+    data = reading.load(
+        options.shards_dir,
+        only_splits=None if load_options.test_fraction else splits,
+        # The digest of a shard says nothing of its single records.
+        check_content=load_options.check_content and not skips,
+        open_at_once=not skips,
+    )
+    parts = dict(data.splits)
+    if load_options.test_fraction:
+        load_options.check_no_test(options.shards_dir, len(parts.get("test", ())))
+        share = load_options.test_share(parts["train"].labels)
+        parts["train"], parts["test"] = parts["train"].divide(share)
+    if splits:
+        parts = {name: parts[name] for name in splits}
+    if skips:
+        parts = {
+            name: _without_bad_records(part, f"{options.shards_dir}, {name}", load_options)
+            for name, part in parts.items()
+        }
+    return dataclasses.replace(data, splits=parts)
 
 
-SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)
+def _without_bad_records(examples: Examples, source: str, load_options: LoadOptions) -> Examples:
+    kept = assembly.without_bad_images(
+        examples,
+        source=source,
+        in_records=True,
+        check_images=load_options.check_images,
+        skip_bad_images=True,
+        cache_dir=load_options.cache_path,
+    )
+    if examples.is_stream and len(kept) < len(examples):
+        return reading.by_position(kept)
+    return kept

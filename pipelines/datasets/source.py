@@ -1,18 +1,24 @@
 """The parts of a data source: its options, its default network, and its reader."""
 
+from __future__ import annotations
+
 import dataclasses
+import importlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
-import scipy.sparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from dbl_tf.settings import FRACTION_BELOW_ONE, SEED, check, setting
-from pipelines import folds
-from pipelines.datasets import image_checks
-from pipelines.examples import LabelledData
+
+if TYPE_CHECKING:
+    import numpy as np
+    import scipy.sparse
+
+    from pipelines.examples import LabelledData
+
+# How images are checked; each level includes those before it.
+CHECK_LEVELS = ("exists", "header", "all")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +43,17 @@ class LoadOptions:
         "all",
         "How images are checked before training: by decoding each one, by its header, or only by "
         "whether the file exists.",
-        choices=image_checks.LEVELS,
+        choices=CHECK_LEVELS,
         affects_result=False,
     )
     skip_bad_images: bool = setting(
         False, "Leave out images that fail the check, and count them, instead of refusing them."
+    )
+    check_content: bool = setting(
+        False,
+        "Read all files of the data to their end: shards are compared with their digests, and "
+        "the data of a run with those that it was started with, by content and not by time.",
+        affects_result=False,
     )
     test_fraction: float = setting(
         0.0,
@@ -72,6 +84,8 @@ class LoadOptions:
     def __post_init__(self) -> None:
         check(self)
         if self.held_out is not None:
+            from pipelines import folds
+
             folds.check_held_out(self.held_out)
 
     def needed(self, splits: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -107,6 +121,8 @@ class LoadOptions:
         It must see all train examples, before any of them are left out for another reason: which
         ones are chosen depends on the data and the seed alone.
         """
+        from pipelines import folds
+
         return folds.stratified_share(labels, self.test_fraction, seed=self.data_seed)
 
     @property
@@ -150,11 +166,25 @@ class Source:
     Attributes:
         options: the class of its options.
         defaults: the default network of runs on it.
-        load: a function that reads the data from options, load options, and the names of the splits
-            to load. None instead of names loads all splits, which must include train and test. The
-            function sets `LoadOptions.test_fraction` of the train examples aside as test.
+        module: the name of its module in `pipelines.datasets`, which holds a function `load`. It is
+            imported when data are loaded, so that flags are defined without TensorFlow.
     """
 
     options: type[SourceOptions]
     defaults: Defaults
-    load: Callable[[Any, LoadOptions, Sequence[str] | None], LabelledData]
+    module: str
+
+    def load(
+        self, options: Any, load_options: LoadOptions, splits: Sequence[str] | None = None
+    ) -> LabelledData:
+        """Reads the data.
+
+        Args:
+            options: the options of the source.
+            load_options: the options that all sources have. `test_fraction` of the train examples
+                is set aside as test.
+            splits: the names of the splits to load. None loads all splits, which must include train
+                and test.
+        """
+        module = importlib.import_module(f"pipelines.datasets.{self.module}")
+        return module.load(options, load_options, splits)

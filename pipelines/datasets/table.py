@@ -14,15 +14,15 @@ import scipy.sparse
 from absl import logging
 
 from dbl_tf.messages import quoted
-from dbl_tf.settings import REQUIRED, setting
 from pipelines import doubles, locations
 from pipelines.datasets import assembly, image_checks, spellings
 from pipelines.datasets.image_checks import BadImage
-from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
+from pipelines.datasets.options import UNKNOWN, TableOptions
+from pipelines.datasets.source import LoadOptions
 from pipelines.examples import LabelledData
 from pipelines.findings import Findings
 from pipelines.tables import json_records, reading, text
-from pipelines.tables.columns import IMAGE, LABELS, SPLIT, ColumnFlags
+from pipelines.tables.columns import IMAGE, LABELS, SPLIT
 from pipelines.tables.delimited import DelimitedTable
 from pipelines.tables.rows import Places, Rows
 from pipelines.tables.separators import BAR, NONE, from_flag
@@ -32,80 +32,11 @@ from pipelines.tables.text import TableError as TableError
 
 COLUMNS = (IMAGE, SPLIT, LABELS)
 # What empty cells of classes can say.
-ABSENT, UNKNOWN = "absent", "unknown"
 WITHOUT_SPLIT = "without a split, --test_fraction=0.2 sets a fifth of the images aside as test"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions):
-    """Options of a table of examples.
-
-    Raises:
-        ValueError: the separator is empty.
-    """
-
-    examples: str = setting(
-        REQUIRED,
-        "Table of images, splits and labels: CSV, JSON, COCO, or a folder of tables or of folders; "
-        "for features also an .npz file with the arrays features, labels, split and class_names.",
-        is_path=True,
-        required_as="a CSV or JSON file, a folder, or an .npz file of features",
-    )
-    images_dir: str | None = setting(
-        None,
-        "Folder that relative image paths start from. The default is the folder of --examples.",
-        is_path=True,
-    )
-    class_names: str | None = setting(
-        None,
-        "Text file with one class per line, which sets the order of the classes and the labels "
-        "allowed. By default, the classes are the labels found, sorted.",
-        is_path=True,
-    )
-    label_separator: str | None = setting(
-        None,
-        r"Separator of labels, such as , or \t; none if each cell is one label. The default is | "
-        "if the labels contain one, otherwise what the cells show.",
-    )
-    image_column: str | None = setting(
-        None, "Column of the images. By default, it is recognized by its name and cells."
-    )
-    labels_column: str | None = setting(
-        None,
-        "Column of the labels; or columns of zeros and ones for the classes, separated by commas, "
-        "where FIRST..LAST names all from one to another. By default, they are recognized.",
-    )
-    split_column: str | None = setting(
-        None,
-        "Column of the splits: train, val or test, or true and false in is_valid or is_test. By "
-        "default, it is recognized.",
-    )
-
-    empty_labels: str = setting(
-        ABSENT,
-        "What an empty cell of a class says in a table with a column for each class: that the "
-        "image does not have the label (absent), or that it is not known (unknown), as -1 does.",
-        choices=(ABSENT, UNKNOWN),
-    )
-
-    def __post_init__(self) -> None:
-        if self.label_separator == "":
-            raise ValueError("label_separator must not be empty")
-
-    @property
-    def data_name(self) -> str:
-        """The name of the table's folder."""
-        path = locations.absolute(self.examples)
-        return os.path.basename(path if os.path.isdir(path) else os.path.dirname(path))
-
-    @property
-    def column_flags(self) -> ColumnFlags:
-        """The columns that the options name."""
-        return ColumnFlags(self.image_column, self.labels_column, self.split_column)
-
-
 def load(
-    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+    options: TableOptions, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Reads a table of examples and checks it, down to the image files, before any work is done.
 
@@ -271,7 +202,7 @@ class TableRows:
     unknown: scipy.sparse.csr_array | None
 
 
-def read_rows(options: Options, findings: Findings) -> TableRows:
+def read_rows(options: TableOptions, findings: Findings) -> TableRows:
     """Reads a table whose column `image` holds names of any kind, row by row.
 
     Args:
@@ -301,7 +232,7 @@ def read_rows(options: Options, findings: Findings) -> TableRows:
 
 
 def copy_rows(
-    options: Options,
+    options: TableOptions,
     folder: str | os.PathLike,
     files: Collection[str],
     *,
@@ -376,7 +307,7 @@ def copy_rows(
 
 
 def _write_rows(
-    options: Options,
+    options: TableOptions,
     folder: str,
     files: Collection[str],
     images_dir: str,
@@ -490,7 +421,9 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     return tuple(first_line)
 
 
-def _read(path: str, options: Options, classes: tuple[str, ...] | None, findings: Findings) -> Rows:
+def _read(
+    path: str, options: TableOptions, classes: tuple[str, ...] | None, findings: Findings
+) -> Rows:
     return reading.read(
         path,
         findings,
@@ -678,6 +611,3 @@ def _labeled_data(
                 part.names, part.paths, of_part.positive, of_part.unknown
             )
     return LabelledData(class_names=classes, splits=splits, origin=origin)
-
-
-SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

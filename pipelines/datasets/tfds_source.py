@@ -9,21 +9,22 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-import keras
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
+from dbl_tf import terminal
 from dbl_tf.messages import first_few
-from dbl_tf.settings import REQUIRED, setting
-from pipelines import cache, record_files
+from pipelines import cache, images, record_files
 from pipelines.datasets import assembly
-from pipelines.datasets.source import PHOTOGRAPHS, LoadOptions, Source, SourceOptions
+from pipelines.datasets.options import TfdsOptions
+from pipelines.datasets.source import LoadOptions
 from pipelines.examples import Examples, LabelledData
+from pipelines.shards import FORMATS
 
 _BATCH = 1024
 _COLUMNS = cache.Kind("tfds_labels", version=2, suffix=".npz")
@@ -36,61 +37,8 @@ class TfdsError(ValueError):
     """A data set of TensorFlow Datasets does not exist or cannot be used as requested."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PreparedDataOptions(SourceOptions):
-    """Options for finding data of TensorFlow Datasets or the original folders of a benchmark."""
-
-    data_dir: str | None = setting(
-        None,
-        "Folder of TensorFlow Datasets, or the folder that holds VOCdevkit or coco. The default is "
-        "that of TensorFlow Datasets.",
-        is_path=True,
-    )
-    download: bool = setting(
-        False,
-        "Let TensorFlow Datasets download data that were not found.",
-        affects_result=False,
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(PreparedDataOptions):
-    """Options of any data set of TensorFlow Datasets.
-
-    Attributes:
-        tfds_name: the name that `tfds.builder` takes, such as "voc/2007" or "my_set/config:1.0.0".
-        label_feature: a sequence of class labels or of texts, or a tensor of C zeros and ones.
-            Slashes lead to a feature within others, as in "objects/label". Class labels have names
-            and an order; texts are sorted; the classes of a tensor are called 0 to C − 1.
-        train_split: a split, or an expression of TFDS such as "train[:90%]" or
-            "train+validation".
-    """
-
-    tfds_name: str = setting(
-        REQUIRED,
-        "Name of the data set, such as voc/2007.",
-        required_as="the name of a data set of TensorFlow Datasets",
-    )
-    label_feature: str = setting(
-        REQUIRED,
-        "Feature that holds the labels, such as objects/label.",
-        required_as="the name of its feature that holds the labels",
-    )
-    image_feature: str | None = setting(
-        None, "Feature that holds the image; needed only where there are several."
-    )
-    train_split: str = setting("train", "Split to train on.", for_training=True)
-    val_split: str | None = setting(None, "Split to validate on.", for_training=True)
-    test_split: str = setting("test", "Split to test on.")
-
-    @property
-    def data_name(self) -> str:
-        """The name of the data set."""
-        return self.tfds_name
-
-
 def load(
-    options: Options, load_options: LoadOptions, splits: Sequence[str] | None = None
+    options: TfdsOptions, load_options: LoadOptions, splits: Sequence[str] | None = None
 ) -> LabelledData:
     """Reads a data set of TensorFlow Datasets with several labels per image.
 
@@ -270,10 +218,10 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
         record_files.RecordFileError: a record file is damaged.
     """
     file_format = builder.info.file_format.value
-    if file_format not in record_files.FORMATS:
+    if file_format not in FORMATS:
         raise TfdsError(
             f"{builder.data_path} is prepared as {file_format}; the formats that can be read are "
-            f"{' and '.join(record_files.FORMATS)}"
+            f"{' and '.join(FORMATS)}"
         )
     try:
         instructions = builder.info.splits[expression].file_instructions
@@ -292,10 +240,10 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
             f"{builder.info.full_name}, {expression}: {len(missing)} of {len(files)} record files "
             f"were not found: {first_few(missing)}"
         )
-    num_records, read = record_files.open_records(files, file_format)
-    if num_records != sum(size_of.values()):
+    records = record_files.RecordFiles(files, file_format)
+    if len(records) != sum(size_of.values()):
         raise TfdsError(
-            f"{builder.data_path}: the files of {expression} hold {num_records} records, but "
+            f"{builder.data_path}: the files of {expression} hold {len(records)} records, but "
             f"dataset_info.json counts {sum(size_of.values())}"
         )
     start = dict(zip(files, np.cumsum([0, *size_of.values()]).tolist(), strict=False))
@@ -311,7 +259,7 @@ def open_split(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
         file_of_example=[
             os.fspath(part.filename) for part in instructions for _ in range(part.take)
         ],
-        read=read,
+        read=records.read,
     )
 
 
@@ -392,27 +340,25 @@ def read_columns(
             .ragged_batch(_BATCH)
             .prefetch(tf.data.AUTOTUNE)
         )
-    bar = keras.utils.Progbar(len(split.positions), interval=1, unit_name="image")
     names, codes, num_codes = [], [], []
     try:
-        for batch_names, batch_codes, batch_num_codes in batches:
-            names += batch_names.numpy().tolist()
-            codes += (
-                tf.reshape(getattr(batch_codes, "flat_values", batch_codes), [-1]).numpy().tolist()
-            )
-            num_codes += batch_num_codes.numpy().tolist()
-            bar.update(len(names), finalize=False)
+        with terminal.Counter("reading labels", len(split.positions), "images") as counter:
+            for batch_names, batch_codes, batch_num_codes in batches:
+                names += batch_names.numpy().tolist()
+                flat = tf.reshape(getattr(batch_codes, "flat_values", batch_codes), [-1])
+                codes += flat.numpy().tolist()
+                num_codes += batch_num_codes.numpy().tolist()
+                counter.show(len(names))
     except tf.errors.OpError as error:
-        raise TfdsError(f"{split}: a record cannot be read: {error.message}") from error
-    bar.update(len(names), finalize=True)
+        raise TfdsError(f"{split}: a record cannot be read: {images.reason_of(error)}") from error
     columns = Columns(_array(names), _array(codes), np.array(num_codes))
-    with cache.writing(cached_file) as tmp_path:
-        np.savez(tmp_path, **vars(columns))
+    with cache.writing(cached_file) as file:
+        np.savez(file, **vars(columns))
     return columns
 
 
-def _load_columns(path: str | os.PathLike) -> Columns:
-    with np.load(path) as content:
+def _load_columns(file: BinaryIO) -> Columns:
+    with np.load(file, allow_pickle=False) as content:
         return Columns(content["names"], content["codes"], content["num_codes"])
 
 
@@ -569,6 +515,3 @@ def _array(values: Sequence[int | bytes]) -> np.ndarray:
     """Returns an array of integers or of decoded texts; without values, of integers."""
     texts = [value.decode() for value in values if isinstance(value, bytes)]
     return np.array(texts) if texts else np.array(values, np.int64)
-
-
-SOURCE = Source(options=Options, defaults=PHOTOGRAPHS, load=load)

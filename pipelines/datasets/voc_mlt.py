@@ -9,15 +9,16 @@ Datasets, ECCV 2020, section 4.1.
 """
 
 import concurrent.futures
+import functools
 import os
 import re
 import xml.etree.ElementTree
 from collections.abc import Sequence
 
-import keras
 import numpy as np
 import scipy.sparse
 
+from dbl_tf import terminal
 from dbl_tf.messages import first_lines
 from pipelines.datasets import assembly, benchmark_sets, tfds_source
 
@@ -69,12 +70,14 @@ def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr
     """Reads the labels of annotation files; raises one error that names all faulty files."""
     index = {name: code for code, name in enumerate(CLASSES)}
     blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
-    bar = keras.utils.Progbar(len(paths), interval=1, unit_name="annotation")
     codes: list[int] = []
     num_labels: list[int] = []
     problems: list[str] = []
     print(f"reading the {len(paths)} annotations that {image_list} lists")
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+    with (
+        terminal.Counter("reading annotations", len(paths), "files") as counter,
+        concurrent.futures.ThreadPoolExecutor(_THREADS) as threads,
+    ):
         for block in threads.map(lambda block: [_names_in(path) for path in block], blocks):
             for found in block:
                 path = paths[len(num_labels)]
@@ -85,8 +88,7 @@ def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr
                     problems.append(f"{path}: unknown class {', '.join(map(repr, unknown))}")
                 codes += [index[name] for name in names]
                 num_labels.append(len(names))
-            bar.update(len(num_labels), finalize=False)
-    bar.update(len(paths), finalize=True)
+            counter.show(len(num_labels))
     if problems:
         raise benchmark_sets.BenchmarkError(
             f"{len(problems)} of the {len(paths)} annotations that {image_list} lists cannot be "
@@ -145,4 +147,4 @@ BENCHMARK = benchmark_sets.Benchmark(
     read_tfds=_read_tfds,
     id_of=_id_of,
 )
-SOURCE = benchmark_sets.source_of(BENCHMARK)
+load = functools.partial(benchmark_sets.load, BENCHMARK)

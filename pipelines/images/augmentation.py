@@ -1,13 +1,12 @@
 """Augmentation of training images by random crops, mirroring and changes of color."""
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf.settings import FRACTION, check, setting
 from pipelines.images.decoding import Window, decode_window, resized_columns
+from pipelines.images.settings import PHOTOGRAPHS, Augmentation
 
 MIN_CROP = 0.8  # of each side
 MAX_CROP_ASPECT = 2.0
@@ -18,34 +17,6 @@ MAX_HUE = 18.0  # degrees
 _RGB_TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Options of the augmentation.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    flip_probability: float | None = setting(
-        None,
-        "Probability that a training image is mirrored. The default depends on the data: 0 for "
-        "digits, 0.5 for photographs.",
-        range=FRACTION,
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def for_data(self, flip_probability: float) -> "Augmentation":
-        """Returns the options with None replaced by the default of the data set."""
-        if self.flip_probability is not None:
-            return self
-        return dataclasses.replace(self, flip_probability=flip_probability)
-
-
-PHOTOGRAPHS = Augmentation(flip_probability=0.5)
 
 
 def augment(

@@ -324,8 +324,9 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
         tf.strings.substr(palette, tf.minimum(3 * transparent, palette_size - 3), 3), tf.uint8
     )
     margins = tf.stack([[top, bottom], [left, right], [0, 0]])
-    inside = tf.pad(tf.ones_like(image, tf.bool), margins)
-    return tf.where(inside, tf.pad(image, margins), surround)
+    # Bytes wrap around, so that the difference is exact; a mask would take the memory of another
+    # canvas.
+    return tf.pad(image - surround, margins) + surround
 
 
 @seldom_called(tf.TensorSpec((), tf.string))

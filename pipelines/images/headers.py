@@ -17,6 +17,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Decoders allocate the size that a header declares; the limits keep that from taking all memory.
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_500  # the most that libjpeg reads
+# A progressive JPEG may go over its pixels any number of times, at 10 bytes a time. Encoders make
+# some 10 scans: this allows them at MAX_PIXELS, and 40 at 25 megapixels.
+MAX_SCANNED_PIXELS = 10 * MAX_PIXELS
+# Rows of a PNG are unpacked to up to 8 bytes a pixel; this allows RGBA of 8 bits at MAX_PIXELS.
+MAX_PNG_BYTES = 4 * MAX_PIXELS
+# libpng unpacks each to up to 8 MB and keeps it, wherever it stands. Pictures have a few at most.
+MAX_PNG_TEXTS = 16
 # The first bytes of each format, and the number of the branch that reads it.
 _MAGICS = {
     b"\xff\xd8\xff": 0,
@@ -38,6 +45,10 @@ _UNREAD_MAGICS = {  # name: offset, four bytes there
 # A walk through the parts of a header ends after so many steps. Hostile bytes can hold millions of
 # parts, photographs hold tens.
 _MAX_HEADER_PARTS = 2_000
+# The bytes of the shortest segment that begins a scan of a JPEG.
+_SCAN_BYTES = 10
+# Text is cut at so many places at most, whatever the bytes.
+_MAX_CUTS = 1_000
 # This allows 25 MB in full blocks, and limits a file of tiny blocks to seconds.
 MAX_GIF_BLOCKS = 100_000
 
@@ -50,7 +61,8 @@ def inspect(encoded: tf.Tensor) -> tf.Tensor:
 
     Returns:
         The reason, string (); empty if `decode` reads images with this header. The data after the
-        header are not read, but the length of a BMP is checked.
+        header are not decoded, but the length of a BMP is checked, and the scans of a JPEG and the
+        compressed texts of a PNG are counted: each costs time or memory that no size declares.
     """
     return read_header(tf.convert_to_tensor(encoded)).reason
 
@@ -103,13 +115,15 @@ def read_header(encoded: tf.Tensor) -> Header:
     first = tf.argmax(tf.cast(tf.concat([matches, [True]], 0), tf.int32))
     image_format = tf.gather([*_MAGICS.values(), NO_FORMAT], first)
     is_jpeg = tf.equal(image_format, JPEG)
-    checks, exif, size = _jpeg_header(encoded, is_jpeg)
+    checks, frame, exif, size = _jpeg_header(encoded, is_jpeg)
     is_bad = tf.reduce_any(tf.stack([failed for failed, *_ in checks]))
+    has_excess = _has_excess_scans(encoded, frame, size, is_jpeg & ~is_bad)
     reason, orientation, size = tf.cond(
         is_jpeg & ~is_bad & tf.equal(exif, 0),
         lambda: (tf.constant(""), tf.constant(1, tf.int64), size),
         lambda: _examine_header(encoded, image_format),
     )
+    reason = tf.cond(has_excess, lambda: _excess_reason(size), lambda: reason)
     return Header(
         tf.ensure_shape(reason, ()),
         image_format,
@@ -154,7 +168,7 @@ def _examine_header(
     upright = tf.constant(1, tf.int64)
 
     def jpeg():
-        checks, exif, size = _jpeg_header(encoded, tf.constant(True))
+        checks, _, exif, size = _jpeg_header(encoded, tf.constant(True))
         return _first_reason(*checks), _exif_orientation(encoded, exif), size
 
     def gif():
@@ -274,10 +288,11 @@ def _jpeg_steps() -> tuple[np.ndarray, np.ndarray]:
 
 def _jpeg_header(
     encoded: tf.Tensor, is_jpeg: tf.Tensor
-) -> tuple[list[tuple], tf.Tensor, tf.Tensor]:
-    """Returns the checks of a JPEG, the position of its EXIF (or 0), and its size, from one walk.
+) -> tuple[list[tuple], tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the checks of a JPEG, the positions of frame and EXIF (or 0), and its size.
 
-    The walk takes most of the time apart from decoding, so its body has few ops.
+    They come from one walk. It takes most of the time apart from decoding, so its body has few
+    ops.
     """
     end = length_of(encoded)
     skipped, has_length = (tf.constant(table, tf.int64) for table in _jpeg_steps())
@@ -329,7 +344,96 @@ def _jpeg_header(
         ),
         *_size_checks("JPEG", width, height),
     ]
-    return checks, exif, tf.stack([height, width])
+    return checks, position, exif, tf.stack([height, width])
+
+
+def _has_excess_scans(
+    encoded: tf.Tensor, frame: tf.Tensor, size: tf.Tensor, is_good: tf.Tensor
+) -> tf.Tensor:
+    """Returns whether a JPEG with a good header has more scans than its size allows, bool ().
+
+    A scan begins with FF DA, which neither coded data nor an EXIF thumbnail, before the frame, can
+    hold as they are. Other segments after the frame, and images after the end, may hold these
+    bytes by chance, so that their number is an upper bound; where it is too large, the scans are
+    counted one by one.
+
+    Args:
+        encoded: the bytes of the file, string ().
+        frame: the position of the frame header, int64 ().
+        size: height and width, int64 (2,).
+        is_good: whether this is a JPEG with a good header; the others mean nothing if not.
+    """
+    limit = _scan_limit(size)
+    can_exceed = is_good & ((length_of(encoded) - frame) // _SCAN_BYTES > limit)
+
+    def count() -> tf.Tensor:
+        data = tf.strings.substr(encoded, frame, length_of(encoded) - frame)
+        return tf.cond(
+            _occurrences(data, b"\xff\xda") > limit,
+            lambda: _count_scans(data, limit) > limit,
+            lambda: tf.constant(False),
+        )
+
+    return tf.ensure_shape(tf.cond(can_exceed, count, lambda: tf.constant(False)), ())
+
+
+def _scan_limit(size: tf.Tensor) -> tf.Tensor:
+    """Returns how many scans a JPEG of this size may have, int64 (), at most `_MAX_CUTS` − 1."""
+    pixels = tf.maximum(size[0] * size[1], 1)
+    return tf.minimum(MAX_SCANNED_PIXELS // pixels, _MAX_CUTS - 1)
+
+
+def _excess_reason(size: tf.Tensor) -> tf.Tensor:
+    return tf.strings.format(
+        "the JPEG of {} x {} pixels holds more than {} scans, the most that are read at this "
+        f"size ({MAX_SCANNED_PIXELS} pixels in all scans); save it again as a baseline JPEG",
+        (size[1], size[0], _scan_limit(size)),
+    )
+
+
+def _occurrences(text: tf.Tensor, part: bytes) -> tf.Tensor:
+    """Returns how often a part occurs in a string (), int64 (), or `_MAX_CUTS` if more often."""
+    pieces = tf.raw_ops.StringSplitV2(
+        input=tf.reshape(text, (1,)), sep=tf.constant(part), maxsplit=_MAX_CUTS
+    ).values
+    return tf.size(pieces, tf.int64) - 1
+
+
+@seldom_called(tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64))
+def _count_scans(data: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
+    """Counts the scans of a JPEG, of which one more than the limit is enough, int64 ().
+
+    The data begin with the frame header. Where they have too many segments to be counted, the
+    result is beyond the limit too.
+    """
+    digits = tf.io.decode_raw(data, tf.uint8)
+    # Entry m: what follows the marker FF m. Coded data hold FF 00 and FF D0 to D7, the restarts,
+    # and any number of FF may come before a marker.
+    marker = np.arange(256)
+    is_marker = (marker != 0) & (marker != 0xFF) & ~((marker >= 0xD0) & (marker <= 0xD7))
+    has_length = is_marker & (marker >= 0xC0)
+    follows = tf.gather(tf.constant(is_marker), tf.cast(digits[1:], tf.int32))
+    places = tf.where(tf.equal(digits[:-1], 0xFF) & follows)[:, 0]
+    places = tf.concat([places, [length_of(data)]], 0)
+
+    def walk(
+        position: tf.Tensor, scans: tf.Tensor, _: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        place = tf.gather(places, tf.searchsorted(places, position[None])[0])
+        part = bytes_at(data, place, 4)
+        length = choose(tf.gather(tf.constant(has_length), part[1]), _big_endian(part[2:]), 0)
+        is_end = tf.equal(part[1], 0xD9) | (place >= length_of(data))
+        scans += choose(tf.equal(part[1], 0xDA), 1, 0)
+        return tf.minimum(place + 2 + length, length_of(data)), scans, is_end
+
+    _, scans, is_end = tf.while_loop(
+        lambda _, scans, is_end: ~is_end & (scans <= limit),
+        walk,
+        (tf.constant(0, tf.int64), tf.constant(0, tf.int64), tf.constant(False)),
+        maximum_iterations=_MAX_HEADER_PARTS,
+        parallel_iterations=1,
+    )
+    return choose(is_end, scans, limit + 1)
 
 
 def _exif_orientation(encoded: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
@@ -364,6 +468,8 @@ def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     depth, color = header[16], header[17]
     depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
     possible = [(color == c) & is_any(depth, d) for c, d in depths.items()]
+    bits = depth * tf.gather(tf.constant([1, 0, 3, 1, 2, 0, 4, 0], tf.int64), color % 8)
+    row_bytes = (width * bits + 7) // 8
     reason = _first_reason(
         (end < 33, "the PNG header is cut off"),
         (~_spells(header[4:], b"IHDR"), "the PNG does not start with a header"),
@@ -374,6 +480,17 @@ def _png_header(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             depth,
         ),
         *_size_checks("PNG", width, height),
+        (
+            height * row_bytes > MAX_PNG_BYTES,
+            "the PNG of {} x {} pixels and {} bits each unpacks to {} bytes; at most "
+            f"{MAX_PNG_BYTES} are read: save it again with 8 bits a channel",
+            *(width, height, bits, height * row_bytes),
+        ),
+        (
+            _occurrences(encoded, b"TXt") > MAX_PNG_TEXTS,
+            f"the PNG holds more than {MAX_PNG_TEXTS} compressed texts (zTXt or iTXt), the most "
+            "that are read; save it again without them",
+        ),
     )
 
     def walk(position, exif, _):

@@ -1,296 +1,384 @@
-"""The page that compares two models on the same images: which labels and which images change."""
+"""The page that compares two models on the same images: which labels and which images changed."""
 
+import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipelines.reports import charts, pages, text
+from dbl_tf import atomic
+from pipelines.reports import charts, pages, pictures, text
+from pipelines.reports.changes import (
+    ALARM,
+    CORRECTED,
+    FOUND,
+    KINDS,
+    LOST,
+    MIN_IMAGES,
+    ChangedDecisions,
+    Changes,
+    defined,
+    gains,
+)
 from pipelines.reports.pages import Column
-from pipelines.reports.pictures import ReadImages, thumbnail
 
-# What becomes of a decision that changes, and how a heading says it.
-KINDS = {
-    "gained_right": "added, right",
-    "gained_wrong": "added, wrong",
-    "lost_right": "dropped, right",
-    "lost_wrong": "dropped, wrong",
+PAGE, DATA = "against.html", "against.json"
+LABELS, IMAGES = "against_labels.csv", "against_images.csv"
+_MODELS = ("old", "new")
+# The column of the labels of an image whose decisions changed in each way.
+_NAMED = {kind: f"labels {words}" for kind, words in enumerate(KINDS)}
+_IMAGES_IN_TABLE = 2000
+_IMAGES_IN_GALLERY = 12
+_IMAGES_PER_LABEL = 4
+_BOTH = {
+    "AP %": "average precision",
+    "precision %": "share of the images given the label that have it, at the model's threshold",
+    "recall %": "share of the images with the label that are given it, at the model's threshold",
+    "F1 %": "harmonic mean of precision and recall",
+    "given": "images that are given the label",
+    "right": "images that are given the label and have it",
+    "threshold": "probability from which on the label is given",
 }
-_MOST_IMAGES = 5000
-_PICTURES = 24
-_NAMES = 5
-# An image with more changes than this shows the first of them.
-_CHANGES_OF_IMAGE = 6
-
-# A sentence in parts: texts, and names that others have chosen, which are marked.
-Sentence = Sequence[tuple[str, bool]]
 
 
-def write_against(
-    path: str | os.PathLike,
+def write(
+    output_dir: str | os.PathLike,
     *,
-    content: Mapping[str, Any],
-    changes: Sequence[Mapping[str, Any]],
-    files: Sequence[str],
+    title: str,
+    models: Mapping[str, str],
+    class_names: Sequence[str],
+    groups: Sequence[str],
+    train_counts: Sequence[int],
+    labels: np.ndarray,
+    probabilities: Sequence[np.ndarray],
+    thresholds: Sequence[np.ndarray],
     image_names: Sequence[str],
-    read_images: ReadImages | None,
-) -> list[str]:
-    """Writes the page and its figure.
+    read_images: pictures.ReadImages | None,
+    only: Mapping[str, Sequence[str]],
+    num_resamples: int | None = None,
+) -> dict[str, Any]:
+    """Compares two models; writes the page, its figures, `against.json` and two CSV files.
 
     Args:
-        path: the path of the HTML file.
-        content: what differs, as `runs.against.contrast` returns it.
-        changes: the decisions that change, as `runs.against.changed_decisions` returns them.
-        files: the names of the CSV files of labels and images, next to the page.
+        output_dir: the directory for the files.
+        title: the heading of the page.
+        models: where the "old" and the "new" model are.
+        class_names: the names of the C labels that both models know.
+        groups: the groups of the labels, by the training images of the new model.
+        train_counts: the numbers of these.
+        labels: the labels of the images, (N, C), with −1 for unknown ones.
+        probabilities: those of the old and of the new model, (N, C).
+        thresholds: those of the old and of the new model, (C,).
         image_names: the names of the N images.
-        read_images: see `run.write_run_report`.
+        read_images: see `pictures.choose`; None if the examples are not images.
+        only: the names of the labels that the "old" or the "new" model alone knows, of those of
+            the "data" that not both know, and of those that are "untested", known to both but not
+            in the data.
+        num_resamples: see `Changes.of`.
 
     Returns:
-        The sentences with which the page begins.
+        The content of `against.json`.
     """
-    names = pages.readable_names(list(content["per_label"]))
-    entries = list(content["per_label"].values())
-    sentences = _sentences(content, names, entries)
-    images = _Images(changes, dict(zip(content["per_label"], names, strict=True)))
-    page = pages.Page(path, None)
+    changes = Changes.of(labels, probabilities, thresholds, num_resamples)
+    output = pathlib.Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    rows = _label_rows(class_names, groups, changes, thresholds)
+    image_rows = _image_rows(image_names, class_names, changes)
+    decision_rows = _decision_rows(image_names, class_names, changes.decisions, thresholds)
+    pages.write_csv(rows, output / LABELS, list(rows[0]))
+    pages.write_csv(decision_rows, output / IMAGES, _DECISION_COLUMNS)
+    content = {
+        **models,
+        "images": changes.num_images,
+        "resamples": changes.num_resamples,
+        "mAP": changes.mean.content(),
+        "F1": changes.f1.content(),
+        "changed decisions": dict(
+            zip(KINDS, changes.decisions.by_label().sum(axis=0).tolist(), strict=True)
+        ),
+        "labels": {row["label"]: {k: v for k, v in row.items() if k != "label"} for row in rows},
+        "left out": {name: list(names) for name, names in only.items()},
+    }
+    with atomic.replacing(output / DATA) as tmp_path:
+        tmp_path.write_text(
+            json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8"
+        )
+
+    names = pages.readable_names(class_names)
+    page = pages.Page(output / PAGE, None)
+    decisions, of_image = changes.decisions, gains(changes.decisions.by_image())
+    ranked = np.argsort(-of_image, kind="stable")
+    better, worse = ranked[of_image[ranked] > 0], ranked[::-1][of_image[ranked[::-1]] < 0]
+    distance = -np.abs(np.diff(decisions.probabilities, axis=0)[0])
+    number = _IMAGES_PER_LABEL if len(names) <= 400 else 2
+    most = np.argsort(-np.abs(np.nan_to_num(changes.difference)), kind="stable")
+    order = [*most[(changes.lost | changes.gained)[most]], *most]
     page.data = {
+        "chooser": "against_change",
         "tables": {
-            "labels": [column.content() for column in _label_columns(names, entries)],
-            "images": [column.content() for column in images.columns()],
+            "labels": [column.content() for column in _label_columns(names, rows)],
+            "images": [
+                column.content() for column in _image_columns(image_rows[:_IMAGES_IN_TABLE])
+            ],
         },
         "flags": {
-            "better": [_verdict(entry) > 0 for entry in entries],
-            "worse": [_verdict(entry) < 0 for entry in entries],
+            "gained": changes.gained.tolist(),
+            "lost": changes.lost.tolist(),
+            "decided": (decisions.by_label().sum(axis=1) > 0).tolist(),
         },
+        "headings": [
+            "Found now",
+            "Lost: given before, rightly",
+            "New false alarms",
+            "False alarms that are gone",
+        ],
+        "saying": "what changed",
+        "words": [
+            ["found now", False],
+            ["lost", True],
+            ["new false alarm", True],
+            ["false alarm gone", False],
+        ],
+        "facts": [_facts(row, changes.judged[i]) for i, row in enumerate(rows)],
+        "first": int(order[0]),
+        **pictures.choose(
+            decisions,
+            [
+                decisions.extremes(decisions.kind == kind, number, distance)
+                for kind in range(len(KINDS))
+            ],
+            order=dict.fromkeys(order),
+            galleries={
+                "better": better[:_IMAGES_IN_GALLERY].tolist(),
+                "worse": worse[:_IMAGES_IN_GALLERY].tolist(),
+            },
+            kind=decisions.kind,
+            rank=distance,
+            probabilities=decisions.probabilities,
+            image_names=image_names,
+            read_images=read_images,
+        ),
     }
-    gains = [100 * _defined(entry["ap_difference"]) for entry in entries]
+    chart = charts.gain_by_class(
+        "against_change",
+        "How much better or worse each label is found",
+        "Average precision of the new model less that of the old one. A vertical line is the 95 % "
+        "interval over draws of the images: where it crosses 0, chance can explain the difference.",
+        names,
+        groups,
+        train_counts,
+        100 * changes.difference,
+        100 * changes.intervals,
+    )
     page.write(
         "against.html.j2",
-        title="What the new model changes",
-        content=content,
-        sentences=sentences,
-        files=files,
+        title=title,
+        models=models,
         kind="images" if read_images is not None else "examples",
-        images=images,
-        pictures=images.pictures(image_names, read_images),
-        shown=len(images.order[:_MOST_IMAGES]),
-        gains=page.add(
-            charts.gain_by_class(
-                "against_gain",
-                "Gain and loss of each label",
-                "How much more average precision the new model has than the old one.",
-                names,
-                [entry["group"] for entry in entries],
-                [entry["train_count"] for entry in entries],
-                np.array(gains),
-            )
-        ),
+        changes=changes,
+        counts=dict(zip(KINDS, decisions.by_label().sum(axis=0).tolist(), strict=True)),
+        **_verdict(names, changes, only),
+        min_images=MIN_IMAGES,
+        by_chance=0.05 * np.count_nonzero(changes.judged),
+        num_better=len(better),
+        num_worse=len(worse),
+        num_changed=len(image_rows),
+        num_listed=min(len(image_rows), _IMAGES_IN_TABLE),
+        only={name: pages.readable_names(alone) for name, alone in only.items() if alone},
+        files={"labels": LABELS, "images": IMAGES, "data": DATA},
+        both=list(_BOTH),
+        overview=page.add(chart),
     )
-    return ["".join(part for part, _ in sentence) for sentence in sentences]
+    return content
 
 
-class _Images:
-    """The images on which something changes.
-
-    Attributes:
-        order: their positions, those that get worse by most decisions first, and those that get
-            better by most last.
-    """
-
-    def __init__(self, changes: Sequence[Mapping[str, Any]], shown_names: Mapping[str, str]):
-        self._names = shown_names
-        self._of: dict[int, list[Mapping[str, Any]]] = {}
-        for row in changes:
-            self._of.setdefault(row["position"], []).append(row)
-        self._harm = {at: sum(row["harm"] for row in rows) for at, rows in self._of.items()}
-        self.order = sorted(self._of, key=lambda at: -self._harm[at])
-
-    def columns(self) -> list[Column]:
-        """Returns the columns of the table of images."""
-        order = self.order[:_MOST_IMAGES]
-        rows = [self._of[at] for at in order]
-
-        def labels(change: str) -> list[str]:
-            return [
-                ", ".join(
-                    f"{self._names[row['label']]}{'' if row['harm'] < 0 else ' ✗'}"
-                    for row in of_image
-                    if row["change"] == change
-                )
-                for of_image in rows
-            ]
-
-        return [
-            Column("image", [text.plain(of_image[0]["image"]) for of_image in rows]),
-            Column("worse", [sum(r["harm"] > 0 for r in of_image) for of_image in rows]),
-            Column("better", [sum(r["harm"] < 0 for r in of_image) for of_image in rows]),
-            Column("added", labels("gained"), title="✗: wrong"),
-            Column("dropped", labels("lost"), title="✗: it was right"),
-        ]
-
-    def pictures(
-        self, image_names: Sequence[str], read_images: ReadImages | None
-    ) -> list[tuple[str, list[dict[str, Any]]]]:
-        """Returns the images that get worse and better by most, with what changes on them."""
-        worse = [at for at in self.order if self._harm[at] > 0][:_PICTURES]
-        better = [at for at in reversed(self.order) if self._harm[at] < 0][:_PICTURES]
-        # A stream of images is read in its own order.
-        used = sorted({*worse, *better})
-        copies: dict[int, str] = {}
-        if read_images is not None and used:
-            copies = {
-                at: thumbnail(image, image_names[at])
-                for at, image in zip(used, read_images(used), strict=True)
-            }
-
-        def figure(at: int) -> dict[str, Any]:
-            rows = sorted(self._of[at], key=lambda row: -row["harm"])
-            return {
-                "name": image_names[at],
-                "picture": copies.get(at),
-                "changes": [
-                    {
-                        "words": self._words(row),
-                        "label": self._names[row["label"]],
-                        "bad": row["harm"] > 0,
-                        "probabilities": f"{text.percent(row['old_probability'], 0)} → "
-                        f"{text.percent(row['new_probability'], 0)}",
-                    }
-                    for row in rows[:_CHANGES_OF_IMAGE]
-                ],
-                "more": max(0, len(rows) - _CHANGES_OF_IMAGE),
-            }
-
-        return [
-            ("That get worse", [figure(at) for at in worse]),
-            ("That get better", [figure(at) for at in better]),
-        ]
-
-    @staticmethod
-    def _words(row: Mapping[str, Any]) -> str:
-        if row["change"] == "gained":
-            return "wrongly added" if row["harm"] > 0 else "rightly added"
-        return "wrongly dropped" if row["harm"] > 0 else "rightly dropped"
+def _label_rows(
+    names: Sequence[str], groups: Sequence[str], changes: Changes, thresholds: Sequence[np.ndarray]
+) -> list[dict[str, Any]]:
+    """Returns what is known of each label; shares are in percent, and None if not defined."""
+    values: dict[str, Sequence[Any] | np.ndarray] = {
+        "AP %": 100 * changes.average_precision,
+        **{
+            f"{shown} %": [100 * of_model[name] for of_model in changes.at_threshold]
+            for name, shown in (("precision", "precision"), ("recall", "recall"), ("f1", "F1"))
+        },
+        "given": changes.given,
+        "right": changes.right,
+        "threshold": thresholds,
+    }
+    by_kind = changes.decisions.by_label()
+    rows = []
+    for i, name in enumerate(names):
+        row: dict[str, Any] = {"label": name, "group": groups[i]}
+        row["images"] = int(changes.test_counts[i])
+        of_models = {
+            f"{heading}, {model}": defined(of_both[k][i])
+            for heading, of_both in values.items()
+            for k, model in enumerate(_MODELS)
+        }
+        row |= {key: of_models[key] for key in ("AP %, old", "AP %, new")}
+        row["change"] = defined(100 * changes.difference[i])
+        row["from"], row["to"] = (defined(100 * end) for end in changes.intervals[i])
+        row["verdict"] = "gain" if changes.gained[i] else "loss" if changes.lost[i] else "–"
+        row |= dict(zip(KINDS, by_kind[i].tolist(), strict=True))
+        rows.append(row | of_models)
+    return rows
 
 
-def _defined(value: float | None) -> float:
-    return math.nan if value is None else value
+def _label_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Returns the columns of the table of all labels."""
+    words = {
+        "change": "points of AP that the new model adds",
+        "from": "lower end of the 95 % interval of the change over draws of the images",
+        "to": "upper end of the 95 % interval of the change over draws of the images",
+        "verdict": "gain or loss beyond chance",
+        KINDS[FOUND]: "images with the label that the new model alone gives it",
+        KINDS[LOST]: "images with the label that the old model alone gives it",
+        KINDS[ALARM]: "images without the label that the new model alone gives it",
+        KINDS[CORRECTED]: "images without the label that the old model alone gives it",
+    }
+    signed = ("change", "from", "to")
+    columns = []
+    for heading in rows[0]:
+        base, _, model = heading.rpartition(", ")
+        values = names if heading == "label" else [row[heading] for row in rows]
+        digits = 4 if base == "threshold" else 2 if "%" in heading or heading in signed else 0
+        title = f"{_BOTH[base]}, {model} model" if base else words.get(heading, "")
+        columns.append(Column(heading, values, digits, title, heading in signed))
+    return columns
 
 
-def _verdict(entry: Mapping[str, Any]) -> int:
-    """1 where a label is found better beyond chance, −1 where worse, and 0 otherwise."""
-    low, high = entry["interval"] or (0, 0)
-    return int(low > 0) - int(high < 0)
+def _image_rows(
+    image_names: Sequence[str], class_names: Sequence[str], changes: Changes
+) -> list[dict[str, Any]]:
+    """Returns the images with changed decisions, the most changed first."""
+    decisions = changes.decisions
+    counts = decisions.by_image()
+    changed = np.flatnonzero(counts.any(axis=1))
+    balance = gains(counts)
+    changed = changed[np.lexsort((balance[changed], -np.abs(balance[changed])))]
+    rows = []
+    pairs_of = decisions.of_images(changed.tolist(), len(class_names), decisions.label)
+    for image, pairs in zip(changed.tolist(), pairs_of, strict=True):
+        row: dict[str, Any] = {"image": image_names[image]}
+        row |= dict(zip(KINDS, counts[image].tolist(), strict=True))
+        row["gain"] = int(balance[image])
+        for kind, heading in _NAMED.items():
+            own = decisions.label[pairs[decisions.kind[pairs] == kind]]
+            row[heading] = "|".join(class_names[i] for i in own)
+        rows.append(row)
+    return rows
 
 
-def _label_columns(names: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[Column]:
-    def percent(values: Sequence[float | None]) -> np.ndarray:
-        return 100 * np.array([_defined(value) for value in values])
+_DECISION_COLUMNS = ("image", "label", "change", "old", "new", "threshold, old", "threshold, new")
 
-    ends = [entry["interval"] or (None, None) for entry in entries]
-    words = "end of the 95 % interval of the change over draws of the test images"
-    return [
-        Column("label", names),
-        Column("group", [entry["group"] for entry in entries]),
-        Column("train images", [entry["train_count"] for entry in entries]),
-        Column("test images", [entry["test_count"] for entry in entries]),
-        Column("old AP %", percent([e["ap"]["old"] for e in entries]), 2, "average precision"),
-        Column("new AP %", percent([e["ap"]["new"] for e in entries]), 2, "average precision"),
-        Column(
-            "change", percent([e["ap_difference"] for e in entries]), 2, "points of AP", signed=True
-        ),
-        Column("from", percent([low for low, _ in ends]), 1, f"lower {words}", signed=True),
-        Column("to", percent([high for _, high in ends]), 1, f"upper {words}", signed=True),
-        Column("old F1 %", percent([e["f1"]["old"] for e in entries]), 2, "at its threshold"),
-        Column("new F1 %", percent([e["f1"]["new"] for e in entries]), 2, "at its threshold"),
-        *(Column(words, [entry[kind] for entry in entries]) for kind, words in KINDS.items()),
+
+def _decision_rows(
+    image_names: Sequence[str],
+    class_names: Sequence[str],
+    decisions: ChangedDecisions,
+    thresholds: Sequence[np.ndarray],
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each decision that changed, in the order of the images."""
+    for k in range(len(decisions.image)):
+        label = decisions.label[k]
+        numbers = (*decisions.probabilities[:, k], *(t[label] for t in thresholds))
+        yield {
+            "image": image_names[decisions.image[k]],
+            "label": class_names[label],
+            "change": KINDS[decisions.kind[k]],
+            **{
+                column: float(f"{number:.6g}")
+                for column, number in zip(_DECISION_COLUMNS[3:], numbers, strict=True)
+            },
+        }
+
+
+def _image_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Returns the columns of the table of images that changed."""
+    shown = pages.readable_names([row["image"] for row in rows])
+    columns = [Column("image", shown)]
+    columns += [Column(kind, [row[kind] for row in rows]) for kind in KINDS]
+    gain = "decisions that became right, less those that became wrong"
+    columns.append(Column("gain", [row["gain"] for row in rows], 0, gain, True))
+    return columns + [
+        Column(heading, [text.shortened(text.plain(row[heading]), 120) for row in rows])
+        for heading in _NAMED.values()
     ]
 
 
-def _sentences(
-    content: Mapping[str, Any], names: Sequence[str], entries: Sequence[Mapping[str, Any]]
-) -> list[Sentence]:
-    tested = [i for i, entry in enumerate(entries) if entry["interval"] is not None]
-    change = {i: 100 * entries[i]["ap_difference"] for i in tested}
-    better = sorted((i for i in tested if _verdict(entries[i]) > 0), key=lambda i: -change[i])
-    worse = sorted((i for i in tested if _verdict(entries[i]) < 0), key=lambda i: change[i])
+def _facts(row: Mapping[str, Any], is_judged: bool) -> str:
+    """Says how one label changed."""
+    number = row["images"]
+    said = f"{row['group']}: {number:,} {'image has' if number == 1 else 'images have'} it. "
+    if row["change"] is None:
+        return f"{said}Without such images no ranking can be measured."
+    said += f"Average precision {row['AP %, old']:.1f} % → {row['AP %, new']:.1f} %, a change of "
+    said += f"{points(row['change'])} (95 % interval {signed(row['from'])} to {signed(row['to'])})."
+    if not is_judged:
+        return f"{said} With fewer than {MIN_IMAGES} images, no change is told from chance."
+    if row["verdict"] == "–":
+        return f"{said} Chance can explain it, since the interval contains 0."
+    return f"{said} That is a {row['verdict']} beyond chance."
 
-    def listed(chosen: Sequence[int]) -> list[tuple[str, bool]]:
-        parts: list[tuple[str, bool]] = []
-        for i in chosen[:_NAMES]:
-            parts += [
-                (", " if parts else " (", False),
-                (names[i], True),
-                (f" {_points(change[i])}", False),
-            ]
-        rest = len(chosen) - _NAMES
-        return [*parts, (f" and {rest} more)" if rest > 0 else ")", False)] if parts else []
 
-    new, old = content["decisions"]["new"], content["decisions"]["old"]
-    changes = content["changes"]
-    added = changes["gained_right"] + changes["gained_wrong"]
-    dropped = changes["lost_right"] + changes["lost_wrong"]
-    found: list[Sentence] = [[(_ranking(content["mAP"]), False)]]
-    if tested:
-        expected = 0.025 * len(tested)
-        found.append(
-            [
-                (f"Of {len(tested):,} labels, those found better: {len(better):,}", False),
-                *listed(better),
-                (f"; worse: {len(worse):,}", False),
-                *listed(worse),
-                (
-                    f". Chance alone would make about {expected:.1f} seem so each.",
-                    False,
-                ),
-            ]
-        )
-    found.append(
-        [
-            (
-                f"At its own thresholds, the new model gives {new['given']:,} labels, of which "
-                f"{_share(new)} are right, and misses {new['missed']:,}. The old one gives "
-                f"{old['given']:,}, of which {_share(old)} are right, and misses "
-                f"{old['missed']:,}.",
-                False,
-            )
-        ]
+def signed(value: float) -> str:
+    """Formats a number of points with its sign."""
+    return "–" if math.isnan(value) else f"{value:+.1f}".replace("-", "−")
+
+
+def points(value: float) -> str:
+    """Formats a number of points with its sign and unit."""
+    return f"{signed(value)} points"
+
+
+def _verdict(
+    names: Sequence[str], changes: Changes, only: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Returns what the opening text says: the labels that changed, and what speaks for either."""
+
+    def shown(chosen: np.ndarray, sign: int) -> list[tuple[str, str]]:
+        order = np.flatnonzero(chosen)
+        order = order[np.argsort(-sign * changes.difference[order], kind="stable")]
+        return [(names[i], points(100 * changes.difference[i])) for i in order.tolist()]
+
+    gained, lost = shown(changes.gained, 1), shown(changes.lost, -1)
+    reasons = {
+        "for": [
+            ("it ranks images better over all labels", changes.mean.direction > 0),
+            ("its decisions are better over all labels", changes.f1.direction > 0),
+        ],
+        "against": [
+            ("it ranks images worse over all labels", changes.mean.direction < 0),
+            ("its decisions are worse over all labels", changes.f1.direction < 0),
+            ("it finds some labels worse, which are named above", bool(lost)),
+            ("it does not know some labels of the old model", bool(only.get("old"))),
+        ],
+    }
+    return {
+        "gained": gained,
+        "lost": lost,
+        "reasons": {
+            side: [words for words, holds in given if holds] for side, given in reasons.items()
+        },
+        "totals": {
+            "ranking": _words_of(changes.mean),
+            "decisions": _words_of(changes.f1),
+        },
+    }
+
+
+def _words_of(total: Any) -> str:
+    verdict = {
+        1: "better, beyond chance",
+        -1: "worse, beyond chance",
+        0: "not distinguishable: chance can explain the difference",
+    }[total.direction]
+    old, new = (text.percent(value) for value in total.values)
+    return (
+        f"{old} → {new}, {points(100 * total.difference)} (95 % interval "
+        f"{signed(100 * total.low)} to {signed(100 * total.high)}): {verdict}"
     )
-    found.append(
-        [
-            (
-                f"Something changes on {changes['images']:,} of {content['num_images']:,} images: "
-                f"{added:,} labels are added, {changes['gained_right']:,} of them rightly, and "
-                f"{dropped:,} dropped, {changes['lost_wrong']:,} of them rightly.",
-                False,
-            )
-        ]
-    )
-    return found
-
-
-def _ranking(of_map: Mapping[str, Any]) -> str:
-    if of_map["difference"] is None:
-        return "No label has a test image, so that nothing can be measured."
-    low, high = of_map["interval"]
-    values = (
-        f"mAP is {text.percent(of_map['new'], 2)} instead of {text.percent(of_map['old'], 2)}: "
-        f"{_points(100 * of_map['difference'])}, with a 95 % interval from {100 * low:+.1f} to "
-        f"{100 * high:+.1f}".replace("-", "−")
-    )
-    if low > 0:
-        return f"The new model ranks images better. {values}."
-    if high < 0:
-        return f"The new model ranks images worse. {values}."
-    return f"Which model ranks images better cannot be told. {values}, which contains 0."
-
-
-def _share(decisions: Mapping[str, Any]) -> str:
-    number = decisions["given"]
-    return text.percent(decisions["right"] / number if number else math.nan)
-
-
-def _points(value: float) -> str:
-    return f"{value:+.1f} points".replace("-", "−")

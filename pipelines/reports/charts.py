@@ -187,18 +187,14 @@ def average_precision(
         len(rows),
         alt.Tooltip("count:Q", title="training images"),
         alt.Tooltip("ap:Q", title="average precision", format=".1%"),
-        alt.Tooltip("low:Q", title="95 % interval from", format=".1%"),
-        alt.Tooltip("high:Q", title="to", format=".1%"),
+        *_interval_tooltips(".1%"),
         alt.Tooltip("chance:Q", title="guessing", format=".2%"),
     )
-    chosen = alt.selection_point(name="chosen", fields=["id"], on="click")
     dash = _ROWS.mark_tick(color=_GREY, thickness=2, size=9, orient="horizontal")
     drawing = alt.layer(
         dash.encode(x=_COUNT_AXIS, y=alt.Y("chance:Q")),
-        _ROWS.mark_rule(opacity=0.4 if len(rows) <= _MANY_POINTS else 0.1).encode(
-            x=_COUNT_AXIS, y=alt.Y("low:Q"), y2="high:Q", color=_group_color()
-        ),
-        points.add_params(chosen),
+        _interval_rules(_COUNT_AXIS, len(rows)),
+        points.add_params(_chosen()),
     )
     return Chart(
         "average_precision",
@@ -560,6 +556,7 @@ def gain_by_class(
     groups: Sequence[str],
     train_counts: Sequence[int],
     gain: np.ndarray,
+    intervals: np.ndarray | None = None,
 ) -> Chart:
     """Draws Fig. 6: how much one variant changes the average precision of each class.
 
@@ -571,28 +568,36 @@ def gain_by_class(
         groups: the names of their groups.
         train_counts: their numbers of training examples.
         gain: the differences of average precision in points, (C,); NaN if not defined.
+        intervals: the ends of the confidence intervals of the differences, (C, 2). Where they are
+            given, a click on a point chooses its label.
     """
     rows = [
         {
+            "id": i,
             "label": names[i],
             "group": groups[i],
             "count": train_counts[i],
             "x": max(train_counts[i], 0.5),
             "gain": gain[i],
+            **({} if intervals is None else dict(zip(("low", "high"), intervals[i], strict=True))),
         }
         for i in np.flatnonzero(~np.isnan(gain)).tolist()
     ]
-    drawing = alt.layer(
-        _ROWS.mark_rule(color=_GREY).encode(y=alt.datum(0)),
-        _points_of_groups(
-            _COUNT_AXIS,
-            alt.Y("gain:Q", title="change of AP, points"),
-            len(rows),
-            alt.Tooltip("gain:Q", title="points", format="+.1f"),
-            alt.Tooltip("count:Q", title="training images"),
-        ),
+    points = _points_of_groups(
+        _COUNT_AXIS,
+        alt.Y("gain:Q", title="change of AP, points"),
+        len(rows),
+        alt.Tooltip("gain:Q", title="points", format="+.1f"),
+        *(() if intervals is None else _interval_tooltips("+.1f")),
+        alt.Tooltip("count:Q", title="training images"),
     )
-    return Chart(name, title, f"{caption} Points below 0 are losses.", drawing, rows)
+    layers: list[alt.Chart] = [_ROWS.mark_rule(color=_GREY).encode(y=alt.datum(0))]
+    if intervals is not None:
+        layers.append(_interval_rules(_COUNT_AXIS, len(rows)))
+        points = points.add_params(_chosen())
+    drawing = alt.layer(*layers, points)
+    caption = f"{caption} Points below 0 are losses."
+    return Chart(name, title, caption, drawing, rows, 260 if intervals is None else 340)
 
 
 def _points_of_groups(x: alt.X, y: alt.Y, num_points: int, *tooltip: Any) -> alt.Chart:
@@ -609,6 +614,22 @@ def _points_of_groups(x: alt.X, y: alt.Y, num_points: int, *tooltip: Any) -> alt
         encodings=["y"] if str(x["shorthand"]).endswith(":N") else ["x", "y"],
     )
     return encoded.add_params(zoom)
+
+
+def _interval_rules(x: alt.X, num_points: int) -> alt.Chart:
+    opacity = 0.4 if num_points <= _MANY_POINTS else 0.1
+    encoding: dict[str, Any] = {"y": alt.Y("low:Q"), "y2": "high:Q", "color": _group_color()}
+    return _ROWS.mark_rule(opacity=opacity).encode(x=x, **encoding)
+
+
+def _interval_tooltips(number_format: str) -> list[alt.Tooltip]:
+    ends = (("low:Q", "95 % interval from"), ("high:Q", "to"))
+    return [alt.Tooltip(end, title=title, format=number_format) for end, title in ends]
+
+
+def _chosen() -> alt.Parameter:
+    """The label of the point that is clicked, of which the script of a page is told."""
+    return alt.selection_point(name="chosen", fields=["id"], on="click")
 
 
 def _plain(value: Any) -> Any:

@@ -9,35 +9,70 @@ import numpy as np
 import scipy.sparse
 
 from dbl_tf import label_values
-from dbl_tf.statistics import is_sparse
+from dbl_tf.statistics import LabelStatistics, is_sparse
 
 _ELEMENTS_PER_BLOCK = 4_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Decisions:
-    """The pairs of an image and a label that the image has or is given.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pairs of an image and a label.
 
     Attributes:
         image: the positions of the images, int (K,).
         label: the columns of the labels, int (K,).
+        shape: the numbers N of images and C of labels.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    shape: tuple[int, int]
+
+    def counts(self, chosen: np.ndarray) -> np.ndarray:
+        """Counts the chosen pairs (K,) of each label, (C,)."""
+        return np.bincount(self.label[chosen], minlength=self.shape[1])
+
+    def extremes(self, chosen: np.ndarray, number: int, rank: np.ndarray) -> list[np.ndarray]:
+        """Returns for each label its chosen pairs of the lowest rank.
+
+        Args:
+            chosen: which pairs are considered, bool (K,).
+            number: the largest number of pairs of a label.
+            rank: the rank of each pair, (K,).
+
+        Returns:
+            For each of the C labels the positions of its pairs, the lowest rank first.
+        """
+        pairs = np.flatnonzero(chosen)
+        pairs = pairs[np.lexsort((rank[pairs], self.label[pairs]))]
+        ends = np.searchsorted(self.label[pairs], np.arange(self.shape[1] + 1))
+        return [pairs[start : min(start + number, end)] for start, end in itertools.pairwise(ends)]
+
+    def of_images(self, images: Sequence[int], number: int, *ranks: np.ndarray) -> list[np.ndarray]:
+        """Returns for each of some images its pairs, those of the lowest last rank first."""
+        order = np.lexsort((*ranks, self.image))
+        ends = np.searchsorted(self.image[order], [[i, i + 1] for i in images]).reshape(-1, 2)
+        return [order[start : min(start + number, end)] for start, end in ends]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decisions(Pairs):
+    """The pairs of an image and a label that the image has or is given.
+
+    Attributes:
         probability: the probabilities, (K,).
         distance: how far the probability is above the threshold of the label, as a difference of
             logits, (K,); negative below it.
         has: whether the image has the label, bool (K,).
         given: whether it is given the label, bool (K,).
         num_known: of how many images it is known whether they have each label, int (C,).
-        shape: the numbers N of images and C of labels.
     """
 
-    image: np.ndarray
-    label: np.ndarray
     probability: np.ndarray
     distance: np.ndarray
     has: np.ndarray
     given: np.ndarray
     num_known: np.ndarray
-    shape: tuple[int, int]
 
     @classmethod
     def of(cls, labels: Any, probabilities: np.ndarray, thresholds: np.ndarray) -> "Decisions":
@@ -63,36 +98,15 @@ class Decisions:
         image, label, has, given = map(np.concatenate, zip(*found, strict=True))
         probability = probabilities[image, label].astype(np.float64)
         return cls(
-            image,
-            label,
-            probability,
-            _logit(probability) - _logit(np.asarray(thresholds, np.float64))[label],
-            has,
-            given,
-            num_known,
-            probabilities.shape,
+            image=image,
+            label=label,
+            shape=probabilities.shape,
+            probability=probability,
+            distance=_logit(probability) - _logit(np.asarray(thresholds, np.float64))[label],
+            has=has,
+            given=given,
+            num_known=num_known,
         )
-
-    def counts(self, chosen: np.ndarray) -> np.ndarray:
-        """Counts the chosen pairs (K,) of each label, (C,)."""
-        return np.bincount(self.label[chosen], minlength=self.shape[1])
-
-    def extremes(self, chosen: np.ndarray, number: int, *, highest: bool) -> list[np.ndarray]:
-        """Returns for each label its chosen pairs of the highest or lowest probability.
-
-        Args:
-            chosen: which pairs are considered, bool (K,).
-            number: the largest number of pairs of a label.
-            highest: whether the highest probabilities are wanted, not the lowest.
-
-        Returns:
-            For each of the C labels the positions of its pairs, the most extreme first.
-        """
-        pairs = np.flatnonzero(chosen)
-        sign = -1 if highest else 1
-        pairs = pairs[np.lexsort((sign * self.probability[pairs], self.label[pairs]))]
-        ends = np.searchsorted(self.label[pairs], np.arange(self.shape[1] + 1))
-        return [pairs[start : min(start + number, end)] for start, end in itertools.pairwise(ends)]
 
     def confusions(self) -> scipy.sparse.coo_array:
         """Counts the images that miss label i and are wrongly given label j at [i, j], (C, C)."""
@@ -142,21 +156,12 @@ def strongest_by_row(
     ]
 
 
-def companions(conditional_probability: np.ndarray, number: int) -> list[list[tuple[int, float]]]:
-    """Returns for each label j the labels i of the highest p(i given j), the highest first.
-
-    Args:
-        conditional_probability: p(i given j) at [i, j], (C, C).
-        number: the largest number of labels; those that never occur with j are left out.
-    """
-    found = []
-    for j, column in enumerate(conditional_probability.T):
-        column = column.copy()
-        column[j] = 0
-        near = np.argpartition(-column, min(number, len(column) - 1))[:number]
-        near = near[np.argsort(-column[near], kind="stable")]
-        found.append([(int(i), float(column[i])) for i in near if column[i] > 0])
-    return found
+def companions(statistics: LabelStatistics) -> scipy.sparse.coo_array:
+    """Counts the training images that have label i and another label j at [i, j], (C, C)."""
+    joint = scipy.sparse.coo_array(statistics.cooccurrence)
+    others = joint.coords[0] != joint.coords[1]
+    pairs = tuple(positions[others] for positions in joint.coords)
+    return scipy.sparse.coo_array((joint.data[others], pairs), shape=joint.shape)
 
 
 def suspected_errors(
@@ -180,8 +185,8 @@ def suspected_errors(
         the "probability", the "threshold" and their "contradiction", a distance of logits. The rows
         of a label follow each other, the largest contradiction first.
     """
-    missed = decisions.extremes(decisions.has & ~decisions.given, number, highest=False)
-    wrong = decisions.extremes(~decisions.has & decisions.given, number, highest=True)
+    missed = decisions.extremes(decisions.has & ~decisions.given, number, decisions.probability)
+    wrong = decisions.extremes(~decisions.has & decisions.given, number, -decisions.probability)
     rows = []
     for pairs in map(np.concatenate, zip(missed, wrong, strict=True)):
         for k in pairs[np.argsort(-np.abs(decisions.distance[pairs]), kind="stable")].tolist():

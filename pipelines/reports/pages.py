@@ -1,6 +1,7 @@
 """Pages from templates, data and charts: one file that loads nothing, and the charts as files."""
 
 import base64
+import csv
 import dataclasses
 import datetime
 import functools
@@ -10,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -110,6 +111,19 @@ class Page:
             )
         )
         _write(self.path, content)
+
+
+def write_csv(
+    rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, columns: Sequence[str]
+) -> None:
+    """Writes columns of rows as a CSV file in which no spreadsheet finds a formula."""
+    with (
+        atomic.replacing(path) as tmp_path,
+        open(tmp_path, "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([text.inert(row[name]) for name in columns] for row in rows)
 
 
 def readable_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The page of one model on a test split: all labels, one label at a time, training and settings."""
 
-import csv
 import dataclasses
 import itertools
 import math
@@ -9,23 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
-from dbl_tf import atomic, methods, metrics
+from dbl_tf import methods, metrics
 from dbl_tf.messages import first_few
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
-from pipelines.reports import charts, diagnosis, pages, published, text
+from pipelines.reports import charts, diagnosis, pages, pictures, published, text
 from pipelines.reports.diagnosis import Decisions
 from pipelines.reports.pages import Column
-from pipelines.reports.pictures import ReadImages, thumbnail
 
 SUSPECTS = "suspected_label_errors.csv"
-MAX_PICTURES = 600
 MAX_WORST_IMAGES = 12
 _SUSPECTS_PER_LABEL = 20
 _IMAGES_PER_LABEL = 4
 _OTHERS_PER_LABEL = 8
 _PAIRS = 30
-_LABELS_OF_IMAGE = 6
 # Of the way from guessing to perfect.
 _HARDLY = 0.1
 
@@ -40,7 +37,7 @@ def write_run_report(
     thresholds: np.ndarray,
     scores: Mapping[str, Any],
     image_names: Sequence[str],
-    read_images: ReadImages | None,
+    read_images: pictures.ReadImages | None,
     config: Mapping[str, Any] | None = None,
     made_by: Mapping[str, str] | None = None,
     history: Mapping[str, Sequence[float]] | None = None,
@@ -95,26 +92,31 @@ def write_run_report(
     suspects = diagnosis.suspected_errors(
         decisions, statistics.class_names, image_names, thresholds, _SUSPECTS_PER_LABEL
     )
-    _write_suspects(suspects, os.path.join(os.path.dirname(os.fspath(path)), SUSPECTS))
+    columns = ["label", "image", "data", "probability", "threshold", "contradiction"]
+    pages.write_csv(suspects, os.path.join(os.path.dirname(os.fspath(path)), SUSPECTS), columns)
 
     names = pages.readable_names(statistics.class_names)
     statistics = dataclasses.replace(statistics, class_names=names)
     found = _Labels(statistics, scores, decisions)
     page = pages.Page(path, figures_dir)
-    confusions = decisions.confusions()
+    confusions, companions = decisions.confusions(), diagnosis.companions(statistics)
     pairs = [
         {"missed": names[i], "given": names[j], "images": number}
         for i, j, number in diagnosis.strongest(confusions, _PAIRS)
     ]
     page.charts[charts.CURVE] = charts.precision_recall(charts.CURVE, "Precision and recall", [])
     page.data = {
+        "chooser": "average_precision",
         "tables": {"labels": [column.content() for column in found.columns()]},
         "flags": {"never": found.never.tolist(), "hardly": found.hardly.tolist()},
         "curves": [
             _points(curve, entry)
             for curve, entry in zip(scores["curves"].values(), found.entries, strict=True)
         ],
-        "with": diagnosis.companions(statistics.conditional_probability, _OTHERS_PER_LABEL),
+        "with": [
+            [(j, number / int(statistics.class_counts[i])) for j, number in of_label]
+            for i, of_label in enumerate(diagnosis.strongest_by_row(companions, _OTHERS_PER_LABEL))
+        ],
         **_label_details(found, decisions, confusions, image_names, read_images),
     }
     shown = {
@@ -138,7 +140,7 @@ def write_run_report(
         found=found,
         cards=_cards(scores),
         pairs=pairs,
-        together=_together(statistics),
+        together=_together(statistics, companions),
         num_suspects=len(suspects),
         suspects_file=SUSPECTS,
         changed=_what_the_method_changed(statistics, loss, observed_counts, num_draws),
@@ -367,90 +369,45 @@ def _label_details(
     decisions: Decisions,
     confusions: Any,
     image_names: Sequence[str],
-    read_images: ReadImages | None,
+    read_images: pictures.ReadImages | None,
 ) -> dict[str, Any]:
     """Returns what the page shows of one label at a time, and the images that it refers to.
 
-    "kinds" holds for each label the positions, in "images", of its best finds, its misses and its
-    false alarms, with probabilities. "instead" are the labels that are wrongly given to images that
+    The kinds of a label's images are its best finds, its misses and its false alarms; see
+    `pictures.choose`. "instead" are the labels that are wrongly given to images that
     miss it; "for", the labels that are missed where it is given wrongly.
     """
     number = _IMAGES_PER_LABEL if len(found.names) <= 400 else 2
-    kinds = [
-        decisions.extremes(chosen, number, highest=highest)
-        for chosen, highest in (
-            (decisions.has & decisions.given, True),
-            (decisions.has & ~decisions.given, False),
-            (~decisions.has & decisions.given, True),
-        )
-    ]
-    worst = decisions.mistakes()[0][:MAX_WORST_IMAGES].tolist()
-    # Pictures are kept of the worst images, then of one image of each kind of the worst labels.
-    order = [*reversed(found.ranked), *np.flatnonzero(np.isnan(found.average_precision))]
-    pairs = (
-        kind[i][rank]
-        for rank in range(number)
-        for i in order
-        for kind in kinds
-        if rank < len(kind[i])
-    )
-    used = list(dict.fromkeys([*worst, *(int(decisions.image[k]) for k in pairs)]))
-    # A stream of images is read in its own order.
-    used = [*sorted(used[:MAX_PICTURES]), *used[MAX_PICTURES:]]
-    place = {image: at for at, image in enumerate(used)}
-    kept = used[:MAX_PICTURES] if read_images is not None else []
-    pictures = [
-        thumbnail(image, image_names[position])
-        for position, image in zip(kept, read_images(kept) if read_images else (), strict=True)
-    ]
-    rows = [
-        [
-            [[place[int(decisions.image[k])], _short(decisions.probability[k])] for k in kind[i]]
-            for kind in kinds
-        ]
-        for i in range(len(found.names))
-    ]
+    has, given, probability = decisions.has, decisions.given, decisions.probability
     return {
-        "kinds": rows,
+        "headings": [
+            "Best finds",
+            "Misses, the least probable first",
+            "False alarms, the most probable first",
+        ],
+        "words": [["right", False], ["missed", True], ["wrongly given", True]],
+        **pictures.choose(
+            decisions,
+            [
+                decisions.extremes(has & given, number, -probability),
+                decisions.extremes(has & ~given, number, probability),
+                decisions.extremes(~has & given, number, -probability),
+            ],
+            # Of the labels, the worst get pictures first.
+            order=[*reversed(found.ranked), *np.flatnonzero(np.isnan(found.average_precision))],
+            galleries={"worst": decisions.mistakes()[0][:MAX_WORST_IMAGES].tolist()},
+            kind=np.where(has, np.where(given, 0, 1), 2),
+            # Wrong and missed labels are said first, since there may not be room for all.
+            rank=has & given,
+            probabilities=probability[np.newaxis],
+            image_names=image_names,
+            read_images=read_images,
+        ),
         "instead": diagnosis.strongest_by_row(confusions, _OTHERS_PER_LABEL),
         "for": diagnosis.strongest_by_row(confusions.T.tocoo(), _OTHERS_PER_LABEL),
-        "images": {
-            "names": [text.plain(image_names[i]) for i in used],
-            "pictures": pictures,
-            "said": _said(decisions, used),
-        },
-        "worst": [place[i] for i in worst],
         "first": int(found.ranked[-1]) if found.ranked else 0,
-        "thresholds": [_short(e["at_threshold"]["threshold"]) for e in found.entries],
+        "thresholds": [float(f"{e['at_threshold']['threshold']:.3g}") for e in found.entries],
     }
-
-
-def _said(decisions: Decisions, images: Sequence[int]) -> list[list[list[float]]]:
-    """For each image its labels: column, probability, and 0 if right, 1 if missed, 2 if wrong."""
-    order = np.argsort(decisions.image, kind="stable")
-    ends = np.searchsorted(decisions.image[order], [[i, i + 1] for i in images]).reshape(-1, 2)
-    found = []
-    for start, end in ends:
-        pairs = order[start:end]
-        pairs = pairs[np.argsort(-decisions.probability[pairs], kind="stable")]
-        # Wrong and missed labels first, since there may not be room for all.
-        is_right = decisions.has[pairs] & decisions.given[pairs]
-        pairs = pairs[np.argsort(is_right, kind="stable")][:_LABELS_OF_IMAGE]
-        found.append(
-            [
-                [
-                    int(decisions.label[k]),
-                    _short(decisions.probability[k]),
-                    0 if decisions.has[k] and decisions.given[k] else 1 if decisions.has[k] else 2,
-                ]
-                for k in pairs
-            ]
-        )
-    return found
-
-
-def _short(probability: float) -> float:
-    return float(f"{probability:.3g}")
 
 
 def _training_charts(
@@ -463,23 +420,18 @@ def _training_charts(
     return [*drawn, charts.conditional_probability_matrix(statistics)]
 
 
-def _together(statistics: LabelStatistics) -> list[list[str]]:
+def _together(statistics: LabelStatistics, companions: scipy.sparse.coo_array) -> list[list[str]]:
     """Returns the pairs of labels that are most often on one training image."""
-    joint = np.triu(np.asarray(statistics.cooccurrence, np.int64), 1)
-    number = min(_PAIRS, joint.size)
-    largest = np.argpartition(-joint, number - 1, axis=None)[:number]
-    largest = largest[np.argsort(-joint.flat[largest], kind="stable")]
-    pairs = [divmod(int(k), len(joint)) for k in largest if joint.flat[k]]
     counts, names = statistics.class_counts, statistics.class_names
     return [
         [
             names[i],
             names[j],
-            f"{joint[i, j]:,}",
-            text.percent(joint[i, j] / counts[i]),
-            text.percent(joint[i, j] / counts[j]),
+            f"{number:,}",
+            text.percent(number / counts[i]),
+            text.percent(number / counts[j]),
         ]
-        for i, j in pairs
+        for i, j, number in diagnosis.strongest(scipy.sparse.triu(companions), _PAIRS)
     ]
 
 
@@ -577,14 +529,3 @@ def _further_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     ]
     explained = "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items())
     return {"tables": tables, "explained": explained}
-
-
-def _write_suspects(rows: Sequence[Mapping[str, Any]], path: str) -> None:
-    columns = ["label", "image", "data", "probability", "threshold", "contradiction"]
-    with (
-        atomic.replacing(path) as tmp_path,
-        open(tmp_path, "w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([text.inert(row[name]) for name in columns] for row in rows)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 from collections import Counter
@@ -16,11 +15,10 @@ from pipelines import folds
 from pipelines.reports import comparison, variants
 from pipelines.runs import directory, report
 from pipelines.runs import flags as run_flags
+from pipelines.runs import scores as run_scores
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 from pipelines.runs.train import train_and_evaluate
 
-# What runs are compared on: folds of the training split ("cv"), the val split or the test split.
-JUDGES = ("cv", "val", "test")
 _FIXED = ("method", "seed", "run_dir", "export", "held_out")
 
 
@@ -119,6 +117,7 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
     for config in runs:  # before the first is trained
         config.check_files()
         directory.saved_config(config)
+        _finished_scores(config.directory)
     done, failed = [], []
     for number, config in enumerate(runs, start=1):
         print(f"run {number} of {len(runs)}: {config.directory}", flush=True)
@@ -153,7 +152,7 @@ def _finished_scores(run_dir: pathlib.Path) -> dict[str, Any] | None:
     """Returns the scores of a run if it is finished, otherwise None."""
     finished = run_dir / "metrics.json"  # the report is written after this file
     if finished.exists() and finished.with_name(report.REPORT).exists():
-        return json.loads(finished.read_text(encoding="utf-8"))
+        return run_scores.read_scores(finished)
     return None
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgspec
 
-from dbl_tf import atomic, hub, methods, models, portable, saved_json, settings, training
+from dbl_tf import methods, names, saved_json, settings
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import (
     AT_LEAST_TWO,
@@ -18,19 +18,24 @@ from dbl_tf.settings import (
     NON_NEGATIVE,
     POSITIVE,
     SEED,
+    Range,
     flag_name,
     setting,
 )
 from pipelines import datasets, locations, sampling
 from pipelines.datasets import LoadOptions, SourceOptions
-from pipelines.examples import LabelledData
 from pipelines.images import Augmentation
+
+if TYPE_CHECKING:
+    from pipelines.examples import LabelledData
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 REBALANCE_MODES = ("sample_weight", "labels")
 IMAGENET, NO_WEIGHTS = "imagenet", "none"
 OPTIMIZERS, SCHEDULES, KEPT = ("sgd", "adamw"), ("step", "cosine"), ("last", "best")
 DEFAULT_METHOD, AUTO = "db_focal", "auto"
+# What runs are compared on: folds of the training split, the val split or the test split.
+JUDGES = ("cv", "val", "test")
 CRITERIA = ("total", "tail", "macro_f1")
 
 # Names of settings in earlier versions, which flags and `config.json` still accept: the present
@@ -39,7 +44,8 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "rebalance_in": ("rebalance", {"pipeline": "sample_weight", "loss": "labels"}),
     "allow_empty_classes": ("clamp_counts", {False: False, True: True}),
 }
-# What runs did before these settings existed, whose `config.json` does not hold them.
+# What runs of version 1 of the format did, where their `config.json` does not hold these settings.
+# A new setting of which earlier runs had another value than its default needs a new version.
 _EARLIER = {
     "optimizer": "sgd",
     "schedule": "step",
@@ -47,6 +53,9 @@ _EARLIER = {
     "calibrate": False,
     "full_decoding": True,
     "scale_features": False,
+    "frozen_layers": (),
+    "chosen": (),
+    "export_format": (names.SAVED_MODEL,),
 }
 
 # Paths of what is written, memory-mapped, or read by libraries that know no schemes.
@@ -61,6 +70,7 @@ _LOCAL = (
 )
 
 _TOO_LARGE = 2**53
+_BATCH_SIZES = Range(1, 2**24, words="greater than 0 and at most 2^24")
 
 _Record = TypeVar("_Record", bound="DataConfig")
 _Shared = TypeVar("_Shared", bound="SharedConfig")
@@ -68,6 +78,23 @@ _Shared = TypeVar("_Shared", bound="SharedConfig")
 
 class ConfigError(ValueError):
     """A setting with which a run cannot be started; the message names the flag."""
+
+
+def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a `config.json` without a format under their present names."""
+    content = dict(content)
+    for old, (new, value_names) in RENAMED.items():
+        if old in content:
+            value = content.pop(old)
+            if not isinstance(value, str | bool) or value not in value_names:
+                raise ValueError(f"field {old} must be one of {[*value_names]}; got {value!r}")
+            content.setdefault(new, value_names[value])
+    return {**_EARLIER, **content}
+
+
+_FORMAT = saved_json.Format(
+    "dbl_tf.Config", "settings", dict[str, Any], migrations={1: _from_version_1}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +154,7 @@ class DataConfig:
             for field, _ in settings.settings_of(record):
                 yield field, field.name, getattr(record, field.name)
 
-    def load_data(self, splits: Sequence[str] | None = None) -> LabelledData:
+    def load_data(self, splits: Sequence[str] | None = None) -> "LabelledData":
         """Loads and checks the data; see `pipelines.datasets.load`."""
         return datasets.load(self.dataset, self.source, self.loading, splits)
 
@@ -162,7 +189,7 @@ class SharedConfig(DataConfig):
     init_from: str | None = setting(
         None, "Run directory or .keras file whose weights the run starts from.", is_path=True
     )
-    batch_size: int = setting(32, "Images per step, over all replicas.", range=POSITIVE)
+    batch_size: int = setting(32, "Images per step, over all replicas.", range=_BATCH_SIZES)
     momentum: float = setting(0.9, "Momentum of sgd.", range=FRACTION_BELOW_ONE)
     ema: float = setting(
         0.0,
@@ -189,7 +216,7 @@ class SharedConfig(DataConfig):
         False,
         "Compile the training step with XLA, on one device. Dropout masks then differ.",
     )
-    strategy: str = setting("auto", "Devices to train on.", choices=training.STRATEGIES)
+    strategy: str = setting("auto", "Devices to train on.", choices=names.STRATEGIES)
     checkpoint_every: int | None = setting(
         None,
         "Steps between checkpoints, in addition to the one at the end of each epoch.",
@@ -208,10 +235,10 @@ class SharedConfig(DataConfig):
         affects_result=False,
     )
     export_format: Sequence[str] = setting(
-        (portable.SAVED_MODEL,),
+        (names.SAVED_MODEL,),
         "Formats of the export: saved_model, onnx and litert. The last two need the extras of "
         "their names, are written next to the SavedModel, and are compared with it.",
-        choices=(portable.SAVED_MODEL, *portable.FORMATS),
+        choices=(names.SAVED_MODEL, names.ONNX, names.LITERT),
         affects_result=False,
     )
     mlflow: str | None = setting(
@@ -237,7 +264,9 @@ class SharedConfig(DataConfig):
     def with_absolute_paths(self: _Shared) -> _Shared:
         """Returns a copy whose paths are absolute, as those of a saved configuration are."""
         absolute = settings.with_absolute_paths(self, locations.absolute)
-        if backbone := getattr(self, "backbone", None):
+        if (backbone := getattr(self, "backbone", None)) and names.is_hub(backbone):
+            from dbl_tf import hub
+
             absolute = dataclasses.replace(absolute, backbone=hub.absolute(backbone))
         source = settings.with_absolute_paths(self.source, locations.absolute)
         return dataclasses.replace(absolute, source=source)
@@ -250,11 +279,18 @@ class SharedConfig(DataConfig):
             if settings.details_of(field).affects_result and ours.get(name) != theirs.get(name):
                 yield name, f"{_flag(field)}: {theirs.get(name)!r} there, {ours.get(name)!r} now"
 
+    def decisive(self) -> dict[str, Any]:
+        """Returns the settings that affect the result, by their flags, as types of JSON."""
+        flat = self.flat()
+        return {
+            _flag(field): flat[name]
+            for field, name, _ in self._settings()
+            if settings.details_of(field).affects_result
+        }
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the configuration as JSON."""
-        content = json.dumps(self.flat(), ensure_ascii=False, indent=1)
-        with atomic.replacing(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+        _FORMAT.write(path, self.flat(), indent=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -325,24 +361,18 @@ class ResolvedConfig(SharedConfig):
         """Reads a configuration that `save` wrote, in this version or an earlier one.
 
         Raises:
-            ConfigError: the file is not such a document; the message names the file and the field.
+            ConfigError: the file is not such a document, or was changed; the message names the file
+                and the field.
         """
         try:
-            content = saved_json.read(path, dict[str, Any], "settings")
+            content = _FORMAT.read(path)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         try:
-            for old, (new, value_names) in RENAMED.items():
-                if old in content:
-                    value = content.pop(old)
-                    if not isinstance(value, str | bool) or value not in value_names:
-                        raise ConfigError(f"{old} must be one of {[*value_names]}; got {value!r}")
-                    content.setdefault(new, value_names[value])
-            content = {**_EARLIER, **content}
             _check_types(cls, content)
-            content.setdefault("export_format", (portable.SAVED_MODEL,))
             for name in ("frozen_layers", "chosen", "export_format"):
-                content[name] = tuple(content.get(name, ()))
+                if name in content:
+                    content[name] = tuple(content[name])
             return cls.of(**content)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path} cannot be used: {error}") from error
@@ -479,6 +509,8 @@ class RunConfig(SharedConfig):
 
     def __post_init__(self) -> None:
         if self.backbone is not None:
+            from dbl_tf import models
+
             try:
                 models.check_backbone(self.backbone)
             except ValueError as error:
@@ -502,23 +534,28 @@ class RunConfig(SharedConfig):
         Raises:
             ConfigError: the message names the flag, and the file or the extra.
         """
+        from dbl_tf import hub, portable
+
         for name in self.export_format if self.export else ():
             try:
                 portable.check_installed(name)
             except ValueError as error:
                 raise ConfigError(f"--export_format: {error}") from None
         weights = self.backbone_weights
-        if hub.is_hub(self.backbone):
+        if names.is_hub(self.backbone):
             try:
                 hub.check_installed()
             except ValueError as error:
                 raise ConfigError(f"--backbone: {error}") from None
-        if hub.is_hub(self.backbone) != (weights == hub.PRESET) and weights is not None:
+        if names.is_hub(self.backbone) != (weights == names.HUB_PRESET) and weights is not None:
             raise ConfigError(
-                f"--backbone_weights={hub.PRESET} goes with --backbone={hub.PREFIX}…, and no other "
-                f"weights do; got --backbone_weights={weights} with --backbone={self.backbone}"
+                f"--backbone_weights={names.HUB_PRESET} goes with --backbone={names.HUB_PREFIX}…, "
+                "and no other weights do; "
+                f"got --backbone_weights={weights} with --backbone={self.backbone}"
             )
-        if weights not in (None, IMAGENET, NO_WEIGHTS, hub.PRESET) and not os.path.isfile(weights):
+        if weights not in (None, IMAGENET, NO_WEIGHTS, names.HUB_PRESET) and not os.path.isfile(
+            weights
+        ):
             raise ConfigError(
                 f"--backbone_weights must be {IMAGENET}, {NO_WEIGHTS} or a file; there is no "
                 f"file {weights}"

@@ -9,6 +9,7 @@ from dbl_tf import methods, models
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images, shrinking
 from pipelines.examples import LabelledData
+from pipelines.runs import network_inputs
 from pipelines.runs.build import Plan
 from pipelines.runs.config import ResolvedConfig
 
@@ -105,7 +106,9 @@ def _large_images(data: LabelledData, image_size: int) -> Iterator[str]:
         return
     max_side = max(shrinking.Settings.max_side, 2 * image_size)
     positions = np.unique(np.linspace(0, len(train) - 1, _NUM_SAMPLED).astype(np.int64))
-    sizes = [images.stored_size(train.read(tf.constant(i))).numpy() for i in positions]
+    sampled = tf.data.Dataset.from_tensors(positions)
+    with network_inputs.naming_unreadable(train, lambda: sampled):
+        sizes = [images.stored_size(train.read(tf.constant(i))).numpy() for i in positions]
     height, width = (int(side) for side in np.median(sizes, axis=0))
     if max(height, width) > max_side:
         command = "python -m pipelines.prepare --output_dir=DIR"

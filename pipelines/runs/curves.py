@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from dbl_tf.cores import usable_cores
+from dbl_tf.metrics import PrecisionRecallCurve, precision_recall_curve
+from pipelines.resampling import INTERVAL
 
 MAX_POINTS = 200
 # Points between the positives, so that the false alarms of a rare class can be followed too.
@@ -15,15 +17,13 @@ _GEOMETRIC_POINTS = 40
 _NUM_RESAMPLES = 200
 # The columns that a thread copies at a time, because a single one is scattered in memory.
 _CLASSES_PER_BLOCK = 16
-_INTERVAL = (0.025, 0.975)
 
 
-def curve(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, list[float]]:
+def points(curve: PrecisionRecallCurve | None, threshold: float) -> dict[str, list[float]]:
     """Returns points of the precision-recall curve of a class, and the point of its threshold.
 
     Args:
-        labels: the labels, bool (N,).
-        scores: the scores, (N,).
+        curve: the curve; None if no example has the class.
         threshold: the threshold that is in use.
 
     Returns:
@@ -33,34 +33,30 @@ def curve(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str,
         ranks in a geometric series, and `threshold` itself. Where nothing is given, precision is 0
         as in `metrics.precision_recall_f1`. Empty lists if no example has the class.
     """
-    positives = np.sort(scores[labels])
-    if not len(positives):
+    if curve is None:
         return {"thresholds": [], "precision": [], "recall": [], "given": []}
-    ordered = np.sort(scores)
-    changes = np.unique(positives)
+    changes = _changes(curve)
     limit = MAX_POINTS - _GEOMETRIC_POINTS - 1
     if len(changes) > limit:
         changes = changes[np.linspace(0, len(changes) - 1, limit).round().astype(int)]
-    ranks = np.geomspace(1, len(scores), _GEOMETRIC_POINTS).round().astype(int)
-    thresholds = np.unique(
-        np.concatenate(
-            [changes.astype(np.float64), ordered[-ranks].astype(np.float64), [threshold]]
-        )
-    )[::-1]
-    given = len(ordered) - np.searchsorted(ordered, thresholds)
-    hits = len(positives) - np.searchsorted(positives, thresholds)
+    ranks = np.geomspace(1, curve.num_accepted[-1], _GEOMETRIC_POINTS).round().astype(int)
+    shown = np.concatenate([changes, np.searchsorted(curve.num_accepted, ranks)])
+    thresholds = np.unique(np.append(curve.thresholds[shown], threshold))[::-1]
+    # From no example to all of them; how many points of the curve are at a threshold or above.
+    num_points = np.searchsorted(-curve.thresholds, -thresholds, side="right")
+    given, hits = (np.append(0, n)[num_points] for n in (curve.num_accepted, curve.num_hits))
     precision = np.divide(hits, given, out=np.zeros(len(given)), where=given > 0)
     return {
         # Nine digits are enough for float32, and seven for a count to be found from its share.
         "thresholds": [float(f"{t:.9g}") for t in thresholds],
         "precision": [float(f"{p:.7g}") for p in precision],
-        "recall": [float(f"{r:.7g}") for r in hits / len(positives)],
+        "recall": [float(f"{r:.7g}") for r in hits / curve.num_hits[-1]],
         "given": given.tolist(),
     }
 
 
 def average_precision_interval(
-    labels: np.ndarray, scores: np.ndarray, num_resamples: int = _NUM_RESAMPLES
+    curve: PrecisionRecallCurve | None, num_resamples: int = _NUM_RESAMPLES
 ) -> list[float] | None:
     """Returns the 95 % bootstrap interval of the average precision of a class.
 
@@ -70,37 +66,39 @@ def average_precision_interval(
     Resamples without positives are left out.
 
     Args:
-        labels: the labels, bool (N,).
-        scores: the scores, (N,).
+        curve: the curve; None if no example has the class.
         num_resamples: the number of resamples.
 
     Returns:
         The lower and the upper end; None if no example has the class.
     """
-    positives = np.sort(scores[labels])
-    if not len(positives):
+    if curve is None:
         return None
-    distinct, num_hits = np.unique(positives, return_counts=True)
-    negatives = np.sort(scores[~labels])
-    above = len(negatives) - np.searchsorted(negatives, distinct)
+    changes = _changes(curve)
     # From the highest score to the lowest: the positives at each, and the negatives passed.
-    num_hits = num_hits[::-1].astype(np.float64)
-    num_false = np.diff(above[::-1], prepend=0).astype(np.float64)
+    num_hits, num_accepted = (
+        np.diff(counts[changes], prepend=0) for counts in (curve.num_hits, curve.num_accepted)
+    )
     # The same predictions have the same interval in every process.
-    random = np.random.default_rng(zlib.crc32(positives.tobytes()))
-    hits = random.poisson(num_hits, (num_resamples, len(num_hits))).astype(np.float64)
-    false = random.poisson(num_false, (num_resamples, len(num_false)))
+    random = np.random.default_rng(zlib.crc32(np.append(num_hits, num_accepted).tobytes()))
+    hits = random.poisson(num_hits, (num_resamples, len(changes))).astype(np.float64)
+    false = random.poisson(num_accepted - num_hits, (num_resamples, len(changes)))
     found = np.cumsum(hits, axis=1)
     accepted = found + np.cumsum(false, axis=1)
     precision = np.divide(found, accepted, out=np.zeros_like(found), where=accepted > 0)
     totals = found[:, -1]
     drawn = totals > 0
     values = (hits * precision).sum(axis=1)[drawn] / totals[drawn]
-    return np.quantile(values, _INTERVAL).tolist()
+    return np.quantile(values, INTERVAL).tolist()
+
+
+def _changes(curve: PrecisionRecallCurve) -> np.ndarray:
+    """The points of a curve at which recall rises."""
+    return np.flatnonzero(np.diff(curve.num_hits, prepend=0))
 
 
 def of_classes(labels: Any, scores: np.ndarray, thresholds: np.ndarray) -> list[dict[str, Any]]:
-    """Returns the `curve` of each class, with its "interval".
+    """Returns the `points` of the curve of each class, with its "interval".
 
     Args:
         labels: the labels, bool (N, C), or int8 with −1 for unknown ones, which are left out.
@@ -109,11 +107,8 @@ def of_classes(labels: Any, scores: np.ndarray, thresholds: np.ndarray) -> list[
     """
 
     def of_class(truth: np.ndarray, values: np.ndarray, threshold: float) -> dict[str, Any]:
-        if truth.dtype != bool:
-            known = truth != -1
-            truth, values = truth[known] == 1, values[known]
-        interval = average_precision_interval(truth, values)
-        return {**curve(truth, values, threshold), "interval": interval}
+        curve = precision_recall_curve(truth, values) if (truth == 1).any() else None
+        return {**points(curve, threshold), "interval": average_precision_interval(curve)}
 
     def of_block(start: int) -> list[dict[str, Any]]:
         columns = slice(start, start + _CLASSES_PER_BLOCK)

@@ -105,9 +105,13 @@ def open_directory(config: ResolvedConfig, statistics: LabelStatistics, origin: 
     if changes or not saved.exists():
         statistics.save(saved)
     accepted = [*(before.accepted_changes if before else []), *changes]
-    origin = Origin(
-        origin.splits, before.threads if before is not None else origin.threads, accepted
-    )
+    splits = origin.splits
+    if before is not None:
+        splits = {
+            name: split.keeping_content(before.splits[name]) if name in before.splits else split
+            for name, split in splits.items()
+        }
+    origin = Origin(splits, before.threads if before is not None else origin.threads, accepted)
     if origin != before:
         origin.save(run_dir)
     if not continues:
@@ -144,12 +148,15 @@ def _changed_data(run_dir: pathlib.Path, changes: list[str]) -> ValueError:
     )
 
 
-def check_data(run_dir: pathlib.Path, splits: Mapping[str, Examples]) -> None:
+def check_data(
+    run_dir: pathlib.Path, splits: Mapping[str, Examples], *, content: bool = False
+) -> None:
     """Refuses to evaluate a run on splits that are not those that it knows.
 
     Args:
         run_dir: the directory of the run. One of a version that kept no fingerprint is accepted.
         splits: the splits to compare.
+        content: see `SplitFingerprint.of`.
 
     Raises:
         ValueError: a split has changed.
@@ -160,7 +167,8 @@ def check_data(run_dir: pathlib.Path, splits: Mapping[str, Examples]) -> None:
     changes = []
     for name, examples in splits.items():
         if name in before.splits:
-            found = SplitFingerprint.of(examples).changes(before.splits[name])
+            now = SplitFingerprint.of(examples, content=content)
+            found = now.changes(before.splits[name])
             changes += [f"{name}: {', '.join(found)}"] if found else []
     if changes:
         raise ValueError(

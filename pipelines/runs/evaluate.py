@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import msgspec
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import metrics, models, prediction, saved_json, serving
+from dbl_tf import metrics, models, prediction, serving, terminal
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -62,7 +61,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         raise ValueError(
             f"the classes of {config.dataset} are not those that the run in {directory} has learned"
         )
-    check_data(directory, {"test": data.splits["test"]})
+    check_data(directory, {"test": data.splits["test"]}, content=config.loading.check_content)
     num_classes = len(data.class_names)
     thresholds = Thresholds.load(directory / "thresholds.json")
     thresholds.check_classes(num_classes, directory / "thresholds.json")
@@ -73,6 +72,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
             f"{path} holds offsets of {len(calibration.offsets)} classes, and the model has "
             f"{num_classes}"
         )
+    history = report.read_history(directory)
     model = models.load(directory / "model.keras")
     logits_of = network_predictor(
         model, network_inputs.of_data(config.image_size, config.full_decoding)
@@ -90,7 +90,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         output_dir,
         config=config,
         train=data.splits["train"],
-        history_path=directory / "history.csv",
+        history=history,
         accepted_changes=origin.accepted_changes if (origin := Origin.load(directory)) else (),
     )
     return result.scores
@@ -120,14 +120,6 @@ def evaluate_saved_model(path: str, config: DataConfig, output_dir: str) -> dict
     return result.scores
 
 
-class _Details(msgspec.Struct):
-    """The content of `serving.DETAILS_FILE` that is used beside the model."""
-
-    class_names: list[str]
-    thresholds: list[saved_json.Probability]
-    thresholds_from: str
-
-
 class SavedModel:
     """An exported model with its classes, thresholds and statistics.
 
@@ -152,7 +144,7 @@ class SavedModel:
                 f"{path} is not a model that this project exported: there is no {details}. Give "
                 "the version directory, such as saved_model/1"
             )
-        content = saved_json.read(details, _Details, "classes and thresholds of a model")
+        content = serving.DETAILS.read(details)
         self.class_names = tuple(content.class_names)
         self.thresholds = Thresholds(
             np.array(content.thresholds, np.float64), content.thresholds_from
@@ -166,6 +158,12 @@ class SavedModel:
         self._serve = self._loaded.signatures["serving_default"]
         self._input, spec = next(iter(self._serve.structured_input_signature[1].items()))
         self.num_features = spec.shape[-1] if self._input == "features" else None
+        num_outputs = self._serve.structured_outputs["probabilities"].shape[-1]
+        if num_outputs not in (None, len(self.class_names)):
+            raise ValueError(
+                f"{details} names {len(self.class_names)} classes, and the model beside it has "
+                f"{num_outputs}"
+            )
 
     def check_inputs(self, num_features: int | None) -> None:
         """Refuses data that the model does not take.
@@ -197,7 +195,8 @@ class SavedModel:
             batches = inputs.evaluation_features(features, BATCH_SIZE)
         else:
             batches = examples.encoded().batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
-        probabilities, errors = self._predict(batches, len(examples))
+        with network_inputs.naming_unreadable(examples):
+            probabilities, errors = self._predict(batches, len(examples))
         for name, error in zip(examples.names, errors, strict=True):
             if error and features is not None:
                 raise ValueError(f"the model has no result for the features of {name}: {error}")
@@ -221,12 +220,12 @@ class SavedModel:
     def _predict(self, batches: tf.data.Dataset, num_examples: int) -> tuple[np.ndarray, list[str]]:
         probabilities: list[np.ndarray] = []
         errors: list[str] = []
-        progress = keras.utils.Progbar(num_examples, unit_name="example")
-        for batch in batches:
-            of_batch, errors_of_batch = self._answer(batch)
-            probabilities.append(of_batch)
-            errors += errors_of_batch
-            progress.add(len(batch))
+        with terminal.Counter("predicting", num_examples, "examples") as counter:
+            for batch in batches:
+                of_batch, errors_of_batch = self._answer(batch)
+                probabilities.append(of_batch)
+                errors += errors_of_batch
+                counter.advance(len(batch))
         return np.concatenate(probabilities), errors
 
 

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, hub, prediction
+from dbl_tf import atomic, names, prediction
 from dbl_tf.statistics import LabelStatistics
 from pipelines import cache
 from pipelines.examples import Examples, FeatureRows, LabelledData
@@ -46,22 +47,22 @@ class Features:
         path = _FEATURES.path(
             self.config.loading.cache_path, [*self._parts, *examples.names], examples.files
         )
-        features = cache.load(path, lambda path: _read(path, len(examples)))
+        features = cache.load(path, lambda file: _read(file, len(examples)))
         if features is not None:
             return FeatureRows.of(features)
         print(f"computing features of {len(examples)} images")
         images = ImageInputs(self.backbone.input_shape[1], self.config.full_decoding)
         with images.naming_unreadable(examples):
             features = prediction.predict_logits(self.backbone, images.batches(examples))
-        with cache.writing(path) as temporary:
-            np.save(temporary, features)
+        with cache.writing(path) as file:
+            np.save(file, features)
         return FeatureRows.of(features)
 
     def _describe(self) -> Iterator[str]:
         config = self.config
         yield f"tensorflow {tf.__version__}, keras {keras.__version__}"
         yield repr((config.backbone, dict(config.backbone_options), config.image_size))
-        if hub.is_hub(config.backbone):
+        if names.is_hub(config.backbone):
             # Its preprocessing is that of the preset, which is not among the weights.
             yield repr(self.backbone.get_layer("preprocessing").get_config())
         if not config.full_decoding:
@@ -105,17 +106,13 @@ def write(config: ResolvedConfig, data: LabelledData, path: str | os.PathLike) -
     return features.shape
 
 
-def _read(path: str | os.PathLike, num_examples: int) -> np.ndarray:
+def _read(file: BinaryIO, num_examples: int) -> np.ndarray:
     """Reads cached features.
 
     Raises:
         ValueError: the file holds something else.
     """
-    with open(path, "rb") as file:
-        if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
-            raise ValueError("it is no array")
-        file.seek(0)
-        features = np.load(file, allow_pickle=False)
+    features = np.load(file, allow_pickle=False)
     if features.dtype != np.float32 or features.ndim != 2 or len(features) != num_examples:
         raise ValueError(
             f"it holds {features.dtype} of shape {features.shape}, not float32 of {num_examples} "

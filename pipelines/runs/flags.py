@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from dbl_tf import settings
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import Setting, flag_name
-from pipelines import datasets
+from pipelines import datasets, start
 from pipelines.datasets import LoadOptions
 from pipelines.images import Augmentation
 from pipelines.runs import config as run_config
@@ -159,9 +159,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
     Args:
         main: a function of what the command line has besides flags, the name of the program first.
-            The docstring of its module heads what `--help` shows.
+            The docstring of its module heads what `--help` shows. It imports what needs
+            TensorFlow itself, after `start.import_tensorflow`, so that help and errors of flags do
+            not wait for it.
     """
     module = sys.modules[main.__module__]
+    spec = module.__spec__
+    start.stop_at_once((spec.name if spec else sys.argv[0]).rpartition(".")[2])
 
     def parse(argv: Sequence[str]) -> list[str]:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):

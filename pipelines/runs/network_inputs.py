@@ -10,6 +10,7 @@ from pipelines import inputs
 from pipelines.examples import Examples, FeatureRows
 
 BATCH_SIZE = 64
+_ANY_SIZE = 32
 
 # The errors of reading and decoding an image. Others, such as a lack of memory, have other causes.
 _READING_ERRORS = (
@@ -117,6 +118,14 @@ def of_data(image_size: int | None, full_decoding: bool) -> ImageInputs | Featur
     if image_size is None:
         return FeatureInputs(given_features)
     return ImageInputs(image_size, full_decoding)
+
+
+def naming_unreadable(
+    examples: Examples, positions: Callable[[], tf.data.Dataset] | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Returns the context of `NetworkInputs.naming_unreadable` where no network sees the data."""
+    size = _ANY_SIZE if examples.features is None else None
+    return of_data(size, True).naming_unreadable(examples, positions)
 
 
 def _every_position(examples: Examples) -> tf.data.Dataset:

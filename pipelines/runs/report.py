@@ -9,7 +9,7 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from pipelines import images
 from pipelines.examples import Examples
 from pipelines.reports import pictures
 from pipelines.reports import run as run_page
-from pipelines.runs import build
+from pipelines.runs import build, network_inputs
 from pipelines.runs.config import ResolvedConfig
 from pipelines.runs.scores import EvaluationResult
 
@@ -54,10 +54,9 @@ def write(
         thresholds=result.thresholds.values,
         scores=result.scores,
         image_names=result.test.names,
-        read_images=images_reader(result.test) if result.test.features is None else None,
+        read_images=images_reader(result.test),
         **training,
     )
-    print(f"report: {path}")
 
 
 def write_of_run(
@@ -66,7 +65,7 @@ def write_of_run(
     *,
     config: ResolvedConfig,
     train: Examples,
-    history_path: str | os.PathLike,
+    history: Mapping[str, Sequence[float]] | None,
     accepted_changes: Sequence[str] = (),
 ) -> None:
     """Writes the report of a run.
@@ -76,7 +75,7 @@ def write_of_run(
         output_dir: see `write`.
         config: the configuration of the run.
         train: the training examples.
-        history_path: the path of the `history.csv` of the run.
+        history: what `read_history` returned.
         accepted_changes: changes of the data while the run was stopped, in words.
     """
     statistics = result.statistics
@@ -90,7 +89,7 @@ def write_of_run(
         title=f"{config.data_name}, {config.method}",
         config=config.flat(),
         made_by=_made_by(result),
-        history=_read_history(history_path),
+        history=history,
         loss=loss.call if isinstance(loss, ElementwiseLoss) else None,
         train_labels=train.labels,
         observed_counts=counts,
@@ -115,16 +114,22 @@ def observed_counts(
     return train.labels.T @ times, steps * config.batch_size
 
 
-def images_reader(examples: Examples) -> Callable[[Sequence[int]], Iterator[np.ndarray]]:
-    """Returns a function from positions to images, large JPEGs decoded at a part of their size."""
+def images_reader(examples: Examples) -> pictures.ReadImages | None:
+    """Returns a function that reads images for the pictures of a page; None for features.
+
+    Large JPEGs are decoded at a smaller size, which is at least twice that of a picture.
+    """
+    if examples.features is not None:
+        return None
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         return images.decode_window(encoded, images.whole, pictures.THUMBNAIL, full_decoding=False)
 
     def read(positions: Sequence[int]) -> Iterator[np.ndarray]:
-        encoded = examples.take(np.array(positions, np.int64)).encoded()
-        for image in encoded.map(decode, num_parallel_calls=tf.data.AUTOTUNE):
-            yield image.numpy()
+        part = examples.take(np.array(positions, np.int64))
+        with network_inputs.naming_unreadable(part):
+            decoded = part.encoded().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+            yield from decoded.as_numpy_iterator()
 
     return read
 
@@ -147,7 +152,16 @@ def _made_by(result: EvaluationResult) -> dict[str, str]:
     }
 
 
-def _read_history(path: str | os.PathLike) -> dict[str, list[float]] | None:
+def read_history(run_dir: str | os.PathLike) -> dict[str, list[float]] | None:
+    """Reads the `history.csv` of a run.
+
+    Returns:
+        The values of the epochs by column; None if there is no such file, or no epoch in it.
+
+    Raises:
+        ValueError: it is no such file; the message names it.
+    """
+    path = pathlib.Path(run_dir, "history.csv")
     if not os.path.exists(path):
         return None
     rows = training.read_history(path)

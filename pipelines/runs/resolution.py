@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from dbl_tf import hub, methods, models, settings
+from dbl_tf import hub, methods, models, names, settings
 from dbl_tf.parameters import LossParameters
 from pipelines import datasets
 from pipelines.datasets.source import Defaults
@@ -97,7 +97,7 @@ def resolve(
 
     if train.features is not None:
         _refuse_image_settings(asked)
-        backbone, weights, image_size = models.NO_BACKBONE, NO_WEIGHTS, None
+        backbone, weights, image_size = names.NO_BACKBONE, NO_WEIGHTS, None
         frozen_layers: tuple[str, ...] = ()
         freeze = full_decoding = True
         scale_features = asked.scale_features is not False
@@ -110,7 +110,7 @@ def resolve(
             defaults.backbone if weights == defaults.backbone_weights else "ResNet50"
         )
         backbone = hub.absolute(backbone)
-        own_size = hub.image_size(backbone) if hub.is_hub(backbone) else None
+        own_size = hub.image_size(backbone) if names.is_hub(backbone) else None
         image_size = asked.image_size or own_size or defaults.image_size
         full_decoding = (
             defaults.full_decoding if asked.full_decoding is None else asked.full_decoding
@@ -198,9 +198,9 @@ def resolve(
 
 
 def _usual_weights(backbone: str | None, defaults: Defaults) -> str:
-    if hub.is_hub(backbone):
-        return hub.PRESET
-    return NO_WEIGHTS if backbone == models.SMALL_RESNET else defaults.backbone_weights
+    if names.is_hub(backbone):
+        return names.HUB_PRESET
+    return NO_WEIGHTS if backbone == names.SMALL_RESNET else defaults.backbone_weights
 
 
 def head_stage(config: ResolvedConfig) -> ResolvedConfig:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,6 +19,11 @@ from pipelines.runs import curves
 class _SavedThresholds(msgspec.Struct):
     thresholds: list[saved_json.Probability]
     chosen_on: str
+
+
+_THRESHOLDS = saved_json.Format(
+    "dbl_tf.Thresholds", "thresholds", _SavedThresholds, is_edited_by_hand=True
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +41,7 @@ class Thresholds:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the thresholds as JSON."""
         content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
-        with atomic.replacing(path) as tmp_path:
-            tmp_path.write_text(json.dumps(content), encoding="utf-8")
+        _THRESHOLDS.write(path, content)
 
     @classmethod
     def choose(cls, labels: np.ndarray, probabilities: np.ndarray, chosen_on: str) -> "Thresholds":
@@ -46,13 +50,13 @@ class Thresholds:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Thresholds":
-        """Reads a file that `save` wrote.
+        """Reads a file that `save` wrote. One that was changed since is used with a warning.
 
         Raises:
             OSError: the file cannot be read.
             ValueError: the file holds no thresholds; the message names it and the field.
         """
-        content = saved_json.read(path, _SavedThresholds, "thresholds")
+        content = _THRESHOLDS.read(path)
         return cls(np.array(content.thresholds, np.float64), content.chosen_on)
 
     def check_classes(self, num_classes: int, path: str | os.PathLike) -> None:
@@ -66,6 +70,22 @@ class Thresholds:
                 f"{path} holds {len(self.values)} thresholds, and the model has {num_classes} "
                 "classes"
             )
+
+
+class _ScoresOfClass(msgspec.Struct):
+    train_count: saved_json.Count
+    test_count: saved_json.Count
+    group: Literal["head", "medium", "tail"]
+
+
+class _Scores(msgspec.Struct):
+    """What every `metrics.json` has besides the metrics, which tell how they are read."""
+
+    num_test_examples: saved_json.Count
+    per_class: dict[str, _ScoresOfClass]
+
+
+_SCORES = saved_json.Format("dbl_tf.Scores", "scores of a run", dict[str, Any])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +121,7 @@ def score(
         thresholds: thresholds that were chosen on another split.
 
     Returns:
-        Nested dictionaries of numbers and names; see `curves.curve` for "curves". A value that is
+        Nested dictionaries of numbers and names; see `curves.points` for "curves". A value that is
         not defined is None, since JSON has no NaN.
 
     Raises:
@@ -111,6 +131,7 @@ def score(
     measured = metrics.measure(evaluation)
     class_names, per_class = statistics.class_names, measured.pop("per_class")
     test_counts = evaluation.num_positives
+    num_known = np.count_nonzero(evaluation.labels >= 0, axis=0)
     points = curves.of_classes(evaluation.labels, evaluation.scores, evaluation.thresholds)
     intervals = [of_class.pop("interval") for of_class in points]
     for group, members in statistics.groups.items():
@@ -124,6 +145,8 @@ def score(
                 **of_class,
                 "ap_interval": intervals[i],
             }
+            if num_known[i] < len(evaluation.labels):
+                per_class[class_names[i]]["num_known"] = int(num_known[i])
     measured["F1"]["thresholds_from"] = thresholds.chosen_on
     return _without_nan(
         {
@@ -176,12 +199,30 @@ def format_table(scores: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def read_scores(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a `metrics.json` of this version or an earlier one, which has fewer metrics.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file holds no scores, or was changed; the message names it.
+    """
+    scores = _SCORES.read(path)
+    try:
+        msgspec.convert(scores, _Scores)
+        for metric in metrics.METRICS:
+            metric.read(scores)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no scores of a run: {error}") from error
+    return scores
+
+
 def write_scores(scores: dict[str, Any], path: str | os.PathLike) -> None:
     """Writes scores as JSON, as a whole or not at all, with the curve of a class on one line."""
-    others = {name: value for name, value in scores.items() if name != "curves"}
-    text = json.dumps(others, ensure_ascii=False, indent=1, allow_nan=False)
+    document = _SCORES.document(scores)
+    others = {name: value for name, value in document.items() if name != "curves"}
+    text = json.dumps(others, ensure_ascii=False, indent=1)
     lines = ",\n".join(
-        f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(curve, allow_nan=False)}"
+        f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(curve)}"
         for name, curve in scores["curves"].items()
     )
     with atomic.replacing(path) as tmp_path, open(tmp_path, "w", encoding="utf-8") as file:

@@ -1,13 +1,12 @@
 """Chooses the method and the learning rate of a run by cross-validation on its training split."""
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dbl_tf import methods, metrics
+from dbl_tf import methods, metrics, terminal
 from dbl_tf.statistics import LabelStatistics
 from pipelines import folds
 from pipelines.examples import LabelledData
@@ -159,19 +158,17 @@ def _try(
         for each in configs
         if not trials.has(each, fold)
     ]
-    started = time.monotonic()
-    for number, (fold, each) in enumerate(missing):
-        left = ""
-        if number:
-            seconds = (time.monotonic() - started) / number * (len(missing) - number)
-            left = f", about {seconds:.0f} s left"
-        print(f"fold {fold + 1} of {trials.num_folds}, {each}{left}", flush=True)
-        try:
-            predictions = _predict(configs[each], folds.held_out(data, fold_of, fold))
-        except FloatingPointError as error:
-            print(f"  counts as chance: {error}")
-            predictions = None
-        trials.add(each, fold, predictions)
+    with terminal.Counter("cross-validation", len(missing), "heads") as counter:
+        for fold, each in missing:
+            try:
+                predictions = _predict(configs[each], folds.held_out(data, fold_of, fold))
+            except FloatingPointError as error:
+                counter.say(
+                    f"fold {fold + 1} of {trials.num_folds}, {each}, counts as chance: {error}"
+                )
+                predictions = None
+            trials.add(each, fold, predictions)
+            counter.advance(1)
 
 
 def _predict(config: ResolvedConfig, data: LabelledData) -> Predictions:

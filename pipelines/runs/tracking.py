@@ -15,7 +15,7 @@ import keras
 import msgspec
 from absl import logging
 
-from dbl_tf import atomic, saved_json, training
+from dbl_tf import saved_json, training
 from pipelines import locations
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 
@@ -91,11 +91,13 @@ class _SavedRuns(msgspec.Struct):
     @classmethod
     def load(cls, run_dir: pathlib.Path) -> "_SavedRuns":
         path = run_dir / cls.NAME
-        return saved_json.read(path, cls, "list of tracked runs") if path.exists() else cls()
+        return _SAVED_RUNS.read(path) if path.exists() else cls()
 
     def save(self, run_dir: pathlib.Path) -> None:
-        with atomic.replacing(run_dir / self.NAME) as tmp_path:
-            tmp_path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        _SAVED_RUNS.write(run_dir / self.NAME, msgspec.to_builtins(self), indent=1)
+
+
+_SAVED_RUNS = saved_json.Format("dbl_tf.TrackedRuns", "list of tracked runs", _SavedRuns)
 
 
 class MLflowRun:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dbl_tf import atomic, models, portable, serving, training
+from dbl_tf import atomic, models, names, portable, serving, training
 from dbl_tf.calibration import Calibration, fit_calibration
 from dbl_tf.lock import Lock
 from dbl_tf.statistics import LabelStatistics
@@ -58,33 +58,106 @@ def train_and_evaluate(asked: RunConfig) -> dict[str, Any] | None:
         OSError: another process uses the directory, or it cannot be written.
         LostWorkerError: another machine of the cluster was lost.
     """
+    strategy = training.make_strategy(asked.strategy)
+    with Lock(asked.directory) as lock:
+        with training.preparing_together(strategy, "its data") as preparation:
+            run = _prepare(asked, strategy, lock)
+            preparation.describe({**run.config.decisive(), **run.origin.of_all_machines()})
+        # Under a strategy of several machines, variables are made by all of them together.
+        networks = _build_networks(run, strategy)
+        with training.preparing_together(strategy, "the run directory"):
+            if training.is_chief(strategy):
+                run = run.opened(lock)
+        return _train_and_evaluate(run, networks, strategy)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A run that has been checked, and is about to train.
+
+    Attributes:
+        config: its configuration.
+        data: its data.
+        statistics: the statistics of the training labels.
+        origin: the fingerprint of its data and threads; in the chief, that of its first start.
+    """
+
+    config: ResolvedConfig
+    data: LabelledData
+    statistics: LabelStatistics
+    origin: Origin
+
+    def opened(self, lock: Lock) -> "_Run":
+        """Returns the run with its directory taken, whose files are written or checked."""
+        pathlib.Path(self.config.run_dir).mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        origin = directory.open_directory(self.config, self.statistics, self.origin)
+        return dataclasses.replace(self, origin=origin)
+
+
+def _prepare(asked: RunConfig, strategy: tf.distribute.Strategy, lock: Lock) -> _Run:
+    """Reads the data and fills in what was left open, or refuses."""
     asked.check_files()
     tracking.check(asked)
     saved = directory.saved_config(asked)
-    strategy = training.make_strategy(asked.strategy)
     _check_strategy(asked, strategy)
-    with Lock(asked.directory) as lock:
-        if training.is_chief(strategy) and asked.directory.exists():
-            lock.acquire()  # a new directory is not created before the data have been checked
-        data = asked.load_data()
-        train = data.splits["train"]
-        statistics = LabelStatistics.from_labels(train.targets, data.class_names)
-        build.check_classes(asked, statistics)
-        chosen: tuple[str, ...] = ()
-        if saved is None and strategy.num_replicas_in_sync == 1:
-            asked = resolution.with_default_method(asked, data)
-        if saved is None and asked.left_to_choice():
-            chosen = asked.left_to_choice()
-            if strategy.num_replicas_in_sync > 1:
-                raise ConfigError(
-                    f"--{chosen[0]}=auto chooses on one device; choose first, with "
-                    "--strategy=one_device"
-                )
-            asked.directory.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            asked = select.choose(asked, data)
-        config = resolution.resolve(asked, data, saved, chosen)
-        return _train_and_evaluate(config, data, statistics, strategy, lock)
+    if training.is_chief(strategy) and asked.directory.exists():
+        lock.acquire()  # a new directory is not created before the data have been checked
+    data = asked.load_data()
+    train = data.splits["train"]
+    statistics = LabelStatistics.from_labels(train.targets, data.class_names)
+    build.check_classes(asked, statistics)
+    chosen: tuple[str, ...] = ()
+    if saved is None and strategy.num_replicas_in_sync == 1:
+        asked = resolution.with_default_method(asked, data)
+    if saved is None and asked.left_to_choice():
+        chosen = asked.left_to_choice()
+        if strategy.num_replicas_in_sync > 1:
+            raise ConfigError(
+                f"--{chosen[0]}=auto chooses on one device; choose first, with "
+                "--strategy=one_device"
+            )
+        asked.directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        asked = select.choose(asked, data)
+    config = resolution.resolve(asked, data, saved, chosen)
+    build.check_loss(config, statistics)
+    build.check_sampler(config, train)
+    return _Run(
+        config=config,
+        data=data,
+        statistics=statistics,
+        origin=Origin.of(data.splits, strategy, content=config.loading.check_content),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Networks:
+    """The networks of a run.
+
+    Attributes:
+        backbone: the network from images to features; None for data that are features.
+        head: the network from features to logits.
+        whole: both together.
+    """
+
+    backbone: keras.Model | None
+    head: keras.Model
+    whole: keras.Model
+
+
+def _build_networks(run: _Run, strategy: tf.distribute.Strategy) -> _Networks:
+    config = run.config
+    keras.utils.set_random_seed(config.seed)
+    keras.config.set_dtype_policy(config.precision)
+    with strategy.scope():
+        given = run.data.splits["train"].features
+        backbone, head = build.build_networks(
+            config, run.statistics, num_features=None if given is None else given.num_features
+        )
+        if given is not None and config.init_from is None:
+            build.scale_features(config, head, given)
+        return _Networks(backbone, head, models.join(backbone, head))
 
 
 def _check_strategy(asked: RunConfig, strategy: tf.distribute.Strategy) -> None:
@@ -110,39 +183,12 @@ def _check_strategy(asked: RunConfig, strategy: tf.distribute.Strategy) -> None:
 
 
 def _train_and_evaluate(
-    config: ResolvedConfig,
-    data: LabelledData,
-    statistics: LabelStatistics,
-    strategy: tf.distribute.Strategy,
-    lock: Lock,
+    run: _Run, networks: _Networks, strategy: tf.distribute.Strategy
 ) -> dict[str, Any] | None:
+    config, data, statistics, network = run.config, run.data, run.statistics, networks.whole
     run_dir = pathlib.Path(config.run_dir)
-    train = data.splits["train"]
-    build.check_loss(config, statistics)
-    build.check_sampler(config, train)
-
-    keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(config.precision)
-    with strategy.scope():
-        given = train.features
-        backbone, head = build.build_networks(
-            config, statistics, num_features=None if given is None else given.num_features
-        )
-        if given is not None and config.init_from is None:
-            build.scale_features(config, head, given)
-        network = models.join(backbone, head)
-    stages = _stages(config, data, statistics, backbone, head, network)
-    training.check_same_on_all(
-        strategy,
-        train.label_checksum(),
-        "not all machines have the same training labels, in the same order: each must read the "
-        "same data",
-    )
     is_chief = training.is_chief(strategy)
-    if is_chief:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        origin = directory.open_directory(config, statistics, Origin.of(data.splits, strategy))
+    stages = _stages(run, networks)
     plans = [stage.plan for stage in stages]
     print(costs.describe(config, data, statistics, plans, strategy), flush=True)
     if not is_chief:
@@ -161,7 +207,7 @@ def _train_and_evaluate(
         with atomic.reraise_full_disk(run_dir):
             judged = _judged(config, data, logits_of, last.inputs)
             scores = _evaluate_and_export(
-                config, data, statistics, model, logits_of, judged, origin.accepted_changes
+                config, data, statistics, model, logits_of, judged, run.origin.accepted_changes
             )
         logged = ("config.json", "metrics.json", report.REPORT)
         trackers.log_results(scores, [run_dir / name for name in logged])
@@ -206,6 +252,7 @@ class _Stage:
         network: the network that is trained.
         inputs: what this network sees.
         batches: a function that makes the training batches.
+        name: what to call it where it is not the only one.
         steps_per_call: the most steps that are dispatched at once.
         rate_factors: a factor of the learning rate for each trainable variable; None for 1.
     """
@@ -216,6 +263,7 @@ class _Stage:
     network: keras.Model
     inputs: NetworkInputs
     batches: Callable[[], training.Batches]
+    name: str = ""
     steps_per_call: int = 1
     rate_factors: list[float] | None = None
 
@@ -231,15 +279,9 @@ class _Stage:
         return "" if is_last else f"{self.directory.name}/"
 
 
-def _stages(
-    config: ResolvedConfig,
-    data: LabelledData,
-    statistics: LabelStatistics,
-    backbone: keras.Model | None,
-    head: keras.Model,
-    network: keras.Model,
-) -> list[_Stage]:
+def _stages(run: _Run, networks: _Networks) -> list[_Stage]:
     """Returns the head on features, all layers on images, or the one after the other."""
+    config, data, statistics, backbone = run.config, run.data, run.statistics, networks.backbone
     run_dir, stages = pathlib.Path(config.run_dir), []
     if config.freeze_backbone or config.head_steps:
         features_of = (
@@ -251,11 +293,12 @@ def _stages(
                 config=of_head,
                 plan=build.make_plan(of_head, statistics),
                 directory=run_dir if config.freeze_backbone else run_dir / "head",
-                network=head,
+                network=networks.head,
                 inputs=network_inputs.FeatureInputs(features_of),
                 batches=lambda: build.make_feature_batches(
                     config, data.splits["train"], statistics, features_of(data.splits["train"])
                 ),
+                name="" if config.freeze_backbone else "the head",
                 steps_per_call=heads.STEPS_PER_CALL,
             )
         )
@@ -266,10 +309,11 @@ def _stages(
                 config=config,
                 plan=build.make_plan(config, statistics),
                 directory=run_dir,
-                network=network,
+                network=networks.whole,
                 inputs=network_inputs.ImageInputs(config.image_size, config.full_decoding),
                 batches=lambda: build.make_image_batches(config, data, statistics),
-                rate_factors=build.rate_factors(config, backbone, network),
+                name="all layers" if config.head_steps else "",
+                rate_factors=build.rate_factors(config, backbone, networks.whole),
             )
         )
     return stages
@@ -328,6 +372,8 @@ def _fit(
             steps_per_call=stage.steps_per_call,
             history_path=stage.history_path,
             callbacks=callbacks,
+            batch_size=config.batch_size,
+            name=stage.name,
         )
     if best is None:
         training.use_averages(stage.network)
@@ -413,7 +459,7 @@ def _evaluate_and_export(
         run_dir,
         config=config,
         train=data.splits["train"],
-        history_path=run_dir / "history.csv",
+        history=report.read_history(run_dir),
         accepted_changes=accepted_changes,
     )
     board.write(result, config, run_dir / "tensorboard")
@@ -439,7 +485,8 @@ def _export(
         "calibration": calibration,
         "card": card,
     }
-    path = run_dir / portable.SAVED_MODEL
+    of_data = network_inputs.of_data(size, config.full_decoding)
+    path = run_dir / names.SAVED_MODEL
     version = _exported(config, path)
     if version is not None:
         print(f"the run was exported already, as {version}; --new_version adds a version")
@@ -447,18 +494,19 @@ def _export(
         example = network_inputs.given_features(train)[[0]][0]
         version = serving.export_features(model, statistics, path, example=example, **known)
     else:
+        with of_data.naming_unreadable(train):
+            example_image = next(train.encoded().take(1).as_numpy_iterator())
         version = serving.export(
             model,
             statistics,
             lambda encoded: images.read_batch(encoded, size, full_decoding=config.full_decoding),
             lambda image: images.resize(image, size),
             path,
-            example_image=next(train.encoded().take(1).as_numpy_iterator()),
+            example_image=example_image,
             **known,
         )
-    of_data = network_inputs.of_data(size, config.full_decoding)
     for name in dict.fromkeys(config.export_format):
-        if name == portable.SAVED_MODEL or _exported(config, run_dir / name) is not None:
+        if name == names.SAVED_MODEL or _exported(config, run_dir / name) is not None:
             continue
         place, check = portable.export(
             model,

@@ -1,18 +1,17 @@
 """The trials of a cross-validation: what each candidate says of each fold, kept in files."""
 
-import csv
 import dataclasses
-import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from dbl_tf import atomic, metrics
+from dbl_tf import atomic, metrics, saved_csv, saved_json
 from dbl_tf.statistics import LabelStatistics
-from dbl_tf.training.checkpoints import open_arrays
+from dbl_tf.training.checkpoints import load_named_arrays
 from pipelines import folds
 from pipelines.differences import jackknife_error
 from pipelines.examples import Examples
@@ -53,6 +52,36 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.method} at {self.learning_rate:.3g}"
+
+
+class _Choice(msgspec.Struct):
+    """The content of `selection.json`.
+
+    Attributes:
+        asked: the settings with which the choice was started.
+        labels: a checksum of the training labels.
+        chosen: the candidate that was chosen; None while the choice is not made.
+    """
+
+    asked: dict[str, Any]
+    labels: saved_json.Count
+    chosen: Candidate | None = None
+
+
+_CHOICE = saved_json.Format("dbl_tf.Selection", "choice of a method or rate", _Choice)
+
+
+class _Trial(msgspec.Struct):
+    """A row of `selection.csv`; a score is NaN where it is not defined."""
+
+    method: str
+    learning_rate: float
+    fold: saved_json.Count
+    total: float
+    head: float
+    medium: float
+    tail: float
+    macro_f1: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,30 +173,32 @@ class Trials:
         settings = asked.with_absolute_paths().flat()
         for name in _WITHOUT_EFFECT:
             del settings[name]
-        self._content: dict[str, Any] = {"asked": settings, "labels": train.label_checksum()}
+        self._choice = _Choice(settings, train.label_checksum())
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / ASKED
         if path.exists():
-            self._content = _read_same(path, self._content)
+            self._choice = _read_same(path, self._choice)
         else:
-            self._write_content()
+            self._write_choice()
         (run_dir / FOLDER).mkdir(exist_ok=True)
         self._labels = train.targets[judged].toarray()
         self._part_of = folds.stratified_folds(train.labels[judged], min(NUM_PARTS, len(judged)))
-        self._rows: list[dict[str, Any]] = []
+        self._trials: list[_Trial] = []
         if (run_dir / ROWS).exists():
-            with open(run_dir / ROWS, newline="", encoding="utf-8") as file:
-                self._rows = list(csv.DictReader(file))
+            self._trials = _read_trials(run_dir / ROWS)
 
     @property
     def chosen(self) -> Candidate | None:
         """The candidate that was chosen; None if the choice is not made."""
-        content = self._content.get("chosen")
-        return Candidate(**content) if content else None
+        return self._choice.chosen
 
     def has(self, candidate: Candidate, fold: int) -> bool:
         """Whether a trial was made."""
-        return any(row["fold"] == str(fold) for row in self._rows_of(candidate))
+        return any(
+            (trial.method, trial.learning_rate, trial.fold)
+            == (candidate.method, candidate.learning_rate, fold)
+            for trial in self._trials
+        )
 
     def add(self, candidate: Candidate, fold: int, predictions: Predictions | None) -> None:
         """Adds a trial.
@@ -188,9 +219,10 @@ class Trials:
         ):
             np.savez(file, logits=predictions.logits, decisions=predictions.decisions)
         scores = predictions.score(labels, self._statistics)
-        row = dataclasses.asdict(candidate) | {"fold": fold} | scores
-        self._rows.append({name: str(value) for name, value in row.items()})
-        atomic.write_csv(self._rows, self._run_dir / ROWS)
+        row = {**dataclasses.asdict(candidate), "fold": fold, **scores}
+        self._trials.append(msgspec.convert(row, _Trial))
+        rows = [msgspec.structs.asdict(trial) for trial in self._trials]
+        saved_csv.write(rows, self._run_dir / ROWS)
 
     def summarize(self, candidates: Sequence[Candidate], criterion: str) -> list[Summary]:
         """Returns the scores of candidates on all folds together, the best one first."""
@@ -231,8 +263,8 @@ class Trials:
             for each in summaries
         ]
         atomic.write_csv(rows, self._run_dir / SUMMARY)
-        self._content = {**self._content, "chosen": dataclasses.asdict(chosen)}
-        self._write_content()
+        self._choice.chosen = chosen
+        self._write_choice()
         shutil.rmtree(self._run_dir / FOLDER)
 
     def _predictions(self, candidate: Candidate) -> Predictions:
@@ -241,32 +273,40 @@ class Trials:
             np.empty(self._labels.shape, np.float32), np.empty(self._labels.shape, bool)
         )
         for fold in range(self.num_folds):
-            with open_arrays(self._path(candidate, fold)) as file:
-                whole.logits[self._fold_of == fold] = file["logits"]
-                whole.decisions[self._fold_of == fold] = file["decisions"]
+            path, rows = self._path(candidate, fold), self._fold_of == fold
+            arrays = load_named_arrays(path, ["logits", "decisions"])
+            for found, place in zip(arrays, (whole.logits, whole.decisions), strict=True):
+                if (found.shape, found.dtype) != (place[rows].shape, place.dtype):
+                    raise ConfigError(
+                        f"{path} holds {found.dtype} of shape {found.shape}, and the fold has "
+                        f"{place.dtype} of shape {place[rows].shape}; choose another --run_dir"
+                    )
+                place[rows] = found
         return whole
 
     def _path(self, candidate: Candidate, fold: int) -> pathlib.Path:
         name = f"{candidate.method}-{candidate.learning_rate!r}-{fold}.npz"
         return self._run_dir / FOLDER / name
 
-    def _rows_of(self, candidate: Candidate) -> Iterator[dict[str, Any]]:
-        for row in self._rows:
-            same_rate = float(row["learning_rate"]) == candidate.learning_rate
-            if row["method"] == candidate.method and same_rate:
-                yield row
-
-    def _write_content(self) -> None:
-        with atomic.replacing(self._run_dir / ASKED) as tmp_path:
-            tmp_path.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
+    def _write_choice(self) -> None:
+        _CHOICE.write(self._run_dir / ASKED, msgspec.to_builtins(self._choice))
 
 
-def _read_same(path: pathlib.Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def _read_trials(path: pathlib.Path) -> list[_Trial]:
+    try:
+        rows = saved_csv.read(path, _Trial.__struct_fields__)
+        return msgspec.convert(rows, list[_Trial], strict=False)
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} holds no trials of a choice: {error}; restore it, or choose another --run_dir"
+        ) from error
+
+
+def _read_same(path: pathlib.Path, now: _Choice) -> _Choice:
     """Reads what a choice was started with, and refuses another."""
-    before = json.loads(path.read_text(encoding="utf-8"))
-    asked = content["asked"]
-    different = [name for name in asked if before["asked"].get(name) != asked[name]]
-    if different or before["labels"] != content["labels"]:
+    before = _CHOICE.read(path)
+    different = [name for name, value in now.asked.items() if before.asked.get(name) != value]
+    if different or before.labels != now.labels:
         what = f"settings: {', '.join(different)}" if different else "training labels"
         raise ConfigError(
             f"{path.parent} holds a choice that was started with other {what}; choose another "

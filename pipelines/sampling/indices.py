@@ -25,6 +25,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from dbl_tf import label_arrays, label_values
+from pipelines.sampling.names import NAMES
 from pipelines.sampling.permutation import (
     CLASS_ORDER,
     MEMBER_ORDER,
@@ -167,12 +168,9 @@ def _uniform_of_labels(labels, batch_size, *, seed, start_step=0):
 
 
 # The samplers by name. All of them take (labels, batch_size, *, seed, start_step=0).
-SAMPLERS: dict[str, Callable[..., tf.data.Dataset]] = {
-    "uniform": _uniform_of_labels,
-    "class_aware": class_aware_indices,
-    "class_cycle": class_cycle_indices,
-}
-NAMES = tuple(SAMPLERS)
+SAMPLERS: dict[str, Callable[..., tf.data.Dataset]] = dict(
+    zip(NAMES, (_uniform_of_labels, class_aware_indices, class_cycle_indices), strict=True)
+)
 # The samplers that can also draw from a stream of records.
 STREAM_SAMPLERS = ("uniform", "class_aware")
 

@@ -16,7 +16,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import LabelledData
 from pipelines.shards import writing
-from pipelines.shards.layout import Manifest, Plan, ShardInfo
+from pipelines.shards.layout import Plan
+from pipelines.shards.manifest import Manifest, ShardInfo
 
 # What a shard adds to the manifest and, if it belongs to train, to the statistics: one or none.
 Part = tuple[ShardInfo, list[LabelStatistics]]
@@ -38,12 +39,19 @@ def write(
 
     Raises:
         ShardsError: the folder holds something else.
+        InUseError: another process writes to the folder.
         OSError: a file cannot be written. Beam's runners may raise an error of their own for it.
     """
-    finished = writing.open_directory(directory, plan)
-    if finished:
-        return finished
-    directory = os.path.abspath(directory)
+    with writing.open_directory(directory, plan) as finished:
+        if finished:
+            return finished
+        _run(load, os.path.abspath(directory), plan, options)
+        return Manifest.load(directory)
+
+
+def _run(
+    load: Callable[[], LabelledData], directory: str, plan: Plan, options: Sequence[str]
+) -> None:
     # The end of the block runs the pipeline and waits until it has finished.
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         parts = (
@@ -68,7 +76,6 @@ def write(
                 beam.pvalue.AsSingleton(statistics),
             )
         )
-    return Manifest.load(directory)
 
 
 class _WriteShard(beam.DoFn):

@@ -3,18 +3,16 @@
 A folder of shards holds for each split, for example for "train" in ten shards:
 
 * `train-00003-of-00010.array_record` or `….tfrecord`: the images, with their original bytes or,
-  with `Plan.shrinking`, as small JPEGs. A
-  record of an ArrayRecord file is the image itself; a record of a TFRecord file is a
-  `tf.train.Example` with `image/encoded`, `image/name` and `image/labels`, the indices of its
-  classes.
+  with `Plan.shrinking`, as small JPEGs. A record is a `tf.train.Example`, which
+  `pipelines.shards.records` describes.
 * `train-labels.npz`, `train-names.json`: sparse labels and names, in the order of the shards.
 
-Where labels are unknown, `train-labels.npz` holds them as −1 of int8, a `tf.train.Example` has
-`image/unknown_labels`, the indices of the classes that are not known of it, and the manifest is of
-format 2, which older versions of this program refuse.
+Where labels are unknown, `train-labels.npz` holds them as −1 of int8.
 
 It also holds `statistics.json`, the `LabelStatistics` of train, and `shards.json`, the manifest,
-which is written last and gives sizes and digests of all other files.
+which is written last and gives sizes and digests of all other files. While shards are written, the
+digest of each finished one lies next to it, in the form of `sha256sum`, and `lock` names the
+process that writes.
 
 The examples of train are shuffled once by a seed before they are divided into shards of nearly
 equal size, so that a stream of any part of them is well mixed. Other splits keep their order.
@@ -24,28 +22,25 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
 from pipelines.examples import LabelledData
-from pipelines.record_files import FORMATS
+from pipelines.shards import EXAMPLES_PER_SHARD, FORMATS
 from pipelines.shrinking import Settings
 
 MANIFEST = "shards.json"
 UNFINISHED_MANIFEST = "shards.unfinished.json"
 STATISTICS = "statistics.json"
-EXAMPLES_PER_SHARD = 2048
 
-IMAGE_FEATURE, NAME_FEATURE, LABELS_FEATURE = "image/encoded", "image/name", "image/labels"
-UNKNOWN_FEATURE = "image/unknown_labels"
+DIGEST_SUFFIX = ".sha256"
 
-# The second holds unknown labels, which programs that know only the first would take for labels.
-_FORMAT, _FORMAT_WITH_UNKNOWN = "dbl_tf.Shards/1", "dbl_tf.Shards/2"
+FORMAT = "dbl_tf.Shards/3"
+# Without and with unknown labels; `pipelines.shards.manifest` says what else differs.
+FORMATS_WITHOUT_IDENTITY = ("dbl_tf.Shards/1", "dbl_tf.Shards/2")
 
 
 class ShardsError(ValueError):
@@ -57,7 +52,7 @@ class Plan:
     """The division of a data set into shards, which depends on the data and a few numbers.
 
     Attributes:
-        record_format: one of `record_files.FORMATS`.
+        record_format: one of `pipelines.shards.FORMATS`.
         class_names: the names of the C classes.
         flip_probability: the `flip_probability` of the data set.
         shuffle_seed: the seed that orders the train examples.
@@ -95,16 +90,17 @@ class Plan:
 
     def positions(self, split: str, shard: int) -> np.ndarray:
         """Returns the positions in the data set of the examples of one shard, in their order."""
+        start, end = self.bounds(split, shard)
+        return self.order(split)[start:end]
+
+    def bounds(self, split: str, shard: int) -> tuple[int, int]:
+        """Returns the first place of a shard in the order of its split, and the one after it."""
         size, count = self.num_examples[split], self.num_shards[split]
-        return self.order(split)[size * shard // count : size * (shard + 1) // count]
+        return size * shard // count, size * (shard + 1) // count
 
     def to_json(self) -> dict[str, Any]:
         """Returns the plan in the form that the manifest holds."""
-        content = {
-            "format": _FORMAT_WITH_UNKNOWN if self.has_unknown else _FORMAT,
-            **json.loads(json.dumps(dataclasses.asdict(self))),
-        }
-        del content["has_unknown"]  # which the format says
+        content = {"format": FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
         if self.shrinking is None:
             del content["shrinking"]  # as in manifests of versions that did not know it
         return content
@@ -197,130 +193,11 @@ def canonical_labels(labels: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardInfo:
-    """What the manifest says of one file.
-
-    Attributes:
-        file: its name.
-        bytes: its size.
-        sha256: the digest of its content, in hexadecimal digits.
-        records: the number of records in it, None if it is not a shard.
-    """
-
-    file: str
-    bytes: int
-    sha256: str
-    records: int | None = None
-
-    @classmethod
-    def of(cls, path: str | os.PathLike, records: int | None = None) -> "ShardInfo":
-        """Computes what the manifest says of a file; reads the whole file."""
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(os.path.basename(path), os.path.getsize(path), digest, records)
+def labels_name(split: str) -> str:
+    """Returns the name of the file of the labels of a split."""
+    return f"{split}-labels.npz"
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """The files of one split: its shards in their order, its labels and its names."""
-
-    shards: Sequence[ShardInfo]
-    labels: ShardInfo
-    names: ShardInfo
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """The content of a finished folder of shards."""
-
-    plan: Plan
-    splits: Mapping[str, Split]
-    statistics: ShardInfo
-
-    def dumps(self) -> str:
-        """Returns the content of `shards.json`."""
-        content = self.plan.to_json()
-        content["splits"] = {name: dataclasses.asdict(part) for name, part in self.splits.items()}
-        content["statistics"] = dataclasses.asdict(self.statistics)
-        return json.dumps(content, ensure_ascii=False, indent=1)
-
-    @classmethod
-    def load(cls, directory: str | os.PathLike) -> "Manifest":
-        """Reads `shards.json`.
-
-        Raises:
-            ShardsError: there is no such file, or it is damaged or of another version.
-        """
-        path = pathlib.Path(directory, MANIFEST)
-        if not path.is_file():
-            if path.with_name(UNFINISHED_MANIFEST).is_file():
-                raise ShardsError(
-                    f"{directory} holds shards that were not written to their end; run the command "
-                    "that writes them again"
-                )
-            raise ShardsError(f"{directory} is not a folder of shards: it has no {MANIFEST}")
-        content = load_json(path)
-        formats = (_FORMAT, _FORMAT_WITH_UNKNOWN)
-        if not isinstance(content, dict) or content.get("format") not in formats:
-            found = content.get("format") if isinstance(content, dict) else None
-            raise ShardsError(
-                f"{path} is of format {found!r}; this version reads {' and '.join(formats)}. Write "
-                "the shards again with it"
-            )
-        try:
-            splits = {
-                name: Split(
-                    shards=[ShardInfo(**shard) for shard in part["shards"]],
-                    labels=ShardInfo(**part["labels"]),
-                    names=ShardInfo(**part["names"]),
-                )
-                for name, part in content.pop("splits").items()
-            }
-            statistics = ShardInfo(**content.pop("statistics"))
-            content["has_unknown"] = content.pop("format") == _FORMAT_WITH_UNKNOWN
-            content["class_names"] = tuple(content["class_names"])
-            if "shrinking" in content:
-                content["shrinking"] = Settings(**content["shrinking"])
-            return cls(Plan(**content), splits, statistics)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ShardsError(f"{path} is damaged: {error!r}") from error
-
-
-def load_json(path: str | os.PathLike) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        ShardsError: the file is not JSON.
-    """
-    with open(path, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise ShardsError(f"{path} is not JSON: {error}") from error
-
-
-def check_file(directory: str | os.PathLike, info: ShardInfo, *, content: bool) -> str | None:
-    """Says what is wrong with a file of the manifest.
-
-    Args:
-        directory: the folder of the shards.
-        info: what the manifest says of the file.
-        content: whether the content of the file is read and compared, and not just its size.
-
-    Returns:
-        What is wrong, None if nothing is.
-    """
-    path = pathlib.Path(directory, info.file)
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return f"{path} was not found"
-    if size != info.bytes:
-        if not size:
-            return f"{path} is empty; it should have {info.bytes} bytes"
-        state = "is cut off" if size < info.bytes else "is too long"
-        return f"{path} {state}: {size} of {info.bytes} bytes"
-    if content and ShardInfo.of(path).sha256 != info.sha256:
-        return f"{path} is not the file that {MANIFEST} was written with: its digest differs"
-    return None
+def names_name(split: str) -> str:
+    """Returns the name of the file of the names of a split."""
+    return f"{split}-names.json"

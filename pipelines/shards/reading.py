@@ -1,20 +1,24 @@
 """Reads the shards that `pipelines.write_shards` wrote."""
 
+import dataclasses
 import io
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
+from absl import logging
 
 from dbl_tf.messages import first_lines
 from pipelines.examples import Examples, LabelledData
-from pipelines.record_files import open_records
-from pipelines.shards import layout
-from pipelines.shards.layout import Manifest, ShardsError
+from pipelines.inputs import dense_labels
+from pipelines.record_files import RecordFiles
+from pipelines.shards import records
+from pipelines.shards.layout import MANIFEST, ShardsError
+from pipelines.shards.manifest import Manifest, check_file
 
 # A stream reads so many shards at once, and in turn so many records of each.
 _SHARDS_AT_ONCE = 8
@@ -22,21 +26,29 @@ _RECORDS_IN_TURN = 16
 
 
 def load(
-    shards_dir: str | os.PathLike, *, only_splits: Sequence[str] | None = None
+    shards_dir: str | os.PathLike,
+    *,
+    only_splits: Sequence[str] | None = None,
+    check_content: bool = False,
+    open_at_once: bool = True,
 ) -> LabelledData:
     """Opens a folder of shards and checks it before any work is done.
 
     ArrayRecord shards are read by position, and TFRecord shards as a stream that reads eight shards
-    at a time in turn. The checks compare the sizes of the shards and the contents of all other
-    files. `python -m pipelines.write_shards --verify` also finds a shard of the right size whose
-    content has changed.
+    at a time in turn; single records of them can be read by position too. The checks compare the
+    sizes of the shards and the contents of all other files. Every record that is read later is
+    compared with the identity that it should have; see `pipelines.shards.records`.
 
     Args:
         shards_dir: the folder of the shards.
         only_splits: the splits to open; None for all.
+        check_content: whether the contents of the shards are read and compared too.
+        open_at_once: whether an ArrayRecord shard that cannot be opened is an error now, and not
+            when one of its records is read.
 
     Raises:
         ShardsError: the folder or a file in it cannot be used; the message names the file.
+        RecordFileError: a shard of the right size cannot be opened.
     """
     directory = pathlib.Path(shards_dir)
     manifest = Manifest.load(directory)
@@ -47,18 +59,24 @@ def load(
             f"{', '.join(manifest.splits)}{hint}"
         )
     needed = {name: manifest.splits[name] for name in only_splits or manifest.splits}
-    problems = [layout.check_file(directory, manifest.statistics, content=True)]
+    problems = [check_file(directory, manifest.statistics, content=True)]
     for split in needed.values():
-        problems += [layout.check_file(directory, info, content=False) for info in split.shards]
+        problems += [check_file(directory, info, content=check_content) for info in split.shards]
         problems += [
-            layout.check_file(directory, info, content=True) for info in (split.labels, split.names)
+            check_file(directory, info, content=True) for info in (split.labels, split.names)
         ]
     if problems := [problem for problem in problems if problem]:
         raise ShardsError(
             f"the shards of {directory} cannot be used:\n{first_lines(problems)}\nWrite them again "
             "into an empty folder, or copy these files from where the shards came from"
         )
-    splits = {name: _open(directory, manifest, name) for name in needed}
+    if not manifest.has_identities:
+        logging.warning(
+            "the shards of %s were written by an earlier version: their records say nothing of the "
+            "image and the labels that they hold, so that exchanged shards are not noticed",
+            directory,
+        )
+    splits = {name: _open(directory, manifest, name, open_at_once) for name in needed}
     return LabelledData(
         manifest.plan.class_names,
         splits,
@@ -67,11 +85,34 @@ def load(
     )
 
 
-def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
-    split = manifest.splits[name]
+def by_position(examples: Examples) -> Examples:
+    """Returns a stream that reads the records of its examples, and no others, by position.
+
+    It takes longer than the stream of the shards, which reads through damaged records too.
+    """
+    labels_at = dense_labels(examples.targets)
+
+    def read(positions: tf.Tensor) -> dict[str, tf.Tensor]:
+        labels = labels_at(positions)
+        return {
+            "image": examples.read(positions),
+            "labels": labels if examples.unknown is not None else tf.cast(labels, tf.bool),
+        }
+
+    def stream(start: int) -> tf.data.Dataset:
+        positions = tf.data.Dataset.range(start, len(examples)).batch(_RECORDS_IN_TURN)
+        return positions.map(
+            read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        ).unbatch()
+
+    return dataclasses.replace(examples, stream=stream)
+
+
+def _open(directory: pathlib.Path, manifest: Manifest, name: str, open_at_once: bool) -> Examples:
+    split, plan = manifest.splits[name], manifest.plan
     labels = scipy.sparse.load_npz(io.BytesIO((directory / split.labels.file).read_bytes()))
     labels, unknown = _positive_and_unknown(scipy.sparse.csr_array(labels))
-    names = json.loads((directory / split.names.file).read_bytes())
+    names = json.loads((directory / split.names.file).read_text("utf-8", "surrogateescape"))
     counts = [shard.records or 0 for shard in split.shards]
     paths = [os.fspath(directory / shard.file) for shard in split.shards]
     if not labels.shape[0] == len(names) == sum(counts):
@@ -79,25 +120,40 @@ def _open(directory: pathlib.Path, manifest: Manifest, name: str) -> Examples:
             f"{directory}: {split.labels.file} has {labels.shape[0]} rows, {split.names.file} "
             f"{len(names)} names and the shards {sum(counts)} records"
         )
-    files = np.repeat(np.array(paths, object), counts)
-    if manifest.plan.record_format == "tfrecord":
-        order = _stream_order(counts)
-        return Examples(
-            names=[names[i] for i in order],
-            labels=labels[order],
-            files=files[order].tolist(),
-            stream=lambda start: _stream(
-                paths, counts, labels.shape[1], start, has_unknown=unknown is not None
-            ),
-            unknown=None if unknown is None else unknown[order],
-        )
-    num_records, read = open_records(paths, manifest.plan.record_format)
-    if num_records != len(names):
+    is_stream = plan.record_format == "tfrecord"
+    files = RecordFiles(
+        paths, plan.record_format, None if open_at_once and not is_stream else counts
+    )
+    if len(files) != len(names):
         raise ShardsError(
-            f"the {name} shards of {directory} hold {num_records} records, but {layout.MANIFEST} "
+            f"the {name} shards of {directory} hold {len(files)} records, but {MANIFEST} "
             f"says {len(names)}"
         )
-    return Examples(names, labels, read, files.tolist(), reads_blocks=True, unknown=unknown)
+    parse = records.parser(
+        labels.shape[1],
+        paths,
+        np.cumsum(counts).tolist(),
+        has_unknown=unknown is not None,
+        expected=(
+            records.identities(name, names, labels, unknown) if manifest.has_identities else None
+        ),
+    )
+
+    def read(places: tf.Tensor) -> tf.Tensor:
+        found = files.read(places)
+        if not is_stream and not manifest.has_identities:
+            return found  # the records of the first formats are the images themselves
+        images = parse(tf.reshape(found, [-1]), tf.reshape(places, [-1]))["image"]
+        return tf.ensure_shape(tf.reshape(images, tf.shape(places)), places.shape)
+
+    of_place = np.repeat(np.array(paths, object), counts)
+    examples = Examples(names, labels, read, of_place.tolist(), reads_blocks=True, unknown=unknown)
+    if not is_stream:
+        return examples
+    order = _stream_order(counts)
+    return dataclasses.replace(
+        examples.take(order), stream=lambda start: _stream(paths, counts, order, parse, start)
+    )
 
 
 def _positive_and_unknown(
@@ -119,40 +175,18 @@ def _stream_order(counts: Sequence[int]) -> np.ndarray:
 def _stream(
     paths: Sequence[str],
     counts: Sequence[int],
-    num_classes: int,
+    order: np.ndarray,
+    parse: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
     start: int,
-    *,
-    has_unknown: bool,
 ) -> tf.data.Dataset:
     """Reads groups of shards one after the other, and the shards of a group in turn."""
     sizes = np.add.reduceat(counts, np.arange(0, len(counts), _SHARDS_AT_ONCE))
     ends = np.cumsum(sizes)
     first = min(int(np.searchsorted(ends, start, side="right")), len(sizes) - 1)
     skipped = start - (int(ends[first - 1]) if first else 0)
-    features = {
-        layout.IMAGE_FEATURE: tf.io.FixedLenFeature((), tf.string),
-        layout.LABELS_FEATURE: tf.io.VarLenFeature(tf.int64),
-    }
-    if has_unknown:
-        features[layout.UNKNOWN_FEATURE] = tf.io.VarLenFeature(tf.int64)
-
-    def parse(records: tf.Tensor) -> dict[str, tf.Tensor]:
-        parsed = tf.io.parse_example(records, features)
-
-        def has_class(classes: tf.SparseTensor) -> tf.Tensor:
-            cells = tf.stack([classes.indices[:, 0], classes.values], axis=1)
-            shape = tf.stack([tf.size(records, tf.int64), num_classes])
-            found = tf.scatter_nd(cells, tf.ones_like(classes.values, tf.int32), shape) > 0
-            return tf.ensure_shape(found, (None, num_classes))
-
-        labels = has_class(parsed[layout.LABELS_FEATURE])
-        if has_unknown:
-            unknown = has_class(parsed[layout.UNKNOWN_FEATURE])
-            labels = tf.cast(labels, tf.int8) - tf.cast(unknown, tf.int8)
-        return {"image": parsed[layout.IMAGE_FEATURE], "labels": labels}
-
     with tf.device("CPU"):
-        table = tf.constant(paths)
+        table = tf.constant([os.fsencode(path) for path in paths])
+        place_at = tf.constant(order)
 
     def of_group(group: tf.Tensor) -> tf.data.Dataset:
         first_shard = group * _SHARDS_AT_ONCE
@@ -167,12 +201,15 @@ def _stream(
             deterministic=True,
         )
 
+    found = tf.data.Dataset.range(first, len(sizes)).flat_map(of_group).skip(skipped)
     return (
-        tf.data.Dataset.range(first, len(sizes))
-        .flat_map(of_group)
-        .skip(skipped)
+        tf.data.Dataset.zip(found, tf.data.Dataset.range(start, int(ends[-1])))
         .batch(_RECORDS_IN_TURN)
-        .map(parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .map(
+            lambda batch, positions: parse(batch, tf.gather(place_at, positions)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
         .unbatch()
         .apply(tf.data.experimental.assert_cardinality(int(ends[-1]) - start))
     )

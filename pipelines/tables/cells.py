@@ -1,6 +1,7 @@
 """What the cell of one row says about its labels: none, a list in Python or JSON, or plain text."""
 
 import ast
+import csv
 import json
 import re
 import warnings
@@ -16,6 +17,11 @@ MAX_LIST = 1 << 17  # characters of a list in a cell, which is also the limit of
 _PAIRS = {"[": "]", "(": ")", "{": "}"}
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _BARE = re.compile(r"""[^,'"\[\](){}:]+""")
+# A list as Python shows an array of NumPy or a set that cannot be changed.
+_WRAPPED = re.compile(
+    r"(?:(?:np\.|numpy\.)?array|frozenset)\(\s*([\[{].*[\]}])\s*(?:,\s*dtype=[^\[\](){}]*)?\)",
+    re.DOTALL,
+)
 _DIGITS_AND_MARKS = re.compile(r"[01\s,;|/]*")
 _INTEGER = re.compile(r"[+-]?\d{1,18}\.?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -53,7 +59,9 @@ def parse_list(cell: str) -> list[str] | None:
     (['person', 'sheep'], None, [])
     """
     cell = cell.strip()
-    if cell == "set()":
+    if wrapped := _WRAPPED.fullmatch(cell):
+        cell = wrapped[1]
+    if cell in ("set()", "frozenset()"):
         return []
     closing = _PAIRS.get(cell[:1])
     if closing is None:
@@ -103,6 +111,39 @@ def _elements(inner: str) -> list[str]:
     if numbers and numbers != len(names):
         raise CellError("a list of numbers and names")
     return names
+
+
+def is_in_braces(cell: str) -> bool:
+    """Whether a cell is an array as PostgreSQL writes it, if all cells of its column are."""
+    cell = cell.strip()
+    return len(cell) > 1 and (cell[0], cell[-1]) == ("{", "}")
+
+
+def parse_braces(cell: str) -> list[str]:
+    r"""Reads an array that PostgreSQL has written.
+
+    Args:
+        cell: the cell, of which `is_in_braces` holds.
+
+    Raises:
+        CellError: it is an array within an array, or malformed.
+
+    Example:
+
+    >>> parse_braces(r'{cat,"traffic light",NULL}')
+    ['cat', 'traffic light']
+    """
+    inner = cell.strip()[1:-1]
+    try:
+        lines = list(csv.reader([inner], strict=True, doublequote=False, escapechar="\\"))
+    except csv.Error as error:
+        raise CellError(f"an array that is malformed: {error}") from None
+    names = [name.strip() for line in lines for name in line]
+    if any(name.startswith("{") for name in names):
+        raise CellError("an array within an array")
+    if any(not name for name in names):
+        raise CellError("an array with an empty element")
+    return [name for name in names if name.casefold() not in NO_LABEL]
 
 
 def _is_numbers(element: str) -> bool:

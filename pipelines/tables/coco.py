@@ -1,6 +1,7 @@
 """COCO documents: images, annotations and categories, as labels of whole images."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from pipelines.findings import Findings
 from pipelines.tables import splits
 from pipelines.tables.rows import RowsBuilder
 from pipelines.tables.text import TableError
+
+_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")
 
 
 class CocoReader:
@@ -80,7 +83,8 @@ class CocoReader:
             if not isinstance(name, str) or not name.strip() or "id" not in image:
                 problems.add("images without file_name and id", number, repr(image)[:80])
                 continue
-            if not _is_id(image["id"]) or image["id"] in row_of_id:
+            key = _key(image["id"])
+            if key is None or key in row_of_id:
                 problems.add("images whose id another image has", number, repr(image["id"])[:80])
                 continue
             own = image.get("split")
@@ -93,42 +97,53 @@ class CocoReader:
                 problems.add(kind, number, repr(own)[:80])
                 continue
             name = os.path.join(folder, name) if folder else name
-            row_of_id[image["id"]] = self._builder.add(name, splits.CODES[found], number, file)
+            row_of_id[key] = self._builder.add(name, splits.CODES[found], number, file)
         for number, annotation in enumerate(document["annotations"], start=1):
             if not isinstance(annotation, dict):
                 problems.add("annotations that are no objects", number, repr(annotation)[:80])
                 continue
             image, category = annotation.get("image_id"), annotation.get("category_id")
-            if not _is_id(image) or image not in row_of_id:
+            row, code = row_of_id.get(_key(image)), code_of_id.get(_key(category))
+            if row is None:
                 problems.add("annotations whose image_id no image has", number, repr(image)[:80])
-            elif not _is_id(category) or category not in code_of_id:
+            elif code is None:
                 kind = "annotations whose category_id no category has"
                 problems.add(kind, number, repr(category)[:80])
             else:
-                self._rows.append(row_of_id[image])
-                self._codes.append(code_of_id[category])
+                self._rows.append(row)
+                self._codes.append(code)
         problems.raise_if_any(TableError)
 
     def _categories(self, categories: list[Any], problems: Findings) -> dict[Any, int]:
         names: dict[Any, str] = {}
+        ids: dict[Any, Any] = {}
         for number, category in enumerate(categories, start=1):
             name = category.get("name") if isinstance(category, dict) else None
-            if not isinstance(name, str) or not name.strip() or not _is_id(category.get("id")):
+            key = _key(category.get("id")) if isinstance(category, dict) else None
+            if not isinstance(name, str) or not name.strip() or key is None:
                 problems.add("categories without id and name", number, repr(category)[:80])
-            elif category["id"] in names or name.strip() in names.values():
+            elif key in names or name.strip() in names.values():
                 kind = "categories whose id or name another category has"
                 problems.add(kind, number, repr(category)[:80])
+                names.setdefault(key, name.strip())  # its annotations are no findings of their own
+                ids.setdefault(key, category["id"])
             else:
-                names[category["id"]] = name.strip()
+                names[key], ids[key] = name.strip(), category["id"]
                 above = category.get("supercategory")
                 if isinstance(above, str) and above.strip() != name.strip():
                     self._supercategories.add(above.strip())
-        in_order = sorted(names, key=lambda key: (isinstance(key, str), key))
+        in_order = sorted(names, key=lambda key: (isinstance(ids[key], str), ids[key]))
         return {
             key: self._codes_by_name.setdefault(names[key], len(self._codes_by_name))
             for key in in_order
         }
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
+def _key(value: Any) -> int | str | None:
+    """Returns what is equal for ids that mean the same, such as 1 and "1"; None for other values.
+
+    Programs write numbers in one list of a document and texts in another.
+    """
+    if isinstance(value, str):
+        return int(value) if _NUMBER.fullmatch(value) else value
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

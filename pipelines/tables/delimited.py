@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 from collections.abc import Iterator
 
 from dbl_tf.messages import first_few
@@ -11,6 +12,10 @@ from pipelines.tables.text import TableError
 
 DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE = 1000  # rows by which columns are recognized
+# The line above the header by which Excel is told the delimiter.
+_SEPARATOR_LINE = re.compile(
+    rf"\"?sep=([{re.escape(''.join(DELIMITERS))}])\"?\r?\n?", re.IGNORECASE
+)
 
 
 class DelimitedTable:
@@ -23,7 +28,8 @@ class DelimitedTable:
         path: the file.
         place: what the numbers of rows count: "line".
         names: the names of the columns, without blanks at their ends.
-        delimiter: the one of `DELIMITERS` that divides the header into most cells.
+        delimiter: the one of `DELIMITERS` that a line `sep=;` above the header names; otherwise the
+            one that divides the header into most cells.
         header_end: the line on which the header ends, counted from 1.
 
     Raises:
@@ -45,7 +51,11 @@ class DelimitedTable:
                 f"{path} is empty; its first line must be a header: image,split,labels"
             )
         number, line = first
-        self.delimiter = max(DELIMITERS, key=lambda mark: len(_cells_of_line(line, mark)))
+        if named := _SEPARATOR_LINE.fullmatch(line):
+            self.delimiter = named[1]
+            number, line = next(lines, (number + 1, "\n"))
+        else:
+            self.delimiter = max(DELIMITERS, key=lambda mark: len(_cells_of_line(line, mark)))
         reader = self._reader(itertools.chain([line], (line for _, line in lines)))
         try:
             self.names = [name.strip() for name in next(reader)]

@@ -78,7 +78,9 @@ def read(
     if os.path.isdir(path):
         parts = _parts_of_folder(path)
         if not parts:
-            return _read_folders(path)
+            rows = _read_folders(path)
+            _check_is_unicode(path, rows)
+            return rows
         if has_images_dir:
             parts = [dataclasses.replace(part, folder="") for part in parts]
     else:
@@ -97,6 +99,7 @@ def read(
         rows = reader.read(separators.from_flag(label_separator))
     if not rows.images:
         raise TableError(f"{path} has no rows; it must have train and test examples")
+    _check_is_unicode(path, rows)
     if any(part.split for part in parts):
         rows.layout += " by split"
         rows.reading = f"splits by files {first_few(names)}; {rows.reading}"
@@ -334,11 +337,10 @@ class _TableReader:
             try:
                 parsed = None if cell.strip() in known else cells.parse_list(cell)
             except cells.CellError as error:
-                shown = repr(cell if len(cell) < 80 else f"{cell[:77]}…")
                 problems.add(
                     f"cells of {name!r} that are no list of names",
                     places[seen.row],
-                    f"{shown}: {error}",
+                    f"{_shortened(cell)}: {error}",
                 )
                 continue
             if parsed is None:
@@ -346,6 +348,19 @@ class _TableReader:
             else:
                 names_of[cell] = parsed
                 lists_in_cells.append(cell)
+        if plain and known.isdisjoint(plain) and all(map(cells.is_in_braces, plain)):
+            for cell, seen in plain.items():
+                try:
+                    names_of[cell] = cells.parse_braces(cell)
+                except cells.CellError as error:
+                    problems.add(
+                        f"cells of {name!r} that are no list of names",
+                        places[seen.row],
+                        f"{_shortened(cell)}: {error}",
+                    )
+            lists_in_cells += plain
+            plain = {}
+        problems.raise_if_any(TableError)
         if lists_in_cells and plain:
             cell = next(iter(plain))
             problems.add(
@@ -542,6 +557,30 @@ def _json_labels(
     except cells.CellError as error:
         problems.add("labels must be a list of names, or one string", number, str(error))
         return None
+
+
+def _shortened(cell: str) -> str:
+    return repr(cell if len(cell) < 80 else f"{cell[:77]}…")
+
+
+def _check_is_unicode(path: str, rows: Rows) -> None:
+    """Refuses names that no text file can hold, before any is written."""
+
+    def is_wrong(name: str) -> bool:
+        return not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name)
+
+    problems = Findings(path, rows.place)
+    wrong = [i for i, name in enumerate(rows.images) if is_wrong(name)]
+    problems.add_all(
+        "images whose names hold bytes that are not UTF-8, or halves of a character; rename them",
+        rows.places[wrong],
+        lambda i: text.show([rows.images[wrong[i]]]),
+    )
+    problems.add_names(
+        "labels that hold bytes that are not UTF-8, or halves of a character; rename them",
+        [name for name in rows.label_names if is_wrong(name)],
+    )
+    problems.raise_if_any(TableError)
 
 
 def _shown(value: Any) -> str:

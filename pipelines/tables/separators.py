@@ -12,12 +12,12 @@ other company elsewhere; a name stays as it is. Therefore:
   of names: if all words of a repeated cell occur in it alone, as with "traffic light"; or if half
   of the cells with blanks are repeated and have a word that no other cell has; or if three
   or more of them have two or three words, none of which stands in a cell alone, as with "polar
-  bear", "black bear" and "polar fox". It is also refused if a mark stands between blanks, as in
-  "cat & dog".
+  bear", "black bear" and "polar fox"; or if three words of sentences occur, such as "the" and "of".
+  It is also refused if a mark stands between blanks, as in "cat & dog".
 * A list of classes decides instead, if exactly one of these readings gives its classes only.
 * A name that consists of other names and a further mark, such as `+`, shows that this mark
   separates labels too, and the table is refused; between blanks or in a table of bars, there is a
-  warning.
+  warning, as there is for one of which a part is a name, as with "cat+dog" and "cat".
 
 `--label_separator` decides in all cases; its value `none` says that each cell is one label.
 """
@@ -38,6 +38,10 @@ BAR, SPACE = "|", " "
 MARKS = ("\t", ";", ",", "/")
 
 _FURTHER_MARKS = (*MARKS, "|", "\n", "+", "&", ":", "#", "~", "_", "-", "、", "，", "；", SPACE)
+# Marks that hardly any name has. Others, such as "-", divide "hot-dog" where "dog" is a label.
+_RARE_IN_NAMES = ("+", "&", "、", "，", "；")
+_WORDS_OF_SENTENCES = frozenset(("a", "an", "the", "of", "in", "on", "and", "is", "are", "with"))
+_WORDS_OF_CAPTION = 8
 # Names of more words are rare; labels come in any number.
 _MOST_WORDS = 3
 _FEW_CELLS = 3  # fewer show nothing
@@ -206,6 +210,15 @@ class Chooser:
                 raise self._two_readings(
                     cell, [SPACE, marks[0]], f"{marks[0]!r} between blanks may be a separator."
                 )
+        of_sentences = _WORDS_OF_SENTENCES.intersection(cells_with) - self._classes
+        if len(of_sentences) >= _FEW_CELLS:
+            cell = max(several, key=lambda cell: len(of_sentences.intersection(words[cell])))
+            raise self._two_readings(
+                cell,
+                [SPACE],
+                f"Sentences are made of words such as {text.show(sorted(of_sentences))}, and "
+                "labels are not.",
+            )
         opposed = [cell for cell in several if all(cells_with[w] == 1 for w in words[cell])]
         for cell in opposed:
             if self._cells[cell].count > 1:
@@ -264,9 +277,24 @@ class Chooser:
                     cell, [separator, mark], f"All parts of {name!r} are labels elsewhere."
                 )
         findings.add_names("labels that consist of other labels", composed)
+        findings.add_names(
+            "labels of which a part is a label elsewhere; --label_separator may divide them",
+            [name for name in names if self._has_known_part(name, names)],
+        )
         marks = [name for name in names if _is_mark(name) and name not in self._classes]
         findings.add_names("labels without a letter or a digit", marks)
         return Decision(separator, description)
+
+    def _has_known_part(self, name: str, names: Collection[str]) -> bool:
+        """Returns whether a mark that is rare in names divides one into names and others."""
+        if name in self._classes:
+            return False
+        for mark in _RARE_IN_NAMES:
+            parts = split(name, mark) if mark in name else []
+            known = [part in names for part in parts]
+            if any(known) and not all(known):
+                return True
+        return False
 
     def _mark_between(self, name: str, names: Collection[str], separator: str) -> str | None:
         """Returns a mark that divides a name into other names."""
@@ -280,11 +308,14 @@ class Chooser:
         return None
 
     def _two_readings(self, cell: str, marks: Sequence[str], reason: str) -> TableError:
+        hint = ""
+        if len(cell.split()) >= _WORDS_OF_CAPTION:
+            hint = "; or name another column by --labels_column, if these are captions"
         return text.two_readings(
             f"{self._path}, {self._place} {self._place_of(cell)}: {cell!r} in column "
             f"{self._column!r}",
             [(_flag(mark), show_names(split(cell, mark))) for mark in (*marks, NONE)],
-            f"{reason} Give one of these flags.",
+            f"{reason} Give one of these flags{hint}.",
         )
 
     def _place_of(self, cell: str):

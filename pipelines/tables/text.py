@@ -20,6 +20,8 @@ _OTHER_KINDS = {
     b"PAR1": "a Parquet file; pandas.read_parquet(FILE).to_csv('examples.csv', index=False)",
     b"PK\x03\x04": "an Excel workbook or another archive; save the sheet as CSV, UTF-8",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV, UTF-8",
+    b"\xff\xfe": 'text in UTF-16; save it as UTF-8 (in Excel, as "CSV UTF-8")',
+    b"\xfe\xff": "text in UTF-16; save it as UTF-8",
     b"\x1f\x8b": "compressed; decompress it with gunzip",
     b"SQLite format": "a database; write its rows to a CSV file",
     b"\x80\x04": "a pickle, which is never opened, because that can run a program; write CSV",
@@ -76,6 +78,11 @@ def check_is_text(path: str) -> None:
     for first_bytes, kind in _OTHER_KINDS.items():
         if start.startswith(first_bytes):
             raise TableError(f"{path} is not CSV or JSON; it is {kind}")
+    if b"\0" in start:
+        raise TableError(
+            f"{path} is not CSV or JSON: it begins with {start!r}, as a binary file or text in "
+            "UTF-16 does; write CSV in UTF-8"
+        )
 
 
 def text_lines(path: str, start: int = 0) -> Iterator[str]:

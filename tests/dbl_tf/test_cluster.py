@@ -119,12 +119,3 @@ def test_machines_that_see_different_checkpoints_are_refused(start, tmp_path):
         message = member.stderr
         assert "not all machines see the same checkpoints in" in message
         assert "[2, 4] on all)" in message
-
-
-def test_a_cluster_without_a_description_is_refused(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match=r'needs TF_CONFIG, .*"cluster": \{"worker": .*found None'):
-        training.make_strategy("multi_worker")
-    monkeypatch.setenv("TF_CONFIG", "{")
-    with pytest.raises(ValueError, match="TF_CONFIG is not valid JSON"):
-        training.make_strategy("multi_worker")

@@ -385,12 +385,11 @@ def test_the_list_measures_decisions_and_ranking_as_scikit_learn_does():
 def test_shared_work_is_done_once(monkeypatch):
     calls = []
     once = (
-        "average_precision",
-        "log_loss_by_class",
-        "brier_score_by_class",
-        "_mean_excess_by_bin",
+        "_over_ranked_classes",
+        "_log_loss_of_classes",
+        "_brier_score_of_classes",
+        "_mean_excess_of_classes",
         "top_k_scores",
-        "area_under_roc",
         "micro_area_under_roc",
         "_ranking",
     )

@@ -4,6 +4,8 @@ Whatever is computed with some labels unknown must be what the known ones alone 
 are float64 NumPy and scikit-learn on the known labels of each row or class.
 """
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -324,14 +326,17 @@ def test_statistics_count_what_is_known(convert, seed, tmp_path):
     np.testing.assert_array_equal(loaded.cooccurrence, statistics.cooccurrence)
 
 
-def test_statistics_of_known_labels_are_saved_as_ever(tmp_path):
-    LabelStatistics.from_labels(np.int8([[1, 0], [0, 0]])).save(tmp_path / "statistics.json")
-    text = (tmp_path / "statistics.json").read_text()
-    assert text == (
+def test_statistics_of_the_first_version_are_those_of_known_labels(tmp_path):
+    path = tmp_path / "statistics.json"
+    LabelStatistics.from_labels(np.int8([[1, 0], [0, 0]])).save(path)
+    first = (
         '{"format": "dbl_tf.LabelStatistics/1", "num_examples": 2, "class_names": ["0", "1"], '
         '"class_counts": [1, 0], "cooccurrence": {"i": [0], "j": [0], "count": [1]}}'
     )
-    statistics = LabelStatistics.load(tmp_path / "statistics.json")
+    added = {"format": "dbl_tf.LabelStatistics/2", "digest": json.loads(path.read_text())["digest"]}
+    assert json.loads(path.read_text()) == json.loads(first) | added
+    path.write_text(first)
+    statistics = LabelStatistics.load(path)
     assert statistics.unknown_counts is None and statistics.examples_of_classes == 2
 
 

@@ -1,5 +1,7 @@
 import itertools
 import os
+import re
+import resource
 
 import numpy as np
 import pytest
@@ -72,39 +74,90 @@ def test_the_digest_of_a_file_follows_its_state_and_the_version(file):
 def test_a_result_comes_back_until_its_version_changes(tmp_path, file):
     path = KIND.path(tmp_path / "cache", ["a"], [file])
     assert cache.load(path, np.load) is None
-    with cache.writing(path) as tmp:
-        np.save(tmp, np.arange(3))
+    keep(path, np.arange(3))
     assert cache.load(KIND.path(tmp_path / "cache", ["a"], [file]), np.load).tolist() == [0, 1, 2]
     newer = cache.Kind("things", version=4, suffix=".npy")
     assert cache.load(newer.path(tmp_path / "cache", ["a"], [file]), np.load) is None
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_a_damaged_file_is_named_removed_and_never_an_error(tmp_path, caplog, suffix):
-    path = tmp_path / f"result{suffix}"
+def keep(path, array):
+    with cache.writing(path) as file:
+        np.save(file, array)
 
-    def read(path):
-        with np.load(path) as content:
-            return content["names"], content["codes"]
 
-    if suffix == ".npz":
-        np.savez(path, names=np.array(["a", "bc"]), codes=np.arange(5))
-    else:
-        np.save(path, np.arange(40.0).reshape(5, 8))
-    intact, random = path.read_bytes(), np.random.default_rng(0)
-    load = read if suffix == ".npz" else np.load
-    num_damaged = 0
-    for i in range(len(intact)):
+def read_archive(file):
+    with np.load(file) as content:
+        return content["names"], content["codes"]
+
+
+def outcomes_of_flips(path, read, number, random):
+    """Loads a kept result with one flipped bit, again and again; counts what is refused."""
+    intact, refused = path.read_bytes(), 0
+    for _ in range(number):
         damaged = bytearray(intact)
-        damaged[i] ^= int(random.integers(1, 256))
-        path.write_bytes(damaged if i % 4 else intact[:i])
+        damaged[int(random.integers(len(intact)))] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        refused += cache.load(path, read) is None and not path.exists()
+    path.write_bytes(intact)
+    assert cache.load(path, read) is not None
+    return refused
+
+
+@pytest.fixture(params=["array", "archive"])
+def kept(request, tmp_path):
+    """A kept result of each form, and the function that reads it."""
+    path = tmp_path / "result"
+    if request.param == "array":
+        keep(path, np.arange(40.0).reshape(5, 8))
+        return path, np.load
+    with cache.writing(path) as file:
+        np.savez(file, names=np.array(["a", "bc"]), codes=np.arange(5))
+    return path, read_archive
+
+
+def test_no_flipped_bit_is_used(kept):
+    assert outcomes_of_flips(*kept, 300, np.random.default_rng(0)) == 300
+
+
+@pytest.mark.slow
+def test_none_of_ten_thousand_flipped_bits_is_used(kept):
+    assert outcomes_of_flips(*kept, 10_000, np.random.default_rng(19)) == 10_000
+
+
+def test_a_cut_file_is_named_and_removed(kept, caplog):
+    path, read = kept
+    intact = path.read_bytes()
+    for size in range(len(intact)):
+        path.write_bytes(intact[:size])
         caplog.clear()
-        if cache.load(path, load) is None:
-            assert not path.exists()
-            assert f"{path} is damaged" in caplog.text
-            num_damaged += 1
-    assert num_damaged > len(intact) // 8
+        assert cache.load(path, read) is None
+        assert not path.exists()
+        assert f"{path} is damaged (" in caplog.text and "computed again" in caplog.text
+    path.write_bytes(intact + b"\0")
+    assert cache.load(path, read) is None
+
+
+def test_a_full_disk_leaves_nothing_and_names_the_file(tmp_path):
+    path = tmp_path / "cache" / "result.npy"
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            keep(path, np.zeros(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert list(path.parent.iterdir()) == []
+
+
+def test_what_reads_as_something_else_is_removed(tmp_path, caplog):
+    keep(tmp_path / "result.npy", np.arange(3))
+
+    def read(file):
+        raise ValueError("it holds three numbers")
+
+    assert cache.load(tmp_path / "result.npy", read) is None
+    assert "result.npy is damaged (it holds three numbers)" in caplog.text
 
 
 def test_a_file_that_may_not_be_read_stays_and_is_an_error(tmp_path):

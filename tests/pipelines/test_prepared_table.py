@@ -236,6 +236,20 @@ def test_other_settings_are_refused(settings, difference, photos, write, tmp_pat
 
 
 @pytest.mark.parametrize(
+    "line",
+    ["[]", "7", "{", "[" * 100_000, '{"source": 1}', '{"source": "a.jpg", "image": "b.jpg"}'],
+)
+def test_a_damaged_manifest_is_named_in_one_line(line, photos, write, tmp_path):
+    write(photos / "examples.csv")
+    manifest = tmp_path / "out" / prepared_table.MANIFEST_NAME
+    first, *rows = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join([first, f"{line}\n", *rows]))
+    with pytest.raises(PreparationError, match=rf"{manifest} is damaged") as info:
+        write(photos / "examples.csv")
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
     "arguments", [{"max_side": 0}, {"max_side": 65501}, {"quality": 0}, {"quality": 101}]
 )
 def test_settings_out_of_range_are_refused(arguments):

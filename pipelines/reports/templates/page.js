@@ -54,7 +54,7 @@
     });
     views.get(name)?.finalize();
     views.set(name, view);
-    if (name === "average_precision") {
+    if (name === data.chooser) {
       view.addSignalListener("chosen", (_, chosen) => {
         if (chosen.id?.length) choose(chosen.id[0], true);
       });
@@ -82,10 +82,19 @@
 
   // Tables ---------------------------------------------------------------------------------------
 
+  function shown({ values, text, digits, signed }, index) {
+    const value = values[index];
+    if (text) return value;
+    const sign = signed && value > 0 ? "+" : "";
+    return value === null ? "–" : sign + value.toLocaleString("en", {
+      minimumFractionDigits: digits, maximumFractionDigits: digits });
+  }
+
   class Table {
     constructor(root) {
       this.root = root;
       this.columns = data.tables[root.dataset.table];
+      this.picks = panel && root.dataset.table === "labels";
       this.body = root.querySelector("tbody");
       this.box = root.querySelector(".scroll");
       this.sorted = { column: null, descending: false };
@@ -166,26 +175,20 @@
       const [first, ...others] = this.columns;
       const name = named(first.values[index]);
       let label = name;
-      if (data.curves) {
+      if (this.picks) {
         label = make("button", { type: "button" }, name);
         label.addEventListener("click", () => this.pick(index));
       }
-      const cells = others.map(({ values, text, digits, signed }) => {
-        const value = values[index];
-        if (text) return make("td", { class: "l" }, value);
-        const sign = signed && value > 0 ? "+" : "";
-        const shown = value === null ? "–" : sign + value.toLocaleString("en", {
-          minimumFractionDigits: digits, maximumFractionDigits: digits });
-        return make("td", {}, shown);
-      });
+      const cells = others.map((column) =>
+        make("td", { class: column.text ? "l" : null }, shown(column, index)));
       const row = make("tr", { "data-row": index },
         make("th", { scope: "row", title: first.values[index] }, label), ...cells);
-      row.classList.toggle("chosen", index === chosen);
+      row.classList.toggle("chosen", this.picks && index === chosen);
       return row;
     }
 
     pick(index) {
-      if (data.curves) choose(index, true);
+      if (this.picks) choose(index, true);
     }
 
     mark() {
@@ -201,33 +204,45 @@
   let point = 0;
   const panel = document.getElementById("label");
   const tables = new Map();
-  const value = (heading, index) =>
-    data.tables.labels.find((column) => column.heading === heading)?.values[index] ?? null;
+  const columnOf = (heading) => data.tables.labels.find((column) => column.heading === heading);
+  const value = (heading, index) => columnOf(heading)?.values[index] ?? null;
 
   function choose(index, go) {
     chosen = index;
     tables.get("labels").mark();
     panel.querySelector("[data-name]").textContent = value("label", index);
+    if (data.curves) {
+      panel.querySelector("[data-facts]").textContent = facts(index);
+      const slider = panel.querySelector("input[type=range]");
+      const last = data.curves[index].thresholds.length - 1;
+      slider.max = Math.max(last, 0);
+      slider.disabled = last < 0;
+      move(data.curves[index].own);
+      showOthers();
+    } else {
+      panel.querySelector("[data-facts]").textContent = data.facts[index];
+      for (const cell of panel.querySelectorAll("[data-cell]")) {
+        cell.textContent = shown(columnOf(cell.dataset.cell), index);
+      }
+    }
+    showImages();
+    if (go) {
+      location.hash = `label-${index}`;
+      document.getElementById("one").scrollIntoView();
+    }
+  }
+
+  function facts(index) {
     const [ap, low, high, guessing] = ["AP %", "from", "to", "guessing %"].map((h) => value(h, index));
-    panel.querySelector("[data-facts]").textContent =
+    return (
       `${value("group", index)}: ${value("train images", index).toLocaleString("en")} training and ` +
       `${value("test images", index).toLocaleString("en")} test images have it. ` +
       (ap === null
         ? "Without test images nothing can be measured."
         : `Average precision ${ap.toFixed(1)} %` +
           (low === null ? "" : ` (95 % interval ${low.toFixed(1)} to ${high.toFixed(1)} %)`) +
-          `; guessing would reach ${guessing.toFixed(1)} %.`);
-    const slider = panel.querySelector("input[type=range]");
-    const last = data.curves[index].thresholds.length - 1;
-    slider.max = Math.max(last, 0);
-    slider.disabled = last < 0;
-    move(data.curves[index].own);
-    showImages();
-    showOthers();
-    if (go) {
-      location.hash = `label-${index}`;
-      document.getElementById("one").scrollIntoView();
-    }
+          `; guessing would reach ${guessing.toFixed(1)} %.`)
+    );
   }
 
   function move(to) {
@@ -289,28 +304,27 @@
     return make("img", { src: address, alt: name, loading: "lazy", class: small });
   }
 
-  /** A picture with its name and what the model said of it; a probability of the label at hand. */
-  function figure(at, probability = null) {
-    const words = ["right", "missed", "wrongly given"];
-    const said = data.images.said[at].flatMap(([label, p, kind]) => [
-      make("div", { class: kind ? "bad" : null },
-        `${words[kind]}: `, named(value("label", label)),
-        ` ${percent(p, 0)} (threshold ${percent(data.thresholds[label], 0)})`),
-    ]);
+  /** A picture with its name and what was said of it; probabilities of the label at hand. */
+  function figure(at, probabilities = []) {
+    const numbers = (values, digits) => values.map((p) => percent(p, digits)).join(" → ");
+    const said = data.images.said[at].map(([label, kind, ...values]) => {
+      const [word, isBad] = data.words[kind];
+      const threshold = data.thresholds ? ` (threshold ${percent(data.thresholds[label], 0)})` : "";
+      return make("div", { class: isBad ? "bad" : null },
+        `${word}: `, named(value("label", label)), ` ${numbers(values, 0)}${threshold}`);
+    });
+    const own = probabilities.length ? [make("div", {}, make("b", {}, numbers(probabilities, 1)))] : [];
     return make("figure", {}, picture(at),
-      make("figcaption", {}, named(data.images.names[at]),
-        ...(probability === null ? [] : [make("div", {}, make("b", {}, percent(probability, 1)))]),
-        make("details", { open: probability === null ? "" : null },
-          make("summary", {}, "what the model said"), ...said)));
+      make("figcaption", {}, named(data.images.names[at]), ...own,
+        make("details", { open: own.length ? null : "" },
+          make("summary", {}, data.saying ?? "what the model said"), ...said)));
   }
 
   function showImages() {
-    const headings = ["Best finds", "Misses, the least probable first",
-                      "False alarms, the most probable first"];
     const parts = data.kinds[chosen].flatMap((pairs, kind) => {
       // An image that is listed for its name alone has no place among the pictures.
-      const figures = pairs.map(([at, probability]) => figure(at, probability));
-      return [make("h3", {}, headings[kind]),
+      const figures = pairs.map(([at, ...probabilities]) => figure(at, probabilities));
+      return [make("h3", {}, data.headings[kind]),
               figures.length ? make("div", { class: "images" }, ...figures) : make("p", {}, "None.")];
     });
     panel.querySelector("[data-images]").replaceChildren(...parts);
@@ -336,25 +350,27 @@
   function follow() {
     const match = /^#label-(\d+)$/.exec(location.hash);
     const index = match && Number(match[1]);
-    if (match && index < data.curves.length && index !== chosen) choose(index, true);
+    if (match && index < data.kinds.length && index !== chosen) choose(index, true);
   }
 
   document.querySelectorAll("[data-table]").forEach((root) => {
     tables.set(root.dataset.table, new Table(root));
   });
   if (panel) {
-    panel.querySelector("input[type=range]").addEventListener("input", (event) =>
-      move(data.curves[chosen].thresholds.length - 1 - Number(event.target.value)));
-    panel.querySelector("[data-reset]").addEventListener("click", () =>
-      move(data.curves[chosen].own));
+    if (data.curves) {
+      panel.querySelector("input[type=range]").addEventListener("input", (event) =>
+        move(data.curves[chosen].thresholds.length - 1 - Number(event.target.value)));
+      panel.querySelector("[data-reset]").addEventListener("click", () =>
+        move(data.curves[chosen].own));
+    }
     panel.querySelectorAll("[data-step]").forEach((button) =>
       button.addEventListener("click", () => {
         const { shown } = tables.get("labels");
         const at = shown.indexOf(chosen) + Number(button.dataset.step);
         if (shown.length) choose(shown[(at + shown.length) % shown.length], false);
       }));
-    const worst = document.querySelector("[data-worst]");
-    if (worst) worst.append(...data.worst.map((at) => figure(at)));
+    document.querySelectorAll("[data-gallery]").forEach((gallery) =>
+      gallery.append(...data.galleries[gallery.dataset.gallery].map((at) => figure(at))));
     choose(data.first, false);
     follow();
     addEventListener("hashchange", follow);

@@ -1,6 +1,8 @@
 import contextlib
 import csv
+import math
 import os
+import re
 import signal
 import threading
 
@@ -84,6 +86,7 @@ def uninterrupted(whole):
 
 
 def history(directory):
+    """Epochs and losses; of the other columns, `images_per_second` depends on the machine."""
     with open(directory / "history.csv", newline="") as file:
         return [(int(row["epoch"]), float(row["loss"])) for row in csv.DictReader(file)]
 
@@ -105,6 +108,56 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     assert history(tmp_path) == whole[1]
     assert [epoch for epoch, _ in whole[1]] == [0, 1, 2]
     assert training.Checkpoints(tmp_path / "checkpoints").steps()[-1] == STEPS
+
+
+def test_a_history_has_the_rate_and_the_speed_of_each_epoch_and_goes_on_from_an_older_one(
+    whole, tmp_path
+):
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+    network = make_network()
+    network.optimizer.learning_rate = rate
+    with pytest.raises(KilledError):
+        fit(tmp_path, network, callbacks=[KillAt(6)])  # of an earlier version, without columns
+    with open(tmp_path / "history.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    (tmp_path / "history.csv").write_text(f"epoch,loss\n0,{first['loss']}\n")
+    network = make_network()
+    network.optimizer.learning_rate = rate
+    fit(tmp_path, network, batch_size=16)
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["learning_rate"] == rows[0]["images_per_second"] == ""
+    for row in rows[1:]:
+        after = min((int(row["epoch"]) + 1) * STEPS_PER_EPOCH, STEPS)
+        assert float(row["learning_rate"]) == pytest.approx(0.1 * 0.5**after)
+        assert 0 < float(row["images_per_second"]) < math.inf
+    assert len(rows) == len(whole[1])
+
+
+def test_a_training_prints_a_line_for_each_epoch_in_a_file(tmp_path, capsys):
+    scored = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_map=0.25)
+    )
+    training.fit(
+        make_network(),
+        make_batches,
+        steps=STEPS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        checkpoints=None,
+        history_path=tmp_path / "history.csv",
+        callbacks=[scored],
+        batch_size=16,
+        name="the head",
+    )
+    lines = capsys.readouterr().out.splitlines()
+    for (epoch, loss), line in zip(history(tmp_path), lines, strict=True):
+        step = min((epoch + 1) * STEPS_PER_EPOCH, STEPS)
+        left = ", about \\d+ s left of the head" if step < STEPS else ""
+        assert re.fullmatch(
+            f"the head, epoch {epoch + 1} of 3, step {step} of {STEPS}: loss {loss:.4g}, "
+            f"val_map 0.2500, [\\d.,]+ images/s{left}",
+            line,
+        ), line
 
 
 def test_one_network_after_another_trains_without_a_warning_of_retracing(tmp_path, caplog):
@@ -560,15 +613,22 @@ def test_what_is_no_checkpoint_is_named_without_advice_to_trust_it(content, tmp_
     assert "pickle" not in str(info.value) and "\n" not in str(info.value)
 
 
+def undigested(text):
+    """A history without its digests, as earlier versions wrote it."""
+    return "".join(f"{line.rpartition(',')[0]}\n" for line in text.splitlines())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: "", "line 1 does not name columns"),
         (lambda text: text.replace("epoch", "when", 1), "line 1 does not name columns"),
-        (lambda text: text.replace("\n0,", "\n1,"), "of epoch '1' where 0 should follow"),
-        (lambda text: text[: text.rindex(",")], "line 2 has 1 values for 2 columns"),
-        (lambda text: text.replace("0.", "0,", 1), "line 2 has 3 values for 2 columns"),
-        (lambda text: text.replace("0.", "x.", 1), "column loss: 'x"),
+        (lambda text: text.replace("\n0,", "\n1,"), "line 2 was changed since it was written"),
+        (lambda text: text.replace("0.", "1.", 1), "line 2 was changed since it was written"),
+        (lambda text: undigested(text).replace("\n0,", "\n1,"), "of epoch '1' where 0 should"),
+        (lambda text: undigested(text).replace("0.", "x.", 1), "column loss: 'x"),
+        (lambda text: text[: text.rindex(",")], "line 2 has 2 values for 3 columns"),
+        (lambda text: text.replace("0.", "0,", 1), "line 2 has 4 values for 3 columns"),
         (lambda text: text.splitlines(True)[0], "0 rows of the 1 epochs that are finished"),
         (lambda text: "\0\x7f" + text, "line 1 does not name columns|NUL"),
     ],

@@ -37,7 +37,9 @@ def save(folder, **changed):
 
 
 def load(path, splits=None, **options):
-    return features.load(features.Options(examples=str(path), **options), LoadOptions(), splits)
+    return features.load(
+        features.FeaturesOptions(examples=str(path), **options), LoadOptions(), splits
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,7 +272,7 @@ def test_archives_and_arrays_are_told_apart_by_their_content(tmp_path):
     with pytest.raises(features.FeaturesError, match=r"npz is not .*: it holds one array"):
         load(path)
     with zipfile.ZipFile(path, "w") as archive:
-        for name in features.ARRAYS:
+        for name in features.FEATURES_ARRAYS:
             archive.writestr(name, "1,2,3")
     with pytest.raises(features.FeaturesError, match=r"features in .*npz is not an array"):
         load(path)

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
+from pipelines import cache
 from pipelines.datasets import image_checks
 from pipelines.datasets.image_checks import (
     BadImage,
@@ -110,7 +111,7 @@ def test_positions_hold_among_many_files_with_errors_anywhere(tmp_path, cache_di
     found = check_images(paths, level="all", cache_dir=cache_dir)
     assert [image.position for image in found] == sorted(bad)
     # Nothing but what passed is remembered, and the second answer is the first.
-    assert len(np.load(cache_dir / image_checks.CACHE_NAME)) == 150 - len(bad)
+    assert len(cache.load(cache_dir / image_checks.CACHE_NAME, np.load)) == 150 - len(bad)
     assert check_images(paths, level="all", cache_dir=cache_dir) == found
 
 
@@ -119,7 +120,7 @@ def test_file_that_passed_is_read_again_only_when_it_changed(tmp_path, cache_dir
     path.write_bytes(jpeg())
     assert check_images([path], level="all", cache_dir=cache_dir) == []
     overwrite_unnoticed(path, b"x" * len(jpeg()))
-    for level in image_checks.LEVELS:  # a pass of the strictest level holds for the others
+    for level in image_checks.CHECK_LEVELS:  # a pass of the strictest level holds for the others
         assert check_images([path], level=level, cache_dir=cache_dir) == []
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert len(check_images([path], level="all", cache_dir=cache_dir)) == 1
@@ -168,22 +169,23 @@ def test_cache_serves_several_lists(tmp_path, cache_dir):
     assert sorted(os.listdir(cache_dir)) == [image_checks.CACHE_NAME]
 
 
-def damaged_caches(intact: bytes) -> dict[str, bytes]:
-    backwards = io.BytesIO()
-    np.save(backwards, np.load(io.BytesIO(intact))[::-1])
-    other_type = io.BytesIO()
-    np.save(other_type, np.load(io.BytesIO(intact)).astype(np.int64))
-    pickled = io.BytesIO()
-    np.save(pickled, np.array([{}], object), allow_pickle=True)
-    return {
+def damaged_caches(path) -> dict[str, bytes]:
+    intact, digests = path.read_bytes(), cache.load(path, np.load)
+    contents = {
         "empty": b"",
         "text": b"not an array",
         "cut": intact[:-3],
         "longer": intact + b"\0",
-        "backwards": backwards.getvalue(),
-        "other type": other_type.getvalue(),
-        "pickled": pickled.getvalue(),
+        "an array alone": intact[intact.index(b"\x93NUMPY") :],
     }
+    for name, other in (
+        ("other type", digests.astype(np.int64)),
+        ("pickled", np.array([{}], object)),
+    ):
+        with cache.writing(path) as file:
+            np.save(file, other)
+        contents[name] = path.read_bytes()
+    return contents
 
 
 def test_damaged_cache_is_named_and_rebuilt_and_not_trusted(tmp_path, cache_dir, caplog):
@@ -192,16 +194,15 @@ def test_damaged_cache_is_named_and_rebuilt_and_not_trusted(tmp_path, cache_dir,
         path.write_bytes(jpeg())
     assert check_images(paths, level="all", cache_dir=cache_dir) == []
     overwrite_unnoticed(paths[0], b"x" * len(jpeg()))
-    cache = cache_dir / image_checks.CACHE_NAME
-    intact = cache.read_bytes()
-    for damage, content in damaged_caches(intact).items():
-        cache.write_bytes(content)
+    path = cache_dir / image_checks.CACHE_NAME
+    for damage, content in damaged_caches(path).items():
+        path.write_bytes(content)
         caplog.clear()
         found = check_images(paths, level="all", cache_dir=cache_dir)
         assert [image.position for image in found] == [0], damage
         [warning] = [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()]
-        assert str(cache) in warning, damage
-        assert len(np.load(cache)) == 3, damage
+        assert str(path) in warning, damage
+        assert len(cache.load(path, np.load)) == 3, damage
 
 
 def test_cache_of_an_earlier_version_is_not_trusted(tmp_path, cache_dir):
@@ -212,7 +213,8 @@ def test_cache_of_an_earlier_version_is_not_trusted(tmp_path, cache_dir):
     digest = hashlib.blake2b(state, digest_size=8, key=b"1").digest()  # as version 1 had it
     passed = np.frombuffer(digest, np.uint64) & ~np.uint64(3) | np.uint64(2)
     cache_dir.mkdir()
-    np.save(cache_dir / image_checks.CACHE_NAME, passed)
+    with cache.writing(cache_dir / image_checks.CACHE_NAME) as file:
+        np.save(file, passed)
     (found,) = check_images([path], level="all", cache_dir=cache_dir)
     assert found.path == str(path)
 
@@ -221,13 +223,13 @@ def test_flipped_bytes_in_the_cache_never_stop_the_check(tmp_path, cache_dir):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg())
     assert check_images([path], level="all", cache_dir=cache_dir) == []
-    cache = cache_dir / image_checks.CACHE_NAME
-    intact = cache.read_bytes()
+    cached = cache_dir / image_checks.CACHE_NAME
+    intact = cached.read_bytes()
     random = np.random.default_rng(0)
     for place in range(0, len(intact), 9):
         damaged = bytearray(intact)
         damaged[place] ^= int(random.integers(1, 256))
-        cache.write_bytes(damaged)
+        cached.write_bytes(damaged)
         assert check_images([path], level="all", cache_dir=cache_dir) == []
 
 
@@ -307,7 +309,7 @@ def test_bad_images_in_records_are_found_wherever_they_are(tmp_path, cache_dir, 
     examples = in_records([bad.get(i, jpeg(i)) for i in range(num_images)], file)
     found = {
         level: check_records(examples, level=level, cache_dir=cache_dir)
-        for level in image_checks.LEVELS
+        for level in image_checks.CHECK_LEVELS
     }
     assert found["exists"] == []
     assert [image.position for image in found["header"]] == [0, num_images - 1]

@@ -473,7 +473,7 @@ def test_copied_rows_read_as_before_though_their_separator_has_gone(folder, load
     path = write(folder / "t.csv", csv_text(ROWS))
     (folder / "copy").mkdir()
     files = {str(folder / f"{name}.jpg") for name in "bde"}
-    copy = table.copy_rows(table.Options(examples=str(path)), folder / "copy", files)
+    copy = table.copy_rows(table.TableOptions(examples=str(path)), folder / "copy", files)
     assert copy == str(folder / "copy" / "examples.csv")
     data = load(copy)
     assert data.class_names == ("cat", "traffic light")
@@ -483,7 +483,7 @@ def test_copied_rows_read_as_before_though_their_separator_has_gone(folder, load
 
 def test_copied_rows_keep_a_separator_that_was_given(folder, load):
     path = write(folder / "t.csv", csv_text([*ROWS, ("f.jpg", "test", ["x|y"])], ";"))
-    options = table.Options(examples=str(path), label_separator=";")
+    options = table.TableOptions(examples=str(path), label_separator=";")
     copy = table.copy_rows(options, folder, {str(folder / f"{name}.jpg") for name in "bdef"})
     data = load(copy, label_separator=";")
     assert data.class_names == ("cat", "traffic light", "x|y")
@@ -500,7 +500,9 @@ def test_all_rows_copied_give_the_same_data(folder, load, name):
     data = load(path)
     files = {file for split in data.splits.values() for file in split.files}
     (folder / "deep" / "er").mkdir(parents=True)
-    copy = load(table.copy_rows(table.Options(examples=str(path)), folder / "deep" / "er", files))
+    copy = load(
+        table.copy_rows(table.TableOptions(examples=str(path)), folder / "deep" / "er", files)
+    )
     assert copy.class_names == data.class_names and dense(copy) == DENSE
     for split in data.splits:
         assert copy.splits[split].files == data.splits[split].files

@@ -94,7 +94,7 @@ def test_rows_that_name_a_file_in_two_spellings_are_one_image_or_a_leak(tmp_path
 def test_a_long_tailed_table_keeps_files_in_another_spelling(tmp_path):
     files = ["a.jpg", "x/b.JPG", "c.jpg", "d.jpg"]
     path = make_table(tmp_path, files, ["a", "x\\b.jpg ", str(tmp_path / "C.jpg"), "d.jpg"])
-    options = table.Options(examples=str(path))
+    options = table.TableOptions(examples=str(path))
     load_options = LoadOptions(cache_dir=str(tmp_path / "cache"))
     made = longtail_table.write(options, load_options, tmp_path / "new", max_count=9, picture=False)
     data = load(made.examples, cache_dir=tmp_path / "cache")
@@ -259,7 +259,7 @@ def test_images_that_are_not_behind_a_scheme_are_named(tmp_path, bucket):
 
 def test_a_copied_table_keeps_urls(tmp_path, bucket):
     path = make_table(tmp_path, ["a.jpg"], [f"{bucket}/0.jpg", "a.jpg", f"{bucket}/1.jpg"])
-    options = table.Options(examples=str(path))
+    options = table.TableOptions(examples=str(path))
     (tmp_path / "new").mkdir()
     files = {f"{bucket}/0.jpg", f"{bucket}/1.jpg", str(tmp_path / "a.jpg")}
     copy = table.copy_rows(options, tmp_path / "new", files)

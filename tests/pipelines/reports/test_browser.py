@@ -1,5 +1,7 @@
 """Opens pages in Debian's Chromium, and works with them as a reader does."""
 
+import csv
+import json
 import shutil
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from dbl_tf import LabelStatistics, losses
 from pipelines.reports import against, comparison
 from pipelines.reports import run as run_page
-from pipelines.runs import against as run_against
+from pipelines.reports.changes import KINDS
 from pipelines.runs import scores as run_scores
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -80,25 +82,29 @@ def folder(tmp_path_factory, scores):
         for name, content in (("erm", other), ("db", found))
     ]
     comparison.write_comparison(folder / "report.html", title="Compared", runs=runs)
-    rng = np.random.default_rng(1)
-    noise = rng.normal(0, 1.5, test.shape) * (np.arange(len(NAMES)) % 3 == 0)
-    logits = np.log(probabilities) - np.log1p(-probabilities) + noise
-    sides = (
-        run_against.Side("new", probabilities, thresholds),
-        run_against.Side("old", (1 / (1 + np.exp(-logits))).astype(np.float32), thresholds),
-    )
-    image_names = [f"images/{i} {NAMES[-2]}.jpg" for i in range(len(test))]
-    content = run_against.contrast(NAMES, statistics, test, *sides)
-    against.write_against(
-        folder / "against.html",
-        content=content | {"only_new": [NAMES[-3]], "only_old": [], "not_compared": [],
-                           "not_in_data": []},
-        changes=run_against.changed_decisions(NAMES, image_names, test, *sides),
-        files=("against_labels.csv", "against_images.csv"),
-        image_names=image_names,
+    against.write(
+        folder / "against",
+        title="New against old",
+        models={"old": "runs/old", "new": NAMES[-2]},
+        class_names=NAMES,
+        groups=[entry["group"] for entry in found["per_class"].values()],
+        train_counts=statistics.class_counts.tolist(),
+        labels=test,
+        probabilities=[probabilities, _better(test, probabilities)],
+        thresholds=[thresholds, np.full(len(NAMES), 0.5)],
+        image_names=[f"images/{i}.jpg" for i in range(len(test))],
         read_images=lambda chosen: (np.full((40, 60, 3), i % 256, np.uint8) for i in chosen),
-    )  # fmt: skip
+        only={"old": [NAMES[-1]], "new": [], "data": [NAMES[-3]]},
+        num_resamples=50,
+    )
     return folder
+
+
+def _better(labels, probabilities):
+    """Raises and lowers the probabilities of the first twenty labels towards the truth."""
+    changed = probabilities.copy()
+    changed[:, :20] += 0.4 * (labels[:, :20] - changed[:, :20])
+    return changed
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +144,12 @@ def show(browser):
     assert "broken" not in browser.title
 
 
-def pages_of(folder):
-    return folder / "db" / "report.html", folder / "report.html", folder / "against.html"
+def pages(folder):
+    return (
+        folder / "db" / "report.html",
+        folder / "report.html",
+        folder / "against" / against.PAGE,
+    )
 
 
 def wait(browser, condition):
@@ -253,7 +263,7 @@ def test_a_dot_tells_its_label_and_chooses_it(show, folder):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_cut_and_every_chart_is_drawn(show, folder, width, scheme):
-    for page in pages_of(folder):
+    for page in pages(folder):
         browser = show(page, width, scheme)
         places = browser.find_elements(By.CSS_SELECTOR, "[data-chart]")
         for place in places:
@@ -268,7 +278,7 @@ def test_nothing_is_cut_and_every_chart_is_drawn(show, folder, width, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_fault(show, folder, scheme):
     axe = pytest.importorskip("axe_selenium_python", reason="axe-selenium-python is not installed")
-    for page in pages_of(folder):
+    for page in pages(folder):
         audit = axe.Axe(show(page, scheme=scheme))
         audit.inject()
         # Vega gives its charts the roles of WAI-ARIA Graphics, which this version does not know.
@@ -289,20 +299,37 @@ def test_a_comparison_links_the_page_of_its_run(show, folder, scores):
     wait(browser, lambda: browser.title == "A run")
 
 
-def test_what_changes_is_sorted_filtered_and_shown(show, folder, scores):
-    browser = show(folder / "against.html")
-    heading(browser, "change").click()
-    changes = [float(row[6].replace("−", "-")) for row in rows(browser)]
-    assert changes == sorted(changes, reverse=True) and changes[0] > 0
-    browser.find_element(By.CSS_SELECTOR, "[data-flag=better]").click()
-    shown = rows(browser)
-    # Noise was added to the old model for every third label, which the new one finds better.
-    assert len(shown) > 5 and all(float(row[7].lstrip("+")) > 0 for row in shown)
-    numbers = [int(row[0].split()[1]) for row in shown if row[0].startswith("label")]
-    assert sum(number % 3 == 0 for number in numbers) > 0.8 * len(numbers)
-    heading(browser, "worse").click()
-    harms = [int(row[1]) for row in rows(browser, "images")]
-    assert harms == sorted(harms, reverse=True) and harms[0] > 0
-    pictures = browser.find_elements(By.CSS_SELECTOR, ".images img")
-    assert pictures and pictures[0].get_attribute("naturalWidth") == "60"
-    assert browser.title == "What the new model changes"
+def test_a_change_of_models_is_found_by_label_and_by_image(show, folder):
+    path = folder / "against" / against.PAGE
+    content = json.loads((path.with_name(against.DATA)).read_text())
+    browser = show(path)
+    browser.find_element(By.CSS_SELECTOR, "[data-flag=gained]").click()
+    gained = [name for name, row in content["labels"].items() if row["verdict"] == "gain"]
+    assert gained and [row[0] for row in rows(browser)] == gained
+    dot = next(
+        mark
+        for mark in drawn(browser, "against_change")
+        if f"label: {gained[0]};" in mark.get_attribute("aria-label")
+    )
+    webdriver.ActionChains(browser).click(dot).perform()
+    wait(browser, lambda: "#label-" in browser.current_url)
+    assert browser.find_element(By.CSS_SELECTOR, "[data-name]").text == gained[0]
+    row = content["labels"][gained[0]]
+    cells = browser.find_elements(By.CSS_SELECTOR, "[data-cell^='F1 %']")
+    assert [cell.text for cell in cells] == [f"{row[f'F1 %, {m}']:.2f}" for m in ("old", "new")]
+    assert "beyond chance" in browser.find_element(By.CSS_SELECTOR, "[data-facts]").text
+    pictures = browser.find_elements(By.CSS_SELECTOR, "[data-images] img")
+    assert len(pictures) == sum(min(row[kind], 4) for kind in KINDS)
+    with open(path.with_name(against.IMAGES), newline="", encoding="utf-8") as file:
+        expected = {row["image"] for row in csv.DictReader(file)}
+    shown = rows(browser, "images")
+    assert {row[0] for row in shown} <= expected and len(shown) == min(len(expected), 200)
+    assert (
+        browser.find_elements(By.TAG_NAME, "output")[1].text
+        == f"{len(expected)} of {len(expected)}"
+    )
+    better = browser.find_elements(By.CSS_SELECTOR, "[data-gallery=better] bdi")
+    assert better[0].text == next(row[0] for row in shown if int(row[5]) > 0)
+    search = browser.find_elements(By.CSS_SELECTOR, "input[type=search]")[1]
+    search.send_keys(shown[3][0])
+    assert shown[3][0] in [row[0] for row in rows(browser, "images")]

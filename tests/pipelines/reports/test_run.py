@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 
 from dbl_tf import LabelStatistics, losses, metrics
+from pipelines.reports import pictures
 from pipelines.reports import run as run_page
 from pipelines.runs import scores as run_scores
 
@@ -270,7 +271,7 @@ def test_what_is_shown_of_a_label_is_what_the_model_did(write):
     for at, said in enumerate(images["said"]):
         truth, accepted = labels[asked[at]], given[asked[at]]
         kinds = {c: 0 if truth[c] and accepted[c] else 1 if truth[c] else 2 for c, _, _ in said}
-        assert {c: kind for c, _, kind in said} == kinds
+        assert {c: kind for c, kind, _ in said} == kinds
         assert set(kinds) == set(np.flatnonzero(truth | accepted))
 
 
@@ -300,13 +301,13 @@ def test_the_chosen_point_is_that_of_the_threshold_whatever_its_digits(write):
 
 
 def test_thumbnails_are_small_and_keep_the_first_of_the_worst(write, monkeypatch):
-    monkeypatch.setattr(run_page, "MAX_PICTURES", 5)
+    monkeypatch.setattr(pictures, "MAX_PICTURES", 5)
     run = make_run()
     page = write(**run)
     images = page.data["images"]
     assert len(images["pictures"]) == 5 < len(images["names"])
     # Those have pictures, in the order in which a stream of images is read.
-    assert sorted(page.data["worst"][:5]) == [0, 1, 2, 3, 4]
+    assert sorted(page.data["galleries"]["worst"][:5]) == [0, 1, 2, 3, 4]
 
 
 def test_arguments_that_do_not_fit_are_refused(write):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from dbl_tf import metrics
 from pipelines.runs import curves
 
 
@@ -15,7 +16,7 @@ def example(num=4000, share=0.05, seed=0, digits=None):
 @pytest.mark.parametrize("digits", [None, 1])
 def test_every_point_is_one_of_the_curve(digits):
     labels, scores = example(digits=digits)
-    found = curves.curve(labels, scores, 0.25)
+    found = curves.points(metrics.precision_recall_curve(labels, scores), 0.25)
     thresholds = np.array(found["thresholds"])
     assert len(thresholds) <= 200 and (np.diff(thresholds) < 0).all() and 0.25 in thresholds
     for threshold, precision, recall, given in zip(*found.values(), strict=True):
@@ -30,7 +31,7 @@ def test_every_point_is_one_of_the_curve(digits):
 
 def test_few_positives_keep_all_their_points():
     labels, scores = example(share=0.005)
-    found = curves.curve(labels, scores, 0.5)
+    found = curves.points(metrics.precision_recall_curve(labels, scores), 0.5)
     _, recall, _ = sklearn.metrics.precision_recall_curve(labels, scores)
     assert set(np.round(recall[:-1], 6)) <= set(np.round([0, *found["recall"]], 6))
     # The step-wise area under the points is the average precision.
@@ -40,14 +41,14 @@ def test_few_positives_keep_all_their_points():
 
 
 def test_a_class_without_positives_has_neither_points_nor_interval():
-    labels, scores = np.zeros(10, bool), np.arange(10.0)
-    assert set(map(len, curves.curve(labels, scores, 0.5).values())) == {0}
-    assert curves.average_precision_interval(labels, scores) is None
+    (found,) = curves.of_classes(np.zeros((10, 1), bool), np.ones((10, 1)), np.array([0.5]))
+    assert found.pop("interval") is None and set(map(len, found.values())) == {0}
 
 
 def test_the_interval_is_that_of_resampled_images():
     labels, scores = example(num=1500)
-    low, high = curves.average_precision_interval(labels, scores, 2000)
+    curve = metrics.precision_recall_curve(labels, scores)
+    low, high = curves.average_precision_interval(curve, 2000)
     rng = np.random.default_rng(1)
     values = []
     for _ in range(1000):
@@ -55,13 +56,15 @@ def test_the_interval_is_that_of_resampled_images():
         values.append(sklearn.metrics.average_precision_score(labels[drawn], scores[drawn]))
     expected = np.quantile(values, [0.025, 0.975])
     assert [low, high] == pytest.approx(expected, abs=0.012)
-    assert curves.average_precision_interval(labels, scores, 2000) == [low, high]
+    assert curves.average_precision_interval(curve, 2000) == [low, high]
 
 
 def test_ties_share_a_threshold_in_the_interval():
     # All scores are equal: average precision is the share of positives in the resample.
     labels = np.repeat([True, False], [300, 700])
-    low, high = curves.average_precision_interval(labels, np.zeros(1000), 4000)
+    low, high = curves.average_precision_interval(
+        metrics.precision_recall_curve(labels, np.zeros(1000)), 4000
+    )
     error = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
     assert [low, high] == pytest.approx([0.3 - error, 0.3 + error], abs=0.004)
 

@@ -3,16 +3,18 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 
 from dbl_tf import metrics
 from dbl_tf.calibration import Calibration
 from pipelines import folds
-from pipelines.runs import evaluate, heads, labeling, select, trials
+from pipelines.runs import against, evaluate, heads, labeling, select, trials
 from pipelines.runs.config import ConfigError, DataConfig, ResolvedConfig, RunConfig
 from pipelines.runs.resolution import resolve
 from pipelines.runs.train import train_and_evaluate
@@ -106,6 +108,93 @@ def test_a_run_on_features_is_evaluated_as_one_on_images(finished, examples, tmp
     with np.load(run_dir / "checkpoints" / "best.npz") as file:
         assert int(file["epoch"]) == int(np.argmax(history))
         assert float(file["score"]) == max(history)
+
+
+@pytest.fixture(scope="module")
+def older(examples, tmp_path_factory):
+    """A run that does not know the gulls of the others, but whales."""
+    with np.load(examples) as file:
+        arrays = dict(file)
+    folder = tmp_path_factory.mktemp("older")
+    arrays["class_names"] = np.array(["whale", *CLASS_NAMES[:-1]])
+    arrays["labels"] = np.roll(arrays["labels"], 1, axis=1)
+    np.savez(folder / "views.npz", **arrays)
+    train_and_evaluate(make_config(folder / "views.npz", folder / "run", method="erm", steps=8))
+    return folder / "run"
+
+
+def test_two_models_are_compared_by_the_labels_that_both_know(finished, older, examples, tmp_path):
+    run_dir, scores = finished
+    done = programs.run(
+        "evaluate.py", f"--run_dir={run_dir}", f"--against={older}", f"--output_dir={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "against.json").read_text())
+    assert tuple(content["labels"]) == CLASS_NAMES[:-1]
+    assert content["left out"] == {
+        "old": ["whale"],
+        "new": ["gull"],
+        "data": ["gull"],
+        "untested": [],
+    }
+    for name, row in content["labels"].items():
+        entry = scores["per_class"][name]
+        assert row["AP %, new"] == pytest.approx(100 * entry["ap"], abs=1e-4)
+        assert row["F1 %, new"] == pytest.approx(100 * entry["at_threshold"]["f1"], abs=1e-4)
+        assert row["images"] == entry["test_count"]
+    changed = sum(content["changed decisions"].values())
+    rows = read_rows(tmp_path / "against_images.csv")
+    assert changed and len(rows) == changed
+    assert f"{100 * content['mAP']['new']:.2f}" in done.stdout
+    # The exported model on the same data, as files, has the same result.
+    again = against.compare_models(
+        str(run_dir / "saved_model" / "1"),
+        str(older),
+        DataConfig.of(dataset="features", examples=str(examples)),
+        str(tmp_path / "again"),
+    )
+    assert again["labels"] == content["labels"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--against={run}"], "--against names the model that it is compared with"),
+        (["--against=/nowhere"], "/nowhere is neither a run nor a model"),
+        (["--against={older}", "--examples=x.npz"], "--examples goes with --saved_model"),
+    ],
+)
+def test_models_that_cannot_be_compared_are_refused(flags, message, finished, older, tmp_path):
+    given = [flag.format(run=finished[0], older=older) for flag in flags]
+    output = tmp_path / "out"
+    done = programs.run("evaluate.py", f"--run_dir={finished[0]}", f"--output_dir={output}", *given)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[-1] and not output.exists()
+
+
+def test_models_without_a_common_label_or_of_other_data_are_refused(
+    finished, older, examples, picture_table, tmp_path
+):
+    run_dir, old = str(finished[0]), str(older)
+    features = DataConfig.of(dataset="features", examples=str(examples))
+    pictures = DataConfig.of(dataset="table", examples=str(picture_table))
+    with pytest.raises(ValueError, match=r"saved_model/1: the model takes 12 features, .* images"):
+        against.compare_models(run_dir, old, pictures, str(tmp_path))
+    copy = tmp_path / "copy"
+    shutil.copytree(older / "saved_model" / "1", copy)
+    for file in copy.rglob("*.json"):
+        text = file.read_text()
+        for name in CLASS_NAMES:
+            text = text.replace(f'"{name}"', f'"another {name}"')
+        file.write_text(text)
+    with np.load(examples) as file:
+        strange = {**file, "class_names": np.array(["v", "w", "x", "y", "z"])}
+    np.savez(tmp_path / "strange.npz", **strange)
+    other = DataConfig.of(dataset="features", examples=str(tmp_path / "strange.npz"))
+    with pytest.raises(ValueError, match=r"in common sun, .*, and the data none of these: .* v, w"):
+        against.compare_models(run_dir, old, other, str(tmp_path))
+    with pytest.raises(ValueError, match=r"no label in common: .*another sun.*; .* knows sun, sea"):
+        against.compare_models(run_dir, str(copy), features, str(tmp_path))
 
 
 def test_features_in_units_of_their_own_are_learned_as_well(finished, examples, tmp_path):
@@ -243,6 +332,7 @@ def chosen(examples, tmp_path_factory):
 def test_the_choice_and_what_led_to_it_are_written(chosen, examples):
     rows = read_rows(chosen / "selection.csv")
     expected = ["method", "learning_rate", "fold", "total", "head", "medium", "tail", "macro_f1"]
+    expected += ["digest"]
     assert list(rows[0]) == expected
     # Each method with its default rate, and the best one with the others, on each fold.
     pairs = {(row["method"], row["learning_rate"]) for row in rows}

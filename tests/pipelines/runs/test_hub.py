@@ -68,7 +68,7 @@ def test_features_are_those_of_keras_hub(family, folder_of):
     folder = folder_of(family)
     pixels = np.random.default_rng(0).uniform(0, 255, (3, SIDE, SIDE, 3)).astype(np.float32)
     assert hub.image_size(f"hub:{folder}") == (None if family == "resnet" else SIDE)
-    backbone = models.build_backbone(f"hub:{folder}", SIDE, weights=hub.PRESET)
+    backbone = models.build_backbone(f"hub:{folder}", SIDE, weights="preset")
     features = np.asarray(backbone(pixels, training=True))  # dropout and BatchNorm stay as they are
     expected = own_features(family, folder, pixels)
     assert np.ptp(expected, axis=0).max() > 1e-3
@@ -97,7 +97,7 @@ def test_a_network_trains_continues_and_is_served_by_tensorflow_alone(
     saved = json.loads((run_dir / "config.json").read_text())
     assert (saved["image_size"], saved["backbone_weights"]) == (SIDE, "preset")
     trained = models.load(run_dir / "model.keras").get_weights()
-    start = models.build_backbone(name, SIDE, weights=hub.PRESET).get_weights()
+    start = models.build_backbone(name, SIDE, weights="preset").get_weights()
     moved = [not np.array_equal(a, b) for a, b in zip(start, trained, strict=False)]
     assert np.mean(moved) > 0.5  # all layers train
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -38,6 +39,22 @@ def open_run(run_dir, splits, **settings):
     run_dir.mkdir(exist_ok=True)
     statistics = LabelStatistics.from_labels(splits["train"].labels, "abc")
     return directory.open_directory(config, statistics, Origin.of(splits, STRATEGY))
+
+
+def open_with_content(run_dir, splits, **settings):
+    config = resolve(RunConfig.of(run_dir=str(run_dir), **settings), make_data(3))
+    run_dir.mkdir(exist_ok=True)
+    statistics = LabelStatistics.from_labels(splits["train"].labels, "abc")
+    origin = Origin.of(splits, STRATEGY, content=True)
+    return directory.open_directory(config, statistics, origin)
+
+
+def overwrite_unnoticed(path):
+    """Changes a file, and neither its size nor its time."""
+    before = os.stat(path)
+    with open(path, "r+") as file:
+        file.write("x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def relabelled(examples, order):
@@ -98,6 +115,46 @@ def test_changed_data_are_refused_or_accepted_and_recorded(change, splits, tmp_p
     if change not in (replace_a_file,):
         with pytest.raises(ValueError, match="not those"):
             open_run(run_dir, splits)
+
+
+def test_content_is_compared_on_request(splits, tmp_path):
+    run_dir = tmp_path / "run"
+    open_with_content(run_dir, splits)
+    open_run(run_dir, splits)  # which keeps what is known of the content
+    open_with_content(run_dir, splits)
+    overwrite_unnoticed(splits["test"].files[1])
+    open_run(run_dir, splits)
+    with pytest.raises(ValueError, match=r"test: files \(content\)"):
+        open_with_content(run_dir, splits)
+    directory.check_data(run_dir, {"test": splits["test"]})
+    with pytest.raises(ValueError, match=r"trained and evaluated on: test: files \(content\)"):
+        directory.check_data(run_dir, {"test": splits["test"]}, content=True)
+
+
+def test_copied_files_are_the_same_by_content(splits, tmp_path):
+    run_dir = tmp_path / "run"
+    open_with_content(run_dir, splits)
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", "run"))
+    copied = {
+        name: dataclasses.replace(
+            split,
+            files=[path.replace(str(tmp_path), str(tmp_path / "copy")) for path in split.files],
+        )
+        for name, split in splits.items()
+    }
+    with pytest.raises(ValueError, match=r"files \(path, size or time\)"):
+        open_run(run_dir, copied)
+    open_with_content(run_dir, copied)
+    open_run(run_dir, copied)  # they are the files of the run now
+
+
+@pytest.mark.parametrize("change", [change_labels_in_test, rename_in_test])
+def test_changed_test_data_are_not_evaluated(change, splits, tmp_path):
+    open_run(tmp_path / "run", splits)
+    directory.check_data(tmp_path / "run", {"test": splits["test"]})
+    expected = f"not those that .* was trained and evaluated on: {CHANGES[change]}"
+    with pytest.raises(ValueError, match=expected):
+        directory.check_data(tmp_path / "run", {"test": change(splits)["test"]})
 
 
 @pytest.mark.parametrize("mmap_mode", [None, "r"])

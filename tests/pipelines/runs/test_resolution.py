@@ -1,7 +1,6 @@
 import pytest
 from run_data import make_data
 
-from dbl_tf import models
 from pipelines.runs.config import ConfigError, RunConfig
 from pipelines.runs.resolution import head_stage, resolve, with_default_method
 
@@ -82,7 +81,7 @@ def test_the_rate_of_sgd_gives_a_logit_the_step_that_it_has_at_20_classes(num_cl
     rates = {
         "ResNet50": 0.02,
         "MobileNet": 0.005,
-        models.SMALL_RESNET: 0.1,
+        "small_resnet": 0.1,
     }
     for backbone, rate in rates.items():
         run = resolved(data, backbone=backbone, **of_sgd)

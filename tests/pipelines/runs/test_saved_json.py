@@ -60,13 +60,17 @@ def numbers_of(loaded):
     return (loaded.values,) if isinstance(loaded, Thresholds) else ()
 
 
+def without_digest(document):
+    return {name: value for name, value in document.items() if name != "digest"}
+
+
 @pytest.mark.parametrize("kind", ["statistics", "calibration", "thresholds", "config"])
 def test_a_changed_file_is_refused_in_one_line_that_names_it_or_is_valid(kind, tmp_path):
     saved, load = saved_files()[kind]
     path = tmp_path / f"{kind}.json"
     saved.save(path)
-    document = json.loads(path.read_text())
     load(path)
+    document = without_digest(json.loads(path.read_text()))
     refused = 0
     for text in [*TEXTS, *map(json.dumps, changed_documents(document))]:
         path.write_text(text)
@@ -90,6 +94,17 @@ def test_a_changed_file_is_refused_in_one_line_that_names_it_or_is_valid(kind, t
             {"cooccurrence": {"i": [0, -1], "j": [0, 1], "count": [1, 1]}},
             r"field cooccurrence\.i\[1\]: Expected `int` >= 0",
         ),
+        (
+            "statistics",
+            {"cooccurrence": {"i": [0, 1, 1, 2], "j": [0, 0, 1, 2], "count": [3, 2, 2, 1]}},
+            "cooccurrence has a pair of classes twice, or not in their order",
+        ),
+        (
+            "statistics",
+            {"cooccurrence": {"i": [0, 0, 0], "j": [0, 1, 1], "count": [3, 1, 1]}},
+            "cooccurrence has a pair of classes twice",
+        ),
+        ("config", {"batch_size": 10**9}, "batch_size must be greater than 0 and at most 2.24"),
         ("thresholds", {"thresholds": [0.5, 1e300]}, r"field thresholds\[1\]: .*<= 1"),
         ("config", {"batch_size": 10**30}, "batch_size"),
         ("config", {"steps": "many"}, "field steps: Expected `int | null`, got `str`"),
@@ -99,7 +114,73 @@ def test_the_message_names_the_field(kind, change, message, tmp_path):
     saved, load = saved_files()[kind]
     path = tmp_path / f"{kind}.json"
     saved.save(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(without_digest(json.loads(path.read_text())) | change))
     with pytest.raises(ValueError, match=message) as info:
         load(path)
     assert isinstance(info.value, ConfigError) == (kind == "config")
+
+
+CHANGES = {
+    "statistics": {"num_examples": 5},
+    "calibration": {"slope": 1.25},
+    "config": {"seed": 1},
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_valid_value_that_was_changed_is_refused_until_the_digest_is_removed(
+    kind, tmp_path, caplog
+):
+    saved, load = saved_files()[kind]
+    path = tmp_path / f"{kind}.json"
+    saved.save(path)
+    document = json.loads(path.read_text())
+    (name,) = CHANGES[kind]
+    assert document[name] != CHANGES[kind][name]
+    path.write_text(json.dumps(document | CHANGES[kind]))
+    with pytest.raises(ValueError, match=r"changed since it was written; restore .*, or remove"):
+        load(path)
+    assert not caplog.records
+    path.write_text(json.dumps(without_digest(document) | CHANGES[kind]))
+    load(path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} has no field digest: whether its {WHAT[kind]} are as they were written cannot be "
+        "told"
+    ]
+    # Blanks and the order of fields are no change.
+    caplog.clear()
+    path.write_text(json.dumps(dict(reversed(document.items())), indent=7))
+    load(path)
+    assert not caplog.records
+
+
+WHAT = {"statistics": "label statistics", "calibration": "calibration", "config": "settings"}
+
+
+def test_thresholds_that_were_changed_by_hand_are_used_and_said_to_be(tmp_path, caplog):
+    saved, load = saved_files()["thresholds"]
+    path = tmp_path / "thresholds.json"
+    saved.save(path)
+    path.write_text(path.read_text().replace("0.4", "0.75"))
+    np.testing.assert_array_equal(load(path).values, [0.2, 0.75])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} was changed since it was written; its thresholds are used as they are now"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["statistics", "calibration", "thresholds", "config"])
+def test_files_of_the_first_version_are_read_and_later_ones_are_not(kind, tmp_path, caplog):
+    saved, load = saved_files()[kind]
+    path = tmp_path / f"{kind}.json"
+    saved.save(path)
+    document = json.loads(path.read_text())
+    assert document["format"].endswith("/2")
+    first = without_digest(document) | {"format": document["format"].replace("/2", "/1")}
+    if kind != "statistics":
+        del first["format"]
+    path.write_text(json.dumps(first))
+    load(path)
+    assert not caplog.records
+    path.write_text(json.dumps(first | {"format": document["format"].replace("/2", "/3")}))
+    with pytest.raises(ValueError, match=r"field format: this version reads dbl_tf.* and dbl_tf"):
+        load(path)

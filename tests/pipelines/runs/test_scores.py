@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from dbl_tf import LabelStatistics, metrics
+from pipelines.runs import closing
 from pipelines.runs import scores as run_scores
 
 COUNTS = np.array([150, 30, 5, 3])
@@ -145,7 +147,7 @@ def test_scores_are_valid_json_without_nan(tmp_path):
     run_scores.write_scores(make_scores(), tmp_path / "metrics.json")
     text = (tmp_path / "metrics.json").read_text()
     assert json.loads(text)["per_class"]["moa"]["ap"] is None and "NaN" not in text
-    assert json.loads(text) == make_scores()
+    assert run_scores.read_scores(tmp_path / "metrics.json") == make_scores()
     assert sum('"thresholds": [' in line for line in text.splitlines()) == 4  # a line a class
 
 
@@ -190,7 +192,7 @@ def test_a_metric_is_a_row_of_the_list(monkeypatch, tmp_path):
     before = make_scores()
     monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, *added))
     run_scores.write_scores(make_scores(), tmp_path / "metrics.json")
-    scores = json.loads((tmp_path / "metrics.json").read_text())
+    scores = run_scores.read_scores(tmp_path / "metrics.json")
     rates = [entry["at_threshold"].pop("rate") for entry in scores["per_class"].values()]
     assert rates == pytest.approx([2 / 3, 1 / 3, 1, 0])
     assert "rate           0.5     0.7     0.3     0.5" in run_scores.format_table(scores)
@@ -206,3 +208,36 @@ def test_thresholds_come_back_as_they_were(tmp_path):
     loaded = run_scores.Thresholds.load(tmp_path / "thresholds.json")
     np.testing.assert_array_equal(loaded.values, thresholds.values)
     assert loaded.chosen_on == "train"
+
+
+def test_the_closing_shows_the_worst_and_best_labels_and_hostile_names_in_plain_text(tmp_path):
+    count = 12
+    names = [f"label {i}" for i in range(count - 2)] + ["\x1b[2J\nred\u202e", "long " * 40]
+    random = np.random.default_rng(0)
+    labels = random.random((400, count)) < np.linspace(0.05, 0.5, count)
+    labels = np.where(random.random(labels.shape) < 0.1, -1, labels)
+    probabilities = random.random(labels.shape, np.float32)
+    positives = labels == 1
+    counts = positives.sum(axis=0)
+    statistics = LabelStatistics(counts, 400, np.diag(counts), tuple(names))
+    thresholds = run_scores.Thresholds(np.full(count, 0.5), "val")
+    scores = run_scores.score(labels, probabilities, statistics, thresholds)
+    (tmp_path / "report.html").touch()
+    text = closing.describe(scores, tmp_path)
+    assert text.replace("\n", "").isprintable()
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("the worst labels"))
+    shown = [*lines[start + 1 : start + 6], *lines[start + 7 : start + 12]]
+    expected = []
+    for i, name in enumerate(names):
+        known = labels[:, i] >= 0
+        truth, score = positives[known, i], probabilities[known, i]
+        ap = sklearn.metrics.average_precision_score(truth, score)
+        f1 = sklearn.metrics.f1_score(truth, score >= 0.5)
+        start_of_name = {"\x1b[2J\nred\u202e": r"\x1b[2J\nred\u202e"}.get(name, name[:31])
+        cells = [str(truth.sum()), *(f"{100 * x:.2f}" for x in (ap, truth.mean(), f1))]
+        expected.append((ap, start_of_name, cells))
+    expected.sort()
+    for line, (_, start_of_name, cells) in zip(shown, expected[:5] + expected[-5:], strict=True):
+        assert line.startswith(start_of_name) and line.split()[-4:] == cells
+    assert f"report: {tmp_path / 'report.html'}" in lines and lines[-1].startswith("next: open")

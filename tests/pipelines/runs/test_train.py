@@ -1,6 +1,5 @@
 import contextlib
 import csv
-import json
 import pathlib
 import resource
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from dbl_tf import LabelStatistics, serving, training
 from pipelines.runs import build, costs, directory, evaluate
+from pipelines.runs import scores as run_scores
 from pipelines.runs.config import ConfigError, DataConfig, RunConfig
 from pipelines.runs.resolution import resolve
 from pipelines.runs.train import train_and_evaluate
@@ -74,7 +74,7 @@ def test_directory_holds_the_whole_run(finished):
     ):
         assert (run_dir / name).is_file(), name
     assert list(run_dir.glob("tensorboard/train/events*"))
-    assert json.loads((run_dir / "metrics.json").read_text()) == scores
+    assert run_scores.read_scores(run_dir / "metrics.json") == scores
     assert not list(run_dir.rglob("*incomplete*"))
     history = read_predictions(run_dir / "history.csv")
     assert all(0 <= float(row["val_map"]) <= 1 for row in history)

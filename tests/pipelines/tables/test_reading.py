@@ -656,3 +656,121 @@ def test_layout_is_told_where_data_are_loaded(tmp_path: pathlib.Path):
     assert data.origin == "folders" and config.data_name == "data"
     assert data.class_names == ("cat", "dog")
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 2, "test": 1}
+
+
+# What other programs write
+
+
+@pytest.mark.parametrize("mark", [";", ",", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_for_excel_above_the_header_names_the_delimiter(read, mark, end):
+    rows = ["image,split,labels", "a,1.jpg,train,ant", "b,2.jpg,test,bee"]
+    lines = [f"sep={mark}", *(line.replace(",", mark) for line in rows)]
+    if mark == ",":
+        lines[2:] = ['"a,1.jpg",train,ant', '"b,2.jpg",test,bee']
+    elif mark == ";":
+        lines[2:] = ["a,1.jpg;train;ant", "b,2.jpg;test;bee"]
+    else:
+        lines[2:] = ["a,1.jpg\ttrain\tant", "b,2.jpg\ttest\tbee"]
+    found = read({"t.csv": "\ufeff" + end.join([*lines, ""])})
+    assert found.labels == {"a,1.jpg": ["ant"], "b,2.jpg": ["bee"]}
+    assert list(found.rows.places) == [3, 4]
+
+
+def test_arrays_of_postgres_are_lists_if_all_cells_are(read):
+    table = table_of("{ant,bee}", "{}", '{ant,""traffic light"",NULL}', '{""bee""}')
+    assert labels_of(read(table)) == [["ant", "bee"], [], ["ant", "traffic light"], ["bee"]]
+    # Braces are a part of a name where other cells have none.
+    assert labels_of(read(table_of("{ant}", "bee"))) == [["{ant}"], ["bee"]]
+    assert "an array within an array" in refused(read, table_of("{ant,bee}", "{ant,{bee}}"))
+    assert "an array with an empty element" in refused(read, table_of("{ant,,bee}", "{ant}"))
+
+
+def test_arrays_and_sets_as_python_shows_them_are_lists(read):
+    found = read(
+        table_of(
+            "array(['ant', 'traffic light'], dtype=object)",
+            "np.array(['ant'],\n      dtype='<U3')",
+            "array([], dtype=object)",
+            "frozenset({'bee'})",
+            "frozenset()",
+        )
+    )
+    assert labels_of(found) == [["ant", "traffic light"], ["ant"], [], ["bee"], []]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("# a comment\nimage,split,labels\na.jpg,train,ant\n", "'# a comment' is no header; the"),
+        ("<html>Please log in</html>\n", "is no header; the first line must name columns"),
+        (
+            {"t.json": {"a.jpg": ["ant"], "b.jpg": ["bee"]}},
+            "'a.jpg', 'b.jpg' are images in place of fields; write an object for each image",
+        ),
+    ],
+)
+def test_what_has_no_columns_is_called_so(read, files, message):
+    assert message in refused(read, files)
+
+
+def test_separators_at_the_end_of_cells_do_not_count(read):
+    found = read(table_of("ant,bee,", "ant,", "bee,", ""))
+    assert labels_of(found) == [["ant", "bee"], ["ant"], ["bee"], []]
+
+
+def test_a_name_with_a_part_that_is_a_label_is_remarked_on(read):
+    found = read(table_of("ant+bee", "ant", "cow-bell", "cow", "dog"))
+    assert labels_of(found)[0] == ["ant+bee"]
+    assert "of which a part is a label elsewhere; --label_separator may" in found.remarks
+    assert "'ant+bee'" in found.remarks and "cow-bell" not in found.remarks
+
+
+def test_captions_are_refused(read):
+    caption = "two men sit on a bench in the park of a town"
+    message = refused(read, table_of(caption, "a dog and a cat lie on the sofa", "a bird"))
+    assert "Sentences are made of words such as 'a', 'and', 'in', 'of', 'on' and 1 more" in message
+    assert "; or name another column by --labels_column, if these are captions." in message
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("utf-16", "it is text in UTF-16; save it as UTF-8"), ("utf-16-le", "or text in UTF-16 does")],
+)
+def test_text_in_utf16_is_called_so(read, encoding, message):
+    assert message in refused(read, {"t.csv": table_of("ant", "bee").encode(encoding)})
+
+
+def test_halves_of_characters_are_refused_before_anything_is_written(read):
+    row = {"image": "a.jpg", "split": "train", "labels": ["ant", "\ud800"]}
+    assert r"rename them: 1" + "\n    '\\ud800'" in refused(read, {"t.jsonl": json.dumps(row)})
+    assert "labels that hold" in refused(read, {"t.json": [row]})
+    row = {"image": "\udcff.jpg", "split": "train", "labels": ["ant"]}
+    assert "images whose names hold bytes that are not UTF-8" in refused(read, {"u.json": [row]})
+
+
+def test_ids_of_coco_may_be_numbers_in_one_list_and_texts_in_another(read):
+    def change(identifier):
+        return str(identifier)
+
+    annotations = [
+        {"image_id": change(each["image_id"]), "category_id": change(each["category_id"])}
+        for each in COCO["annotations"]
+    ]
+    expected, found = read({"t.json": COCO}), read({"t.json": {**COCO, "annotations": annotations}})
+    assert found.labels == expected.labels and found.rows.class_names == expected.rows.class_names
+    images = [*COCO["images"], {"id": str(COCO["images"][0]["id"]), "file_name": "other.jpg"}]
+    assert "images whose id another image has: 1" in refused(
+        read, {"t.json": {**COCO, "images": images}}
+    )
+
+
+def test_a_category_given_twice_is_one_finding(read):
+    categories = [*COCO["categories"], {"id": 77, "name": COCO["categories"][0]["name"]}]
+    image_id = COCO["images"][0]["id"]
+    annotations = [*COCO["annotations"], {"image_id": image_id, "category_id": 77}]
+    message = refused(
+        read, {"t.json": {**COCO, "categories": categories, "annotations": annotations}}
+    )
+    assert "categories whose id or name another category has: 1" in message
+    assert "annotations" not in message
