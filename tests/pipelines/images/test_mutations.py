@@ -33,7 +33,7 @@ def check(count: int, seed: int) -> None:
         assert none == "" and (bad == "" or (len(bad) > 10 and bad.isprintable())), encoded
         np.testing.assert_array_equal(pixels[1], expected[k])
         pixels = pixels[0].numpy()
-        assert np.isfinite(pixels).all() and 0 <= pixels.min() and pixels.max() <= 255
+        assert np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 255
         assert not bad or not pixels.any()
         num_read += not bad
     assert count / 10 < num_read < count  # the changes are neither harmless nor hopeless
