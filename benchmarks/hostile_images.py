@@ -1,10 +1,34 @@
-"""Small files that are costly to decode.
+r"""Measures what small files cost an exported model, and what a good image waits beside them.
+
+    python -m benchmarks.hostile_images
+
+Each of the files, of at most 1 MB, is the costliest of its kind that is known and not refused. It
+is sent alone, in a process of its own, to a SavedModel of a small network with random weights. Then
+a good image is sent again and again while others read the costliest JPEG, with the threads that
+TensorFlow starts by itself, and with more.
 
 The builders write what encoders do not: data that say much in few bytes, again and again.
 """
 
+import io
+import pathlib
 import struct
+import tempfile
+import threading
+import time
 import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from benchmarks import measuring
+
+MAX_BYTES = 1_000_000
+_SIDE = 10_000  # of the square of the most pixels that are read
+_IMAGE_SIDE = 224
 
 _BLOCK = 1 << 20
 # The lengths of a run of blocks that one symbol of a progressive JPEG skips (ITU T.81, G.1.2.2).
@@ -175,3 +199,183 @@ def _lzw_of_zeros(count: int) -> bytes:
     size = 8 - used % 8 if used % 8 else 0
     put(0)
     return bytes(data)
+
+
+def webp(width: int, height: int, *, lossless: bool) -> bytes:
+    """A WebP of slanted stripes, as Pillow writes it."""
+    row, column = np.arange(height)[:, None], np.arange(width)[None]
+    stripes = ((column // 64 + row // 32) % 256).astype(np.uint8)
+    file = io.BytesIO()
+    picture = Image.fromarray(np.dstack([stripes, 255 - stripes, stripes // 2]))
+    picture.save(file, "WEBP", lossless=lossless, quality=30, method=0)
+    return file.getvalue()
+
+
+def bmp(size: int) -> bytes:
+    """A BMP of a palette, of so many bytes, of which each is a pixel."""
+    start = 14 + 40 + 4 * 256
+    width = 1000
+    height = (size - start) // width
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 0, 0, 0, 0, 256, 0)
+    head = struct.pack("<2sIHHI", b"BM", start + width * height, 0, 0, start)
+    return head + info + bytes(4 * 256 + width * height)
+
+
+COSTLIEST: dict[str, Callable[[], bytes]] = {
+    "JPEG, progressive, 10 scans": lambda: jpeg(_SIDE, _SIDE, 10),
+    "JPEG, progressive, CMYK": lambda: jpeg(_SIDE, _SIDE, 10, components=4),
+    "JPEG, sequential, 10 scans": lambda: jpeg(_SIDE, _SIDE, 10, progressive=False),
+    "PNG, RGBA": lambda: png(_SIDE, _SIDE, color_type=6),
+    "PNG, RGBA, interlaced": lambda: png(_SIDE, _SIDE, color_type=6, interlaced=True),
+    "PNG, 16 bits": lambda: png(_SIDE, _SIDE // 2, color_type=6, depth=16),
+    "PNG, 16 texts": lambda: png(8, 8, after=compressed_text(b"zTXt", 7_900_000) * 16),
+    "GIF": lambda: gif(_SIDE, _SIDE),
+    "GIF, blocks of 1 byte": lambda: gif(_SIDE, _SIDE, block=1),
+    "GIF, frame of 8 x 8": lambda: gif(8, 8, canvas=(_SIDE, _SIDE)),
+    "BMP": lambda: bmp(MAX_BYTES),
+    "WebP, lossy": lambda: webp(16_383, 6_103, lossless=False),
+    "WebP, lossless": lambda: webp(16_383, 6_103, lossless=True),
+}
+
+
+def define_flags() -> list[flags.FlagHolder]:
+    """Defines the flags of the program."""
+    return [
+        flags.DEFINE_list("files", list(COSTLIEST), "Files to measure, by name."),
+        flags.DEFINE_list("slow_images", ["2", "4"], "Costly images that are read at once."),
+        flags.DEFINE_list("threads", ["0", "8"], "Inter-op threads; 0 for TensorFlow's choice."),
+    ]
+
+
+def measure(files: list[str], slow_images: list[str], threads: list[str]) -> dict[str, Any]:
+    """Measures each file, and the waiting, in processes of their own.
+
+    Raises:
+        ValueError: a file is not known by this name.
+    """
+    if unknown := set(files) - COSTLIEST.keys():
+        raise ValueError(f"--files: no {sorted(unknown)}; there are {list(COSTLIEST)}")
+    with tempfile.TemporaryDirectory() as folder:
+        measuring.in_process_of_its_own(_export, folder)
+        costs = {name: _cost_of(name, folder) for name in files}
+        waiting = {
+            count: {
+                number: measuring.in_process_of_its_own(_wait, folder, int(number), int(count))
+                for number in slow_images
+            }
+            for count in threads
+        }
+    return {"costs": costs, "waiting": waiting}
+
+
+def _cost_of(name: str, folder: str) -> dict[str, Any]:
+    # Written by another process than the one whose memory is measured.
+    encoded = COSTLIEST[name]()
+    if len(encoded) > MAX_BYTES:
+        raise ValueError(f"{name} has {len(encoded)} bytes, more than {MAX_BYTES}")
+    return measuring.in_process_of_its_own(_answer, folder, encoded)
+
+
+def _export(folder: str) -> None:
+    """Writes the SavedModel of a small network, which costs little itself."""
+    from dbl_tf import LabelStatistics, models, serving
+    from pipelines import images
+
+    backbone = models.build_backbone("small_resnet", _IMAGE_SIDE, options={"width": 4})
+    serving.export(
+        models.join(backbone, models.build_head(backbone.output_shape[-1], 2)),
+        LabelStatistics.from_labels(np.eye(2, dtype=int), ("cat", "dog")),
+        lambda encoded: images.read_batch(encoded, _IMAGE_SIDE),
+        lambda image: images.resize(image, _IMAGE_SIDE),
+        pathlib.Path(folder) / "saved_model",
+        thresholds=np.full(2, 0.5),
+        thresholds_from="train",
+        example_image=png(500, 375),
+    )
+
+
+def _load(folder: str) -> Callable[[bytes], str]:
+    """The function from an image to its error, after a first call."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(pathlib.Path(folder) / "saved_model" / "1"))
+    signature = loaded.signatures["serving_default"]
+
+    def serve(encoded: bytes) -> str:
+        return signature(image_bytes=tf.constant([encoded]))["error"].numpy()[0].decode()
+
+    serve(png(500, 375))
+    return serve
+
+
+def _answer(folder: str, encoded: bytes) -> dict[str, Any]:
+    """Time and memory of one request, and its error."""
+    serve = _load(folder)
+    with measuring.Stage() as stage:
+        error = serve(encoded)
+    return stage.figures() | {"bytes": len(encoded), "error": error}
+
+
+def _wait(folder: str, slow_images: int, threads: int) -> dict[str, Any]:
+    """Seconds of requests of a good image, alone and while costly ones are read."""
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    serve = _load(folder)
+    good, slow = png(500, 375), COSTLIEST["JPEG, progressive, 10 scans"]()
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        serve(good)
+        return time.perf_counter() - start
+
+    alone = [seconds() for _ in range(20)]
+    others = [threading.Thread(target=serve, args=(slow,)) for _ in range(slow_images)]
+    for thread in others:
+        thread.start()
+    time.sleep(0.1)
+    beside = []
+    while any(thread.is_alive() for thread in others):
+        beside.append(seconds())
+    return {
+        "alone": measuring.quartiles(alone),
+        "beside": measuring.quartiles(beside),
+        "longest": max(beside),
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Formats the figures as tables."""
+    costs = [
+        [
+            name,
+            figures["bytes"],
+            f"{figures['cpu_seconds']:.1f}",
+            f"{figures['seconds']:.1f}",
+            f"{figures['mib_peak'] - figures['mib_before']:.0f}",
+            figures["error"] or "-",
+        ]
+        for name, figures in result["costs"].items()
+    ]
+    waiting = [
+        [
+            "default" if count == "0" else count,
+            number,
+            *(f"{figures[kind]['median']:.3f}" for kind in ("alone", "beside")),
+            f"{figures['longest']:.1f}",
+        ]
+        for count, of_count in result["waiting"].items()
+        for number, figures in of_count.items()
+    ]
+    return "\n\n".join(
+        [
+            measuring.table(["file", "bytes", "CPU s", "s", "additional MiB", "error"], costs),
+            measuring.table(
+                ["inter-op threads", "slow images", "alone, s", "beside, s", "longest, s"], waiting
+            ),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    measuring.run("hostile_images", define_flags, measure, describe)

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from dbl_tf import label_values
-from dbl_tf.statistics import is_sparse
+from dbl_tf.statistics import LabelStatistics, is_sparse
 
 _ELEMENTS_PER_BLOCK = 4_000_000
 
@@ -156,21 +156,12 @@ def strongest_by_row(
     ]
 
 
-def companions(conditional_probability: np.ndarray, number: int) -> list[list[tuple[int, float]]]:
-    """Returns for each label j the labels i of the highest p(i given j), the highest first.
-
-    Args:
-        conditional_probability: p(i given j) at [i, j], (C, C).
-        number: the largest number of labels; those that never occur with j are left out.
-    """
-    found = []
-    for j, column in enumerate(conditional_probability.T):
-        column = column.copy()
-        column[j] = 0
-        near = np.argpartition(-column, min(number, len(column) - 1))[:number]
-        near = near[np.argsort(-column[near], kind="stable")]
-        found.append([(int(i), float(column[i])) for i in near if column[i] > 0])
-    return found
+def companions(statistics: LabelStatistics) -> scipy.sparse.coo_array:
+    """Counts the training images that have label i and another label j at [i, j], (C, C)."""
+    joint = scipy.sparse.coo_array(statistics.cooccurrence)
+    others = joint.coords[0] != joint.coords[1]
+    pairs = tuple(positions[others] for positions in joint.coords)
+    return scipy.sparse.coo_array((joint.data[others], pairs), shape=joint.shape)
 
 
 def suspected_errors(

@@ -71,8 +71,10 @@ def choose(
     kept = used[:MAX_PICTURES] if read_images is not None else []
     said = pairs.of_images(used, _LABELS_OF_IMAGE, -probabilities[-1], rank)
 
+    of_pair = probabilities.T.tolist()
+
     def numbers(k: int) -> list[float]:
-        return [float(f"{p:.3g}") for p in probabilities[:, k]]
+        return [float(f"{p:.3g}") for p in of_pair[k]]
 
     return {
         "kinds": [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from dbl_tf import methods, metrics
 from dbl_tf.messages import first_few
@@ -98,7 +99,7 @@ def write_run_report(
     statistics = dataclasses.replace(statistics, class_names=names)
     found = _Labels(statistics, scores, decisions)
     page = pages.Page(path, figures_dir)
-    confusions = decisions.confusions()
+    confusions, companions = decisions.confusions(), diagnosis.companions(statistics)
     pairs = [
         {"missed": names[i], "given": names[j], "images": number}
         for i, j, number in diagnosis.strongest(confusions, _PAIRS)
@@ -112,7 +113,10 @@ def write_run_report(
             _points(curve, entry)
             for curve, entry in zip(scores["curves"].values(), found.entries, strict=True)
         ],
-        "with": diagnosis.companions(statistics.conditional_probability, _OTHERS_PER_LABEL),
+        "with": [
+            [(j, number / int(statistics.class_counts[i])) for j, number in of_label]
+            for i, of_label in enumerate(diagnosis.strongest_by_row(companions, _OTHERS_PER_LABEL))
+        ],
         **_label_details(found, decisions, confusions, image_names, read_images),
     }
     shown = {
@@ -136,7 +140,7 @@ def write_run_report(
         found=found,
         cards=_cards(scores),
         pairs=pairs,
-        together=_together(statistics),
+        together=_together(statistics, companions),
         num_suspects=len(suspects),
         suspects_file=SUSPECTS,
         changed=_what_the_method_changed(statistics, loss, observed_counts, num_draws),
@@ -416,23 +420,18 @@ def _training_charts(
     return [*drawn, charts.conditional_probability_matrix(statistics)]
 
 
-def _together(statistics: LabelStatistics) -> list[list[str]]:
+def _together(statistics: LabelStatistics, companions: scipy.sparse.coo_array) -> list[list[str]]:
     """Returns the pairs of labels that are most often on one training image."""
-    joint = np.triu(np.asarray(statistics.cooccurrence, np.int64), 1)
-    number = min(_PAIRS, joint.size)
-    largest = np.argpartition(-joint, number - 1, axis=None)[:number]
-    largest = largest[np.argsort(-joint.flat[largest], kind="stable")]
-    pairs = [divmod(int(k), len(joint)) for k in largest if joint.flat[k]]
     counts, names = statistics.class_counts, statistics.class_names
     return [
         [
             names[i],
             names[j],
-            f"{joint[i, j]:,}",
-            text.percent(joint[i, j] / counts[i]),
-            text.percent(joint[i, j] / counts[j]),
+            f"{number:,}",
+            text.percent(number / counts[i]),
+            text.percent(number / counts[j]),
         ]
-        for i, j in pairs
+        for i, j, number in diagnosis.strongest(scipy.sparse.triu(companions), _PAIRS)
     ]
 
 

@@ -79,7 +79,9 @@ def _write_worst_images(labels: np.ndarray, result: EvaluationResult) -> None:
     loss = image_losses(labels, result.probabilities)
     worst = np.argsort(-loss, kind="stable")[:NUM_WORST]
     names = np.array(result.class_names, object)
-    pictures = report.images_reader(result.test)(worst.tolist())
+    read_images = report.images_reader(result.test)
+    assert read_images is not None  # the examples are images
+    pictures = read_images(worst.tolist())
     for rank, (position, picture) in enumerate(zip(worst, pictures, strict=True), start=1):
         given = result.probabilities[position] >= result.thresholds.values
         has = labels[position] == 1

@@ -17,6 +17,11 @@ MAX_LIST = 1 << 17  # characters of a list in a cell, which is also the limit of
 _PAIRS = {"[": "]", "(": ")", "{": "}"}
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _BARE = re.compile(r"""[^,'"\[\](){}:]+""")
+# A list as Python shows an array of NumPy or a set that cannot be changed.
+_WRAPPED = re.compile(
+    r"(?:(?:np\.|numpy\.)?array|frozenset)\(\s*([\[{].*[\]}])\s*(?:,\s*dtype=[^\[\](){}]*)?\)",
+    re.DOTALL,
+)
 _DIGITS_AND_MARKS = re.compile(r"[01\s,;|/]*")
 _INTEGER = re.compile(r"[+-]?\d{1,18}\.?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
@@ -54,7 +59,9 @@ def parse_list(cell: str) -> list[str] | None:
     (['person', 'sheep'], None, [])
     """
     cell = cell.strip()
-    if cell == "set()":
+    if wrapped := _WRAPPED.fullmatch(cell):
+        cell = wrapped[1]
+    if cell in ("set()", "frozenset()"):
         return []
     closing = _PAIRS.get(cell[:1])
     if closing is None:

@@ -302,6 +302,16 @@ class _Recognition:
         if free is not None and (reason := self._no_labels(free)):
             raise TableError(f"{self._where}: no column {what} was recognized; {reason}")
         example = next((name for name in candidates if name), "NAME")
+        if len(self._names) == 1:
+            raise TableError(
+                f"{self._where}: {text.show(self._names)} is no header; the first line must name "
+                "columns, as image,split,labels does, with nothing above it"
+            )
+        if all(map(text.is_image_name, self._names)):
+            raise TableError(
+                f"{self._where}: {text.show(self._names)} are images in place of fields; write an "
+                'object for each image, such as {"image": "0001.jpg", "labels": ["dog"]}'
+            )
         return TableError(
             f"{self._where}: no column {what} was recognized; the columns are "
             f"{text.show(self._names) or 'none'}. Call it {name!r}, or name it by --{flag}="

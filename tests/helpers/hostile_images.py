@@ -82,3 +82,45 @@ def strings(count: int, images: list[bytes]) -> list[bytes]:
             image[:cut] + random.bytes(len(image) - cut),
         ]
     return hostile[:count]
+
+
+def mutated(images: list[bytes], count: int, seed: int) -> list[bytes]:
+    """`count` byte strings made of images by changes that decoders trust: lengths, parts, order.
+
+    Parts are inserted again, taken from other images, moved and removed; bytes become the extremes
+    of numbers; markers and restarts appear anywhere.
+    """
+    random = np.random.default_rng(seed)
+    extremes = [b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0", b"\xff\xff", b"\0\0\0\0", b"\xff" * 4]
+    extremes += [b"\x7f\xff\xff\xff", b"\0\1", b"\1\0\0\0", b"\0\0\xff\xff"]
+    names = [b"\xff" + bytes([marker]) for marker in (0, 1, 0xC0, 0xC2, 0xC4, 0xD0, 0xD8, 0xD9)]
+    names += [b"\xff\xda", b"\xff\xdd", b"\xff\xff", b"IDAT", b"IEND", b"zTXt", b"tRNS", b"PLTE"]
+    names += [b"\x21\xf9\4", b",\0\0\0\0", b";", b"VP8X", b"VP8L", b"ALPH", b"ANMF", b"EXIF"]
+
+    def part(image: bytes) -> bytes:
+        start = int(random.integers(len(image)))
+        return image[start : start + int(random.integers(1, 200))]
+
+    strings = []
+    while len(strings) < count:
+        image = images[random.integers(len(images))]
+        for _ in range(random.integers(1, 5)):
+            # Half of the changes hit the header.
+            end = len(image) if random.random() < 0.5 else min(len(image), 100)
+            place = int(random.integers(end))
+            length = int(random.integers(1, 60))
+            start, rest = image[:place], image[place:]
+            image = (
+                start + extremes[random.integers(len(extremes))] + rest[1:],
+                start + names[random.integers(len(names))] + rest,
+                start + part(images[random.integers(len(images))]) + rest,
+                start + part(image) * int(random.integers(1, 50)) + rest,
+                start + rest[length:],
+                start + rest[length:] + rest[:length],
+                start + images[random.integers(len(images))] + rest,
+                start + images[random.integers(len(images))],
+            )[random.integers(8)]
+            if not image:
+                break
+        strings.append(image)
+    return strings

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from dbl_tf import LabelStatistics
 from pipelines.reports import diagnosis, text
 from pipelines.reports.diagnosis import Decisions
 
@@ -66,12 +67,14 @@ def test_suspected_errors_contradict_their_threshold_most():
 
 
 def test_companions_are_the_most_frequent_others():
-    conditional = np.array([[1.0, 0.5, 0.0], [0.2, 1.0, 0.3], [0.0, 0.1, 1.0]])
-    assert diagnosis.companions(conditional, 2) == [
-        [(1, 0.2)],
-        [(0, 0.5), (2, 0.1)],
-        [(1, 0.3)],
+    labels = np.array([[1, 1, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1]], bool)
+    found = diagnosis.companions(LabelStatistics.from_labels(labels))
+    assert diagnosis.strongest_by_row(found, 2) == [
+        [(1, 3), (2, 1)],
+        [(0, 3), (2, 2)],
+        [(1, 2), (0, 1)],
     ]
+    assert diagnosis.strongest(scipy.sparse.triu(found), 2) == [(0, 1, 3), (1, 2, 2)]
 
 
 @pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_array, np.float32])

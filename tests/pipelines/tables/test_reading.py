@@ -686,6 +686,34 @@ def test_arrays_of_postgres_are_lists_if_all_cells_are(read):
     assert "an array with an empty element" in refused(read, table_of("{ant,,bee}", "{ant}"))
 
 
+def test_arrays_and_sets_as_python_shows_them_are_lists(read):
+    found = read(
+        table_of(
+            "array(['ant', 'traffic light'], dtype=object)",
+            "np.array(['ant'],\n      dtype='<U3')",
+            "array([], dtype=object)",
+            "frozenset({'bee'})",
+            "frozenset()",
+        )
+    )
+    assert labels_of(found) == [["ant", "traffic light"], ["ant"], [], ["bee"], []]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("# a comment\nimage,split,labels\na.jpg,train,ant\n", "'# a comment' is no header; the"),
+        ("<html>Please log in</html>\n", "is no header; the first line must name columns"),
+        (
+            {"t.json": {"a.jpg": ["ant"], "b.jpg": ["bee"]}},
+            "'a.jpg', 'b.jpg' are images in place of fields; write an object for each image",
+        ),
+    ],
+)
+def test_what_has_no_columns_is_called_so(read, files, message):
+    assert message in refused(read, files)
+
+
 def test_separators_at_the_end_of_cells_do_not_count(read):
     found = read(table_of("ant,bee,", "ant,", "bee,", ""))
     assert labels_of(found) == [["ant", "bee"], ["ant"], ["bee"], []]
