@@ -250,7 +250,8 @@ def files_below(
 ) -> list[str]:
     """Returns the sorted locations of all files in a folder and in the folders below it.
 
-    Whatever is no folder counts as a file: links that lead nowhere and pipes too.
+    Whatever is no folder counts as a file: links that lead nowhere and pipes too, and links to
+    folders, which are not followed, because they can lead in circles.
 
     Args:
         folder: a local folder or a URL.
@@ -276,11 +277,12 @@ def files_below(
             for root, _, names in tf.io.gfile.walk(folder, onerror=refuse)
             for name in names
         )
-    return sorted(
-        os.path.join(root, name)
-        for root, _, names in os.walk(folder, onerror=refuse)
-        for name in names
-    )
+    found = []
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        found += [os.path.join(root, name) for name in names]
+        inner = [os.path.join(root, name) for name in folders]
+        found += [path for path in inner if os.path.islink(path)]
+    return sorted(found)
 
 
 def _local(location: str | os.PathLike) -> str:

@@ -25,7 +25,7 @@ from pipelines.findings import Findings
 CACHE_NAME = "checked_images.digests"
 NOT_FOUND = "no such file"
 
-_VERSION = 2  # to be raised when a check becomes stricter
+_VERSION = 3  # to be raised when a check becomes stricter
 _FILES = cache.Kind("checked_images", _VERSION)
 _RECORDS = cache.Kind("checked_records", _VERSION)
 _STAT_THREADS = 16  # on a network drive a stat call waits, it does not compute
@@ -83,8 +83,9 @@ def check_images(
 
     Args:
         paths: the paths of N image files.
-        level: "exists": the path is a file that is not empty. "header": its header is also that of
-            an image that can be read. "all": the image can also be decoded to its end.
+        level: "exists": the path is a file that is neither empty nor larger than an image can be.
+            "header": its header is also that of an image that can be read. "all": the image can
+            also be decoded to its end.
         cache_dir: the folder of the cache, which is created if it does not exist. "exists" does not
             use it.
         progress: whether a check that takes long shows its progress.
@@ -352,6 +353,8 @@ def _stat_block(paths: Sequence[str], with_digests: bool) -> tuple[list[bytes], 
                 reasons[i] = "is not a regular file"
             elif not status.size:
                 reasons[i] = "is empty (0 bytes)"
+            elif status.size > images.MAX_FILE_BYTES:
+                reasons[i] = f"has {status.size} bytes; at most {images.MAX_FILE_BYTES} are read"
             elif with_digests:
                 digest = _FILES.file_digest(path, status)
         digests.append(digest)

@@ -16,11 +16,18 @@ if TYPE_CHECKING:
         resize,
         whole,
     )
-    from pipelines.images.headers import MAX_PIXELS, MAX_SIDE, inspect, stored_size
+    from pipelines.images.headers import (
+        MAX_FILE_BYTES,
+        MAX_PIXELS,
+        MAX_SIDE,
+        inspect,
+        stored_size,
+    )
     from pipelines.images.reasons import reason_of
 
 __all__ = [
     "EVALUATION_VERSION",
+    "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE",
     "Augmentation",
@@ -51,7 +58,7 @@ __getattr__, __dir__ = lazy.attributes(
             "resize",
             "whole",
         ],
-        "headers": ["MAX_PIXELS", "MAX_SIDE", "inspect", "stored_size"],
+        "headers": ["MAX_FILE_BYTES", "MAX_PIXELS", "MAX_SIDE", "inspect", "stored_size"],
         "reasons": ["reason_of"],
     },
 )

@@ -17,6 +17,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # Decoders allocate the size that a header declares; the limits keep that from taking all memory.
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_500  # the most that libjpeg reads
+# No format that is read stores more than 8 bytes for a pixel, those of 16-bit RGBA; the rest is
+# for metadata.
+MAX_FILE_BYTES = 8 * MAX_PIXELS + 2**24
 # A progressive JPEG may go over its pixels any number of times, at 10 bytes a time. Encoders make
 # some 10 scans: this allows them at MAX_PIXELS, and 40 at 25 megapixels.
 MAX_SCANNED_PIXELS = 10 * MAX_PIXELS

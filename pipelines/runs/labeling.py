@@ -15,9 +15,6 @@ from pipelines.runs.evaluate import SavedModel
 from pipelines.runs.network_inputs import BATCH_SIZE
 from pipelines.runs.predictions import UnlabeledPrediction, unlabeled_writer
 
-# No format that is read stores more than 8 bytes for a pixel, those of 16-bit RGBA; the rest is
-# for metadata.
-MAX_FILE_BYTES = 8 * images.MAX_PIXELS + 2**24
 # The model gets at most so many bytes at once, or one file.
 _BATCH_BYTES = 2**26
 _MOST_FREQUENT = 5
@@ -107,7 +104,7 @@ def label(
     """Predicts images and yields a row for each file, in their order, as they come.
 
     A file is read when its turn comes, the next batch of them while the model works on one. One
-    that cannot be read, or is larger than `MAX_FILE_BYTES`, has a row with the reason.
+    that cannot be read, or is larger than `images.MAX_FILE_BYTES`, has a row with the reason.
 
     Args:
         model: a model of images.
@@ -201,7 +198,7 @@ def _batches(files: Iterable[ImageFile]) -> Iterator[list[tuple[ImageFile, bytes
         encoded = b""
         if not file.error:
             try:
-                encoded = locations.read_bounded(file.location, MAX_FILE_BYTES)
+                encoded = locations.read_bounded(file.location, images.MAX_FILE_BYTES)
             except (OSError, ValueError) as error:
                 reason = _reason(error) if isinstance(error, OSError) else str(error)
                 file = dataclasses.replace(file, error=reason)

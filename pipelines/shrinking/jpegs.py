@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import pickle
+import re
 import signal
 import struct
 import sys
@@ -42,6 +43,14 @@ _HIGH_BYTES = [value >> 8 for value in range(1 << 16)]
 _SAME_COLOR = 2
 # The largest width and height that libjpeg writes.
 _LARGEST_JPEG = 65500
+# A progressive JPEG may go over its pixels any number of times, at 10 bytes a time. Encoders make
+# some 10 scans, which this allows at the most pixels that Pillow reads.
+_MAX_SCANNED_PIXELS = 2_000_000_000
+# More than such an image takes without compression.
+_MAX_FILE_BYTES = 2_000_000_000
+# A marker of a JPEG, which coded data do not hold, save for restarts.
+_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
+_END, _SCAN, _FIRST_WITH_LENGTH = 0xD9, 0xDA, 0xC0
 # What Pillow raises for an EXIF block that is damaged.
 _BAD_EXIF = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
 
@@ -133,6 +142,7 @@ def shrink(encoded: bytes, *, max_side: int, quality: int) -> Shrunk:
 
 def _shrink(encoded: bytes, max_side: int, quality: int) -> Shrunk:
     image: Image.Image = Image.open(io.BytesIO(encoded), formats=_formats())
+    _check_scans(encoded, image.size)
     num_frames = getattr(image, "n_frames", 1)
     profile, ignored = _profile(image)
     size = _scaled(image.size, max_side)
@@ -161,6 +171,25 @@ def _shrink(encoded: bytes, max_side: int, quality: int) -> Shrunk:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return Shrunk(file.getvalue(), False, num_frames, ignored)
+
+
+def _check_scans(encoded: bytes, size: tuple[int, int]) -> None:
+    """Refuses a JPEG with so many scans that decoding takes longer than its size says."""
+    limit = _MAX_SCANNED_PIXELS // (size[0] * size[1])
+    if not encoded.startswith(b"\xff\xd8") or encoded.count(b"\xff\xda") <= limit:
+        return
+    # The same bytes may occur in metadata, and in another picture after the end.
+    position, scans = 2, 0
+    while (found := _MARKER.search(encoded, position)) and found[0][1] != _END:
+        scans += found[0][1] == _SCAN
+        position = found.end()
+        if found[0][1] >= _FIRST_WITH_LENGTH:
+            position += int.from_bytes(encoded[position : position + 2], "big")
+    if scans > limit:
+        raise ImageError(
+            f"holds {scans} scans of {size[0]} x {size[1]} pixels; at most {limit} are read at "
+            "this size: save it again as a baseline JPEG"
+        )
 
 
 def _formats() -> list[str]:
@@ -313,6 +342,10 @@ def main() -> None:
         answer: tuple | str
         try:
             if isinstance(source, str):
+                if os.stat(source).st_size > _MAX_FILE_BYTES:
+                    raise ImageError(
+                        f"has more than {_MAX_FILE_BYTES} bytes, the most that are read"
+                    )
                 with open(source, "rb") as file:
                     source = file.read()
             answer = dataclasses.astuple(shrink(source, max_side=max_side, quality=quality))

@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks import (
     evaluation,
     head_steps,
+    hostile_images,
     inputs,
     jax_training,
     large_photographs,
@@ -260,3 +261,16 @@ def test_reports():
     assert figures["bytes"]["report.html"] > figures["bytes"]["metrics.json"] > 1000
     row = reports.describe(result).splitlines()[-1].split()
     assert row[0] == "12" and len(row) == 9
+
+
+def test_costs_of_hostile_images():
+    assert all(len(hostile_images.COSTLIEST[name]()) <= 1e6 for name in ("BMP", "GIF"))
+    with pytest.raises(ValueError, match=r"--files: no \['TIFF'\]; there are \['JPEG"):
+        hostile_images.measure(["TIFF"], [], [])
+    costs = hostile_images.measure(["GIF, frame of 8 x 8"], [], [])["costs"]
+    (figures,) = costs.values()
+    assert figures["error"] == "" and figures["bytes"] == 40
+    assert figures["mib_peak"] > figures["mib_before"]
+    waiting = {"8": {"2": {"alone": {"median": 0.01}, "beside": {"median": 0.2}, "longest": 1.5}}}
+    text = hostile_images.describe({"costs": costs, "waiting": waiting})
+    assert "GIF, frame of 8 x 8" in text and "0.200" in text

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
+from benchmarks import hostile_images
 from pipelines import cache
 from pipelines.datasets import image_checks
 from pipelines.datasets.image_checks import (
@@ -91,6 +92,32 @@ def test_each_level_finds_what_it_looks_for(tmp_path, cache_dir):
     assert reasons["truncated.gif"].startswith("the GIF data are truncated")
     for reason in reasons.values():
         assert len(reason) < 120 and "{{" not in reason and "[Op" not in reason, reason
+
+
+def test_files_that_would_cost_too_much_are_found_before_they_do(tmp_path, cache_dir):
+    contents = {
+        "good.jpg": jpeg(),
+        "scans.jpg": hostile_images.jpeg(10_000, 10_000, 1_000),
+        "texts.png": hostile_images.png(
+            8, 8, after=hostile_images.compressed_text(b"zTXt", 7_900_000) * 600
+        ),
+        "deep.png": hostile_images.png(8, 8, color_type=6, depth=16).replace(
+            b"\0\0\0\x08\0\0\0\x08", b"\0\0\x27\x10\0\0\x27\x10", 1
+        ),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with open(tmp_path / "huge.jpg", "wb") as file:
+        file.truncate(20 * 10**9)  # sparse
+    paths = [str(tmp_path / name) for name in [*contents, "huge.jpg"]]
+    for level, count in (("exists", 1), ("header", 4), ("all", 4)):
+        bad = check_images(paths, level=level, cache_dir=cache_dir)
+        reasons = {os.path.basename(image.path): image.reason for image in bad}
+        assert len(bad) == count
+        assert reasons["huge.jpg"] == "has 20000000000 bytes; at most 816777216 are read"
+    assert "more than 10 scans" in reasons["scans.jpg"]
+    assert "more than 16 compressed texts" in reasons["texts.png"]
+    assert "unpacks to 800000000 bytes" in reasons["deep.png"]
 
 
 def test_unknown_level_is_refused_with_the_choices(cache_dir):

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import shutil
+import socket
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from benchmarks import hostile_images
 from dbl_tf import serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.statistics import LabelStatistics
@@ -139,6 +141,36 @@ def test_folders_that_cannot_be_listed_and_files_that_do_not_exist_are_rows(
         (str(tmp_path / "closed"), "Permission denied"),
         (str(tmp_path / "none.png"), "No such file or directory"),
     ]
+
+
+def test_sockets_links_and_folders_named_like_images_are_rows(model, tmp_path, monkeypatch):
+    save(tmp_path / "a.png", (255, 0, 0))
+    (tmp_path / "b.jpg").mkdir()  # empty, so that there is nothing to label
+    (tmp_path / "c.jpg").symlink_to(tmp_path)  # which would lead in circles
+    monkeypatch.chdir(tmp_path)  # the paths of sockets are short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("d.jpg")
+        (tmp_path / "e.jpg").symlink_to("d.jpg")
+        rows = label_all(model, labeling.images_of_folder(str(tmp_path)))
+    assert [(row.name, row.error) for row in rows] == [
+        ("a.png", ""),
+        ("c.jpg", "it is a folder, and not a file"),
+        ("d.jpg", "it is a pipe, socket or device, and not a file"),
+        ("e.jpg", "it is a pipe, socket or device, and not a file"),
+    ]
+
+
+def test_images_that_cost_too_much_are_rows(model, tmp_path):
+    text = hostile_images.compressed_text(b"iTXt", 7_900_000)
+    save(tmp_path / "a.png", (255, 0, 0))
+    (tmp_path / "b.png").write_bytes(hostile_images.png(8, 8, after=text * 600))
+    (tmp_path / "c.jpg").write_bytes(hostile_images.jpeg(10_000, 10_000, 1_000))
+    rows = label_all(model, labeling.images_of_folder(str(tmp_path)))
+    assert [row.name for row in rows] == ["a.png", "b.png", "c.jpg"]
+    for row, reason in zip(
+        rows, ("", "more than 16 compressed", "more than 10 scans"), strict=True
+    ):
+        assert reason in row.error and bool(row.error) == bool(reason)
 
 
 def test_images_of_several_batches_stay_in_order_and_are_bounded_in_bytes(

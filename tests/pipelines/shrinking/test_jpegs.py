@@ -13,6 +13,7 @@ import pytest
 from hostile_images import declaring, generated_images, strings
 from PIL import Image, ImageCms, ImageOps, features
 
+from benchmarks import hostile_images as costly_files
 from pipelines import images
 from pipelines.shrinking import ImageError, Settings, jpegs, processes
 
@@ -366,3 +367,24 @@ def test_the_processes_do_not_import_tensorflow():
     imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
     assert "PIL.Image" in imported
     assert not {name for name in imported if name.split(".")[0] in ("tensorflow", "keras", "numpy")}
+
+
+def test_scans_of_a_jpeg_are_bounded_by_its_pixels():
+    limit = 2_000_000_000 // 10_000**2
+    costly = costly_files.jpeg(10_000, 10_000, limit + 1)
+    with pytest.raises(ImageError, match=f"holds {limit + 1} scans of 10000 x 10000.* save it"):
+        jpegs.shrink(costly, max_side=64, quality=90)
+    # As many in a segment of metadata, and in a picture after the end, are none of this one.
+    small = written(photograph(), "JPEG", progressive=True)
+    metadata = b"\xff\xed\xfd\xe9" + b"\xff\xda\0\x08\x01" * 13_000 + bytes(0)
+    metadata = metadata[: 2 + 0xFDE9].ljust(2 + 0xFDE9, b"\0")
+    decorated = small[:2] + metadata + small[2:] + costly
+    assert jpegs.shrink(decorated, max_side=320, quality=90).is_copy
+
+
+def test_a_file_of_any_size_is_refused_before_it_fills_the_memory(tmp_path):
+    with open(tmp_path / "huge.jpg", "wb") as file:
+        file.truncate(20 * 10**9)  # sparse
+    requests = [("huge", str(tmp_path / "huge.jpg"))]
+    ((_, answer),) = processes.shrink_all(requests, settings=Settings(), num_processes=1)
+    assert isinstance(answer, ImageError) and "bytes, the most that are read" in str(answer)
