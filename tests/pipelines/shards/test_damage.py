@@ -14,6 +14,7 @@ from array_record.python import array_record_module
 
 from pipelines import images, inputs, record_files
 from pipelines.datasets import LoadOptions, shards
+from pipelines.datasets.options import ShardsOptions
 from pipelines.examples import Examples
 from pipelines.runs.network_inputs import ImageInputs
 from pipelines.shards import layout, reading, writing
@@ -159,7 +160,7 @@ def test_bad_records_are_left_out_and_nothing_else(folder, small_data, tmp_path,
     for shard, number in zip(damaged, (2, 7), strict=True):
         flip_in_image(shard, number)
     options = LoadOptions(skip_bad_images=True, cache_dir=str(tmp_path / "cache"))
-    data = shards.load(shards.Options(shards_dir=str(folder)), options)
+    data = shards.load(ShardsOptions(shards_dir=str(folder)), options)
     assert "2 of 237 images cannot be used and are left out" in caplog.text
     train = data.splits["train"]
     bad = []
@@ -185,7 +186,7 @@ def test_bad_records_are_left_out_and_nothing_else(folder, small_data, tmp_path,
 def test_all_contents_are_compared_on_request(folder):
     shard = train_shards(folder)[5]
     flip_in_image(shard, 0)
-    options = shards.Options(shards_dir=str(folder))
+    options = ShardsOptions(shards_dir=str(folder))
     shards.load(options, LoadOptions())
     with pytest.raises(layout.ShardsError, match=f"{shard} is not the file .*digest differs"):
         shards.load(options, LoadOptions(check_content=True))
