@@ -63,7 +63,7 @@ def test_help_imports_neither_tensorflow_nor_keras(name):
     [
         ("--no_such_flag", "Unknown command line flag 'no_such_flag'"),
         ("--sampler=other", "flag --sampler=other: value should be one of"),
-        ("--batch_size=0", "train: --batch_size must be greater than 0; got 0"),
+        ("--batch_size=0", "train: --batch_size must be greater than 0 and at most 2^24; got 0"),
         ("--image_ids=/a", "train: --image_ids goes with --dataset=voc_mlt or coco_mlt"),
     ],
 )

@@ -46,7 +46,8 @@ class Checkpoints:
     generators. A process that is killed at any moment leaves only whole checkpoints behind.
 
     Args:
-        directory: the directory of the checkpoints. The first one creates it.
+        directory: the directory of the checkpoints, in a folder that exists. The first one creates
+            it.
         keep: the number of newest checkpoints that are kept.
     """
 
@@ -80,7 +81,7 @@ class Checkpoints:
         variables = _state(model)
         values = [keras.ops.convert_to_numpy(variable) for variable in variables]
         self._check_finite(variables, values, step)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(exist_ok=True)  # not a run directory that was removed
         save_arrays(self.path(step), values, loss_sum=loss_sum)
         # A checkpoint of a later step is damaged, or training would have continued from it.
         kept = [other for other in self.steps() if other <= step][-self.keep :]

@@ -1,10 +1,15 @@
 """Distribution strategies by name, and agreement among the machines of a cluster."""
 
+import time
+
 import numpy as np
 import tensorflow as tf
 
 from dbl_tf.names import STRATEGIES
 from dbl_tf.training.cluster import Cluster, reraise_lost_worker, wait_for_the_others
+
+# Machines ask each other about this often whether one of them was told to stop.
+_SECONDS_BETWEEN_QUESTIONS = 0.1
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -79,8 +84,62 @@ def check_same_on_all(strategy: tf.distribute.Strategy, number: int, message: st
         raise ValueError(f"{message} ({number} on this machine, {found} on all)")
 
 
+class CommonStop:
+    """The step after which all machines stop, once any of them has received a signal.
+
+    All of them must stop after the same step, since no machine can take a step alone. So they ask
+    each other at steps on which they agree: at first after every step, and then after as many as
+    take a tenth of a second on the slowest machine.
+
+    Args:
+        strategy: the strategy of the training. A single machine stops when it likes.
+
+    Attributes:
+        signal: the number of the signal for which all stop; None while there is none.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self.signal: int | None = None
+        self._strategy = strategy
+        self._asked_at: tuple[int, float] | None = None
+        self._interval = 1
+
+    def is_due(self, step: int, own_signal: int | None, *, is_last: bool) -> bool:
+        """Whether to stop after this number of steps. All machines must call it after each step.
+
+        Args:
+            step: the number of steps that are trained.
+            own_signal: the number of the signal that this machine has received, if any.
+            is_last: whether this is the last step, after which nobody asks again.
+
+        Raises:
+            tf.errors.OpError: another machine cannot be reached.
+        """
+        if not isinstance(self._strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            self.signal = own_signal
+        elif is_last or self._asked_at is None or step >= self._asked_at[0] + self._interval:
+            self._ask(self._strategy, step, own_signal)
+        return self.signal is not None
+
+    def _ask(
+        self,
+        strategy: tf.distribute.MultiWorkerMirroredStrategy,
+        step: int,
+        own_signal: int | None,
+    ) -> None:
+        self.signal = int(_number_of_each_replica(strategy, own_signal or 0).max()) or None
+        now = time.monotonic()
+        own_seconds = 0.0 if self._asked_at is None else now - self._asked_at[1]
+        seconds = _number_of_each_replica(strategy, own_seconds).max()
+        if self._asked_at is not None and seconds < _SECONDS_BETWEEN_QUESTIONS:
+            self._interval *= 2
+        elif seconds > 2 * _SECONDS_BETWEEN_QUESTIONS:
+            self._interval = max(1, self._interval // 2)
+        self._asked_at = step, now
+
+
 def _number_of_each_replica(
-    strategy: tf.distribute.MultiWorkerMirroredStrategy, number: int
+    strategy: tf.distribute.MultiWorkerMirroredStrategy, number: float
 ) -> np.ndarray:
     """What each replica of the cluster was called with, float64 (replicas,), in their order."""
     of_all = strategy.run(_gather, args=(tf.constant(number, tf.float64),))

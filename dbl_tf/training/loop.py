@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ from dbl_tf.terminal import Progress
 from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.cluster import reraise_lost_worker
-from dbl_tf.training.distribution import check_same_on_all, is_chief
+from dbl_tf.training.distribution import CommonStop, check_same_on_all, is_chief, wait_for_all
 from dbl_tf.training.progress import TrainingProgress
 from dbl_tf.training.stopping import Notice, StoppedError, noticing_signals
 
@@ -75,7 +75,8 @@ def fit(
     are read.
 
     With checkpoints, SIGINT and SIGTERM end the training after the step that is under way, with a
-    checkpoint from which it continues exactly. A second signal ends the process at once.
+    checkpoint from which it continues exactly. A second signal ends the process at once. All
+    machines of a cluster stop after the same step, whichever of them received the signal.
 
     Args:
         model: a compiled model that was built in the scope of its strategy.
@@ -156,6 +157,19 @@ def fit(
     def progress() -> str:
         return f"after step {step}{_last_checkpoint(checkpoints)}"
 
+    @contextlib.contextmanager
+    def together() -> Iterator[None]:
+        with reraise_lost_worker(strategy, progress):
+            try:
+                yield
+            except tf.errors.OpError:
+                losses.read()  # a loss that was not finite comes first, and may be the cause
+                raise
+
+    def is_stopping() -> bool:
+        with together():
+            return stop.is_due(step, notice.signal, is_last=step >= steps)
+
     if _is_distributed(strategy):
         steps_per_call = 1
 
@@ -169,10 +183,11 @@ def fit(
     listeners.on_epoch_begin(step // steps_per_epoch)
     saved_step = step
     epoch_began = step, time.monotonic()
+    stop = CommonStop(strategy)
     can_stop = checkpoints is not None
     noticing = noticing_signals() if can_stop else contextlib.nullcontext(Notice())
     with shown, noticing as notice:
-        while step < steps and not model.stop_training and notice.signal is None:
+        while not is_stopping() and step < steps and not model.stop_training:
             epoch, done = divmod(step, steps_per_epoch)
             num_steps = min(steps_per_call, steps_per_epoch - done, steps - step)
             if checkpoint_every:
@@ -183,12 +198,8 @@ def fit(
                 if loss.at_step(step):
                     train_step = make_train_step(model, strategy, iterator)
             listeners.on_train_batch_begin(done)
-            with reraise_lost_worker(strategy, progress):
-                try:
-                    losses.append(train_step(iterator, num_steps))
-                except tf.errors.OpError:
-                    losses.read()  # a loss that was not finite comes first, and may be the cause
-                    raise
+            with together():
+                losses.append(train_step(iterator, num_steps))
                 step, done = step + num_steps, done + num_steps
                 epoch_ends = done == steps_per_epoch or step == steps
                 saves = step % checkpoint_every == 0 if checkpoint_every else False
@@ -213,11 +224,12 @@ def fit(
                 checkpoints.save(model, step, losses.sum)
                 saved_step = step
         losses.read()  # the training may have been stopped between two readings
-        if notice.signal is not None and step != saved_step and writes and checkpoints is not None:
+        if stop.signal is not None and step != saved_step and writes and checkpoints is not None:
             checkpoints.save(model, step, losses.sum)
     listeners.on_train_end()
-    if notice.signal is not None:
-        raise StoppedError(notice.signal, f" at step {step} of {steps}")
+    if stop.signal is not None:
+        wait_for_all(strategy)  # for the checkpoint, which one of them writes
+        raise StoppedError(stop.signal, f" at step {step} of {steps}")
 
 
 class _EpochLosses:

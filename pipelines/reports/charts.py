@@ -725,7 +725,11 @@ def _rank_axis(statistics: LabelStatistics) -> alt.X:
 def _group_color() -> alt.Color:
     words = " : ".join(f"datum.value == '{g}' ? '{g}, {GROUP_RANGES[g]}'" for g in GROUP_NAMES)
     legend = alt.Legend(
-        orient="top", title="training images", labelExpr=f"{words} : ''", labelLimit=_NAME_LIMIT
+        orient="top",
+        title="training images",
+        labelExpr=f"{words} : ''",
+        labelLimit=_NAME_LIMIT,
+        symbolOpacity=1,
     )
     scale = alt.Scale(domain=list(GROUP_NAMES), range=list(GROUP_COLORS.values()))
     return alt.Color("group:N", scale=scale, legend=legend)
@@ -733,7 +737,8 @@ def _group_color() -> alt.Color:
 
 def _legend(number_format: str | None = None) -> alt.Legend:
     options: dict[str, Any] = {"format": number_format} if number_format else {}
-    return alt.Legend(orient="top", title=None, labelLimit=320, columns=1, **options)
+    options |= {"labelLimit": 320, "columns": 1, "symbolOpacity": 1}
+    return alt.Legend(orient="top", title=None, **options)
 
 
 def _explain_deviations(deviations: Mapping[str, Sequence[float]]) -> str:

@@ -98,8 +98,8 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
 
     Args:
         runs: at least two configurations on the same data set, each with its own run directory.
-        output_dir: the directory for `runs.csv`, `table.csv`, `differences.csv` and `report.html`
-            with its `figures/`.
+        output_dir: the directory, which need not exist, for `runs.csv`, `table.csv`,
+            `differences.csv` and `report.html` with its `figures/`.
 
     Returns:
         The tables of the scores and differences as text, followed by the runs that were left out.
@@ -118,6 +118,8 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
         config.check_files()
         directory.saved_config(config)
         _finished_scores(config.directory)
+    output = pathlib.Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
     done, failed = [], []
     for number, config in enumerate(runs, start=1):
         print(f"run {number} of {len(runs)}: {config.directory}", flush=True)
@@ -129,7 +131,6 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
         done.append((ResolvedConfig.load(config.directory / "config.json").flat(), scores))
     if not done:
         raise ValueError("none of the runs could be finished:\n" + "\n".join(failed))
-    output = pathlib.Path(output_dir)
     rows = variants.variant_rows(done)
     atomic.write_csv(rows, output / "table.csv")
     atomic.write_csv(variants.run_rows(done), output / "runs.csv")

@@ -1,5 +1,6 @@
 """The directory of a run: whose it is, and what a run that goes on finds in it."""
 
+import errno
 import pathlib
 from collections.abc import Mapping
 
@@ -117,6 +118,19 @@ def open_directory(config: ResolvedConfig, statistics: LabelStatistics, origin: 
     if not continues:
         config.save(path)
     return origin
+
+
+def check_still_there(run_dir: pathlib.Path) -> None:
+    """Refuses to end a run well whose directory was removed meanwhile.
+
+    Raises:
+        FileNotFoundError: it is gone, or others of its files have been written to a new one.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            errno.ENOENT, "the run directory was removed while the run was writing to it", str(path)
+        )
 
 
 def _check_statistics(

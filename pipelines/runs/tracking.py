@@ -75,13 +75,16 @@ class _SavedRuns(msgspec.Struct):
     Attributes:
         mlflow: the IDs of the run by tracking URI.
         wandb: the IDs of the run by project.
-        wandb_epochs: the numbers of epochs that the run has in W&B, by ID and prefix. Offline,
-            nothing else knows.
+        wandb_epochs: the numbers of epochs that finished folders of an offline run have, by ID and
+            prefix. Nothing else knows them.
+        wandb_unfinished: the folder of an offline run that was begun last, by ID, until it is
+            finished.
     """
 
     mlflow: dict[str, str] = {}
     wandb: dict[str, str] = {}
     wandb_epochs: dict[str, dict[str, int]] = {}
+    wandb_unfinished: dict[str, str] = {}
 
     NAME: ClassVar[str] = "tracking.json"
 
@@ -173,6 +176,9 @@ class MLflowRun:
 class WandbRun:
     """A run in Weights & Biases, in the mode of the variable `WANDB_MODE`.
 
+    W&B keeps what it has not yet written offline in memory, so that nobody knows what the folder of
+    a killed process holds. Such a folder is set aside, and the next one gets its epochs.
+
     Args:
         config: the configuration of the run.
         saved: where the ID, and the numbers of epochs, are kept.
@@ -184,9 +190,7 @@ class WandbRun:
         assert config.wandb is not None
         self._saved, self._run_dir = saved, pathlib.Path(config.run_dir)
         entity, _, project = config.wandb.rpartition("/")
-        is_new = config.wandb not in saved.wandb
-        if is_new:
-            saved.wandb[config.wandb] = secrets.token_hex(8)
+        saved.wandb.setdefault(config.wandb, secrets.token_hex(8))
         self._run = wandb.init(
             entity=entity or None,
             project=project,
@@ -197,8 +201,12 @@ class WandbRun:
             config=config.flat(),
             allow_val_change=True,
         )
-        if is_new:
-            saved.save(self._run_dir)
+        self._epochs = dict(saved.wandb_epochs.get(self._run.id, {}))
+        if self._run.offline:
+            if unfinished := saved.wandb_unfinished.get(self._run.id):
+                _set_aside(pathlib.Path(unfinished))
+            saved.wandb_unfinished[self._run.id] = os.path.dirname(self._run.dir)
+        saved.save(self._run_dir)
 
     def num_epochs(self, prefix: str) -> int:
         """Returns how many epochs the server has, or offline how many were written here."""
@@ -206,10 +214,6 @@ class WandbRun:
             return self._epochs.get(prefix, 0)
         last = self._run.summary.get(f"{prefix}epoch")
         return 0 if last is None else int(last) + 1
-
-    @property
-    def _epochs(self) -> dict[str, int]:
-        return self._saved.wandb_epochs.setdefault(self._run.id, {})
 
     def log_epoch(self, prefix: str, epoch: int, values: Mapping[str, float]) -> None:
         """Logs the metrics, over the number of the epoch."""
@@ -219,7 +223,6 @@ class WandbRun:
         named = {f"{prefix}{name}": value for name, value in values.items()}
         self._run.log({f"{prefix}epoch": epoch, **named})
         self._epochs[prefix] = epoch + 1
-        self._saved.save(self._run_dir)
 
     def log_scores(self, values: Mapping[str, float]) -> None:
         """Sets the scores in the summary of the run."""
@@ -237,6 +240,15 @@ class WandbRun:
     def finish(self, status: str) -> None:
         """Ends the run, and waits until what it has is sent."""
         self._run.finish(exit_code=int(status != _SUCCESS))
+        if self._saved.wandb_unfinished.pop(self._run.id, None):
+            self._saved.wandb_epochs[self._run.id] = self._epochs
+            self._saved.save(self._run_dir)
+
+
+def _set_aside(folder: pathlib.Path) -> None:
+    """Renames a folder of W&B, so that it is not sent with the others."""
+    if folder.exists():
+        folder.rename(folder.with_name(f"unfinished-{folder.name}"))
 
 
 _KINDS: dict[str, Callable[[ResolvedConfig, _SavedRuns], Tracker]] = {

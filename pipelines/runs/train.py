@@ -209,6 +209,7 @@ def _train_and_evaluate(
             scores = _evaluate_and_export(
                 config, data, statistics, model, logits_of, judged, run.origin.accepted_changes
             )
+        directory.check_still_there(run_dir)
         logged = ("config.json", "metrics.json", report.REPORT)
         trackers.log_results(scores, [run_dir / name for name in logged])
     training.wait_for_all(strategy)

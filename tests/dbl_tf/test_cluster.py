@@ -1,6 +1,9 @@
 """Training by several processes, each a machine of a cluster on the loopback interface."""
 
 import json
+import os
+import re
+import signal
 import socket
 import time
 
@@ -87,6 +90,20 @@ def test_both_machines_name_the_step_whose_loss_is_not_finite(start):
         assert member.wait() != 0
         message = member.stderr
         assert "FloatingPointError: the loss is nan at step 2: " in message
+
+
+@pytest.mark.parametrize(("told", "number"), [(1, signal.SIGTERM), (0, signal.SIGINT)])
+def test_a_signal_to_one_machine_stops_all_after_the_same_step(start, tmp_path, told, number):
+    members = start(pause=0.02, steps=100_000)
+    checkpoints = wait_for_step(tmp_path, 6, members)
+    os.kill(members[told].pid, number)
+    stopped = set()
+    for member in members:
+        assert member.wait() == 128 + number, member.stderr
+        stopped |= set(re.findall(r"stopped at step (\d+) of 100000; the same", member.stderr))
+    assert stopped == {str(max(checkpoints.steps()))}
+    assert number.name in members[told].stderr
+    assert number.name not in members[1 - told].stderr
 
 
 @pytest.mark.slow

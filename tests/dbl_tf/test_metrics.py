@@ -200,7 +200,7 @@ def test_ranking_of_examples_equals_scikit_learn_s():
 def test_ranking_of_more_examples_than_a_block_holds(monkeypatch):
     rng = np.random.default_rng(5)
     labels, scores = rng.random((97, 11)) < 0.3, rng.random((97, 11)).round(1)
-    monkeypatch.setattr(metrics, "_SCORES_PER_BLOCK", 100)
+    monkeypatch.setattr(metrics.arrays, "_SCORES_PER_BLOCK", 100)
     assert metrics.ranking_loss(labels, scores) == pytest.approx(label_ranking_loss(labels, scores))
     assert metrics.coverage(labels, scores) == pytest.approx(coverage_error(labels, scores))
     expected = averages(labels, highest(scores, 3))
@@ -385,22 +385,22 @@ def test_the_list_measures_decisions_and_ranking_as_scikit_learn_does():
 def test_shared_work_is_done_once(monkeypatch):
     calls = []
     once = (
-        "_over_ranked_classes",
-        "_log_loss_of_classes",
-        "_brier_score_of_classes",
-        "_mean_excess_of_classes",
+        "over_ranked_classes",
+        "log_loss_of_classes",
+        "brier_score_of_classes",
+        "mean_excess_of_classes",
         "top_k_scores",
         "micro_area_under_roc",
-        "_ranking",
+        "ranking_scores",
     )
     for name in (*once, "precision_recall_f1"):
-        function = getattr(metrics, name)
+        function = getattr(metrics.evaluation, name)
 
         def counted(*args, function=function, name=name):
             calls.append(name)
             return function(*args)
 
-        monkeypatch.setattr(metrics, name, counted)
+        monkeypatch.setattr(metrics.evaluation, name, counted)
     metrics.measure(make_evaluation())
     assert sorted(calls) == sorted([*once, "precision_recall_f1", "precision_recall_f1"])
 

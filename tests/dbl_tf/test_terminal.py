@@ -32,7 +32,6 @@ def clock(monkeypatch):
 def on_a_terminal(monkeypatch):
     """The output is a terminal of 100 columns inside; yields a function that reads what it got."""
     master, slave = os.openpty()
-    os.set_blocking(master, False)
     with monkeypatch.context() as patch, open(slave, "w", encoding="utf-8") as stream:
         patch.setenv("TERM", "xterm-256color")
         patch.setenv("COLUMNS", "100")
@@ -40,8 +39,11 @@ def on_a_terminal(monkeypatch):
         patch.setattr(sys, "stdout", stream)
 
         def read():
-            stream.flush()
-            return os.read(master, 1 << 20).decode()
+            print("<end>", end="", file=stream, flush=True)
+            got = b""
+            while not got.endswith(b"<end>"):  # a terminal passes on what it got bit by bit
+                got += os.read(master, 1 << 20)
+            return got.removesuffix(b"<end>").decode()
 
         yield read
     os.close(master)

@@ -90,11 +90,12 @@ def train(
 
 
 if __name__ == "__main__":
-    train(
-        training.make_strategy("multi_worker"),
-        pathlib.Path(sys.argv[1]),
-        int(sys.argv[2]),
-        float(sys.argv[3]),
-        int(sys.argv[4]) or None,
-        int(sys.argv[5]) or None,
-    )
+    with training.exiting_when_stopped("cluster_member"):
+        train(
+            training.make_strategy("multi_worker"),
+            pathlib.Path(sys.argv[1]),
+            int(sys.argv[2]),
+            float(sys.argv[3]),
+            int(sys.argv[4]) or None,
+            int(sys.argv[5]) or None,
+        )

@@ -21,8 +21,10 @@ from dbl_tf import LabelStatistics, models, saved_csv, serving
 from dbl_tf.calibration import Calibration
 from dbl_tf.training import Checkpoints
 from dbl_tf.training.callbacks import KeepBest, read_history
+from pipelines import cache
 from pipelines.datasets import LoadOptions, table
 from pipelines.datasets.image_checks import BadImagesError
+from pipelines.datasets.options import TableOptions
 from pipelines.runs import scores as run_scores
 from pipelines.runs import trials
 from pipelines.runs.config import ResolvedConfig, RunConfig
@@ -271,7 +273,7 @@ class Table(Kind):
             writer.writerows(rows)
 
     def read(self):
-        options = table.Options(examples=str(self.path))
+        options = TableOptions(examples=str(self.path))
         data = table.load(options, self.loading)
         prints = {name: SplitFingerprint.of(split) for name, split in data.splits.items()}
         of_train = data.splits["train"]
@@ -291,10 +293,28 @@ class JsonTable(Table):
         self.path.write_text("\n".join(lines), encoding="utf-8")
 
 
+class CachedArray(Kind):
+    """Features of a frozen backbone and the like, which are computed again where they are lost."""
+
+    name = "features.npy"
+
+    def write(self):
+        with cache.writing(self.path) as file:
+            np.save(file, np.arange(24, dtype=np.float32).reshape(6, 4))
+
+    def read(self):
+        found = cache.load(self.path, lambda file: np.load(file, allow_pickle=False))
+        return None if found is None else found.tolist()
+
+    def outcome(self, expected):
+        found = self.read()
+        return "recovered" if found is None else "harmless" if found == expected else None
+
+
 KINDS = [
     *(Statistics, Config, SavedCalibration, SavedThresholds, SavedOrigin, Scores, ExportDetails),
     *(Choice, TrialRows, TrialPredictions, TrainingHistory, Checkpoint, BestWeights, Network),
-    *(Table, JsonTable),
+    *(Table, JsonTable, CachedArray),
 ]
 
 

@@ -3,6 +3,7 @@ import csv
 import math
 import os
 import re
+import shutil
 import signal
 import threading
 
@@ -71,6 +72,20 @@ def fit(directory, network, **arguments):
         verbose=0,
         **arguments,
     )
+
+
+@pytest.mark.parametrize("step", [2, STEPS_PER_EPOCH])
+def test_a_directory_that_is_removed_ends_the_training(tmp_path, step):
+    directory = tmp_path / "run"
+
+    def remove(batch, logs):
+        if batch + 1 == step:
+            shutil.rmtree(directory)
+
+    removing = keras.callbacks.LambdaCallback(on_train_batch_end=remove)
+    with pytest.raises(FileNotFoundError, match=f"{re.escape(str(directory))}/"):
+        fit(directory, make_network(), callbacks=[removing], checkpoint_every=1)
+    assert not directory.exists()
 
 
 @pytest.fixture(scope="module")

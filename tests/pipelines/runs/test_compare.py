@@ -154,6 +154,8 @@ def test_val_takes_the_place_of_test(picture_table, tmp_path):
     with pytest.raises(ValueError, match="no val split to hold out; pass --val_fraction"):
         compare.compare(runs_of(picture_table, tmp_path, on="val"), tmp_path / "runs")
     runs = runs_of(picture_table, tmp_path, on="val", val_fraction=0.25)
-    compare.compare(runs, tmp_path / "runs")
+    output = tmp_path / "not" / "there"
+    compare.compare(runs, output)
+    assert (output / "report.html").exists()
     scores = json.loads((pathlib.Path(runs[0].run_dir) / "metrics.json").read_text())
     assert scores["num_test_examples"] == 10

@@ -88,8 +88,7 @@ def content(path):
     """The bytes of a file; of a history its rows without what is measured, the only exception."""
     if path.name != "history.csv":
         return path.read_bytes()
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = training.read_history(path)
     assert all(float(row.pop(name)) > 0 for row in rows for name in MEASURED)
     return rows
 

@@ -5,9 +5,11 @@ import importlib.util
 import json
 import logging
 import pathlib
+import signal
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from sklearn.metrics import average_precision_score
@@ -181,41 +183,78 @@ def test_a_tracker_that_cannot_begin_is_refused_before_the_training(features, tm
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+# Trains with the settings that follow, and is killed where the second epoch is logged and its
+# checkpoint is not written.
+KILLED_IN_THE_SECOND_EPOCH = f"""
+import json, os, signal, sys
+from dbl_tf import training
+from pipelines.runs.config import RunConfig
+from pipelines.runs.train import train_and_evaluate
+
+save = training.Checkpoints.save
+
+def save_or_die(checkpoints, model, step, loss_sum=0.0):
+    if step >= {2 * STEPS_PER_EPOCH}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(checkpoints, model, step, loss_sum)
+
+training.Checkpoints.save = save_or_die
+train_and_evaluate(RunConfig.of(**json.loads(sys.argv[1])))
+"""
+# A file of W&B is a log in the format of LevelDB behind a header of its own.
+FILE_HEADER, RECORD_HEADER, BLOCK = 7, 7, 1 << 15
+
+
+def wandb_records(path):
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place, joined = path.read_bytes(), FILE_HEADER, b""
+    while place + RECORD_HEADER <= len(content):
+        if BLOCK - place % BLOCK < RECORD_HEADER:
+            place += BLOCK - place % BLOCK
+            continue
+        length = int.from_bytes(content[place + 4 : place + 6], "little")
+        is_last = content[place + 6] in (1, 4)  # a whole record, or the last part of one
+        place += RECORD_HEADER
+        joined += content[place : place + length]
+        place += length
+        if is_last:
+            yield Record.FromString(joined)
+            joined = b""
+
+
+def items_of(updates):
+    return {u.key or "/".join(u.nested_key): json.loads(u.value_json) for u in updates}
+
+
 @needs_wandb
 def test_a_killed_run_continues_in_wandb(features, untracked, tmp_path, monkeypatch):
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_dir = tmp_path / "run"
-    scores = train_killed(make_config(features, run_dir, wandb="team/views"), monkeypatch)
+    config = make_config(features, run_dir, wandb="team/views")
+    killed = programs.run("-c", KILLED_IN_THE_SECOND_EPOCH, json.dumps(config.flat()))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    scores = train_and_evaluate(config)
+    train_and_evaluate(config)  # evaluates once more
     assert_same_weights(run_dir, untracked)
 
     ids, rows, summary, files = set(), [], {}, set()
-    for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record.FromString(data)
-            if record.HasField("run"):
-                ids.add((record.run.entity, record.run.project, record.run.run_id))
-            items = {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                for item in record.history.item
-            }
-            if "epoch" in items:
-                rows.append(items)
-            summary |= {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                for item in record.summary.update
-            }
-            files |= {entry.path for entry in record.artifact.manifest.contents}
-            artifact = record.request.log_artifact.artifact
-            files |= {entry.path for entry in artifact.manifest.contents}
+    logs = sorted(run_dir.glob("wandb/offline-run-*/*.wandb"))
+    assert len(logs) == 2  # what the killed process has left is set aside
+    assert len(list(run_dir.glob("wandb/unfinished-*/*.wandb"))) == 1
+    for record in (record for path in logs for record in wandb_records(path)):
+        if record.HasField("run"):
+            ids.add((record.run.entity, record.run.project, record.run.run_id))
+        items = items_of(record.history.item)
+        rows += [items] if "epoch" in items else []
+        summary |= items_of(record.summary.update)
+        files |= {entry.path for entry in record.artifact.manifest.contents}
+        logged = record.request.log_artifact.artifact
+        files |= {entry.path for entry in logged.manifest.contents}
     assert len(ids) == 1
-    assert [(row["epoch"], row["loss"], row["val_map"]) for row in rows] == [
-        (row["epoch"], row["loss"], row["val_map"]) for row in history(run_dir)
-    ]
+    assert ids.pop()[:2] == ("team", "views")
+    expected = history(run_dir)
+    assert [{name: row[name] for name in expected[0]} for row in rows] == expected
     assert summary["test/mAP/total"] == scores["mAP"]["total"]
     assert files >= {"config.json", "metrics.json", "report.html"}
 
@@ -230,7 +269,7 @@ def test_a_tracker_that_is_not_installed_is_refused_in_one_line(name, features, 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="MLflow is not installed")
+@needs_mlflow
 def test_a_password_is_kept_out_of_the_files(features, tmp_path):
     config = make_config(features, tmp_path / "run", mlflow="http://me:secret@host:5000")
     with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_USERNAME and ") as error:
