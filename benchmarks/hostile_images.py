@@ -222,19 +222,19 @@ def bmp(size: int) -> bytes:
 
 
 COSTLIEST: dict[str, Callable[[], bytes]] = {
-    "JPEG, progressive, 10 scans": lambda: jpeg(_SIDE, _SIDE, 10),
-    "JPEG, progressive, CMYK": lambda: jpeg(_SIDE, _SIDE, 10, components=4),
-    "JPEG, sequential, 10 scans": lambda: jpeg(_SIDE, _SIDE, 10, progressive=False),
-    "PNG, RGBA": lambda: png(_SIDE, _SIDE, color_type=6),
-    "PNG, RGBA, interlaced": lambda: png(_SIDE, _SIDE, color_type=6, interlaced=True),
-    "PNG, 16 bits": lambda: png(_SIDE, _SIDE // 2, color_type=6, depth=16),
-    "PNG, 16 texts": lambda: png(8, 8, after=compressed_text(b"zTXt", 7_900_000) * 16),
+    "progressive JPEG": lambda: jpeg(_SIDE, _SIDE, 10),
+    "CMYK JPEG": lambda: jpeg(_SIDE, _SIDE, 10, components=4),
+    "sequential JPEG": lambda: jpeg(_SIDE, _SIDE, 10, progressive=False),
+    "RGBA PNG": lambda: png(_SIDE, _SIDE, color_type=6),
+    "interlaced PNG": lambda: png(_SIDE, _SIDE, color_type=6, interlaced=True),
+    "16-bit PNG": lambda: png(_SIDE, _SIDE // 2, color_type=6, depth=16),
+    "PNG of texts": lambda: png(8, 8, after=compressed_text(b"zTXt", 7_900_000) * 16),
     "GIF": lambda: gif(_SIDE, _SIDE),
-    "GIF, blocks of 1 byte": lambda: gif(_SIDE, _SIDE, block=1),
-    "GIF, frame of 8 x 8": lambda: gif(8, 8, canvas=(_SIDE, _SIDE)),
+    "GIF of tiny blocks": lambda: gif(_SIDE, _SIDE, block=1),
+    "GIF of a tiny frame": lambda: gif(8, 8, canvas=(_SIDE, _SIDE)),
     "BMP": lambda: bmp(MAX_BYTES),
-    "WebP, lossy": lambda: webp(16_383, 6_103, lossless=False),
-    "WebP, lossless": lambda: webp(16_383, 6_103, lossless=True),
+    "lossy WebP": lambda: webp(16_383, 6_103, lossless=False),
+    "lossless WebP": lambda: webp(16_383, 6_103, lossless=True),
 }
 
 
@@ -322,7 +322,7 @@ def _wait(folder: str, slow_images: int, threads: int) -> dict[str, Any]:
 
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     serve = _load(folder)
-    good, slow = png(500, 375), COSTLIEST["JPEG, progressive, 10 scans"]()
+    good, slow = png(500, 375), COSTLIEST["progressive JPEG"]()
 
     def seconds() -> float:
         start = time.perf_counter()
