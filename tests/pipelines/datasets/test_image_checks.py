@@ -11,6 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from benchmarks import hostile_images
+from dbl_tf import terminal
 from pipelines import cache
 from pipelines.datasets import image_checks
 from pipelines.datasets.image_checks import (
@@ -306,14 +307,14 @@ def test_all_bad_images_are_listed_where_they_are_too_many_to_show(tmp_path, cac
 
 @pytest.mark.parametrize("level", ["exists", "header"])
 def test_check_that_lasts_shows_how_far_it_is(tmp_path, cache_dir, monkeypatch, capfd, level):
-    monkeypatch.setattr(image_checks, "_SECONDS_BEFORE_PROGRESS", 0)
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0)
     paths = [tmp_path / f"{i}.jpg" for i in range(60)]
     for path in paths:
         path.write_bytes(jpeg())
     check_images(paths, level=level, cache_dir=cache_dir, progress=False)
-    assert "60/60" not in capfd.readouterr().out
+    assert "60 of 60 images" not in capfd.readouterr().out
     check_images(paths, level=level, cache_dir=cache_dir / "other")
-    assert "60/60" in capfd.readouterr().out
+    assert "60 of 60 images" in capfd.readouterr().out
 
 
 def in_records(encoded: list[bytes], file: pathlib.Path) -> Examples:

@@ -55,7 +55,7 @@ def test_a_table_is_summed_up_and_nothing_but_the_cache_is_written(pictures, tmp
     assert lines[0] == "list layout: 30 train, 10 val, 12 test images; 3 classes"
     for part in ("Classes", "Pairs", "Rows", "Class-aware re-sampling"):
         assert sum(line.startswith(part) for line in lines) == 1
-    assert files_in(tmp_path) - before == {"cache/checked_images.npy"}
+    assert files_in(tmp_path) - before == {"cache/checked_images.digests"}
 
 
 def test_an_image_in_two_splits_under_two_names_is_shown(pictures, tmp_path):
