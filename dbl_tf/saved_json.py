@@ -1,8 +1,8 @@
 """One way to write and read the JSON files of the project: with format, digest and schema.
 
 A file begins with its format, such as `dbl_tf.Thresholds/2`, and a digest of its content, so that
-no value that has changed since is used in silence. Files of version 1 have no digest, and only
-those of label statistics name their format. Numbers are finite, since JSON has no other ones and
+no value that has changed since is used in silence. Files of earlier versions have no digest, and
+some do not name their format. Numbers are finite, since JSON has no other ones and
 larger ones than float64 holds are refused.
 """
 
@@ -26,7 +26,6 @@ Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Fields = dict[str, Any]
 
 FORMAT, DIGEST = "format", "digest"
-_FIRST_WITH_DIGEST = 2
 
 _T = TypeVar("_T")
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
@@ -43,6 +42,7 @@ class Format(Generic[_T]):
         version: the version that is written.
         migrations: for each earlier version whose fields differ, a function from its fields to
             those of the next version. It may raise a `ValueError`.
+        first_with_digest: the first version whose files have a digest.
         is_edited_by_hand: whether people are expected to change such files. A change is then
             accepted with a warning, and otherwise refused.
     """
@@ -52,6 +52,7 @@ class Format(Generic[_T]):
     schema: type[_T]
     version: int = 2
     migrations: Mapping[int, Callable[[Fields], Fields]] = dataclasses.field(default_factory=dict)
+    first_with_digest: int = 2
     is_edited_by_hand: bool = False
 
     def document(self, content: Mapping[str, Any]) -> Fields:
@@ -119,7 +120,7 @@ class Format(Generic[_T]):
         digest = fields.pop(DIGEST, None)
         changed = digest is not None and digest != _digest(fields)
         fields.pop(FORMAT, None)
-        if digest is None and version >= _FIRST_WITH_DIGEST:
+        if digest is None and version >= self.first_with_digest:
             logging.warning(
                 "%s has no field %s: whether its %s are as they were written cannot be told",
                 path,
@@ -137,24 +138,6 @@ class Format(Generic[_T]):
                 f"its field {DIGEST} is not that of its content, which was changed since it was "
                 f"written; restore the file, or remove the field {DIGEST} if the change is meant"
             )
-
-
-def decode(path: str | os.PathLike, schema: type[_T], what: str) -> _T:
-    """Reads a JSON file of another program, or of a format that is no `Format`.
-
-    Args:
-        path: the file.
-        schema: the type of its content, such as a `msgspec.Struct`.
-        what: what the file should hold, for messages.
-
-    Raises:
-        OSError: the file cannot be read; the error names it.
-        ValueError: it holds something else. The message is one line with file and field.
-    """
-    try:
-        return msgspec.json.decode(pathlib.Path(path).read_bytes(), type=schema)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no {what}: {_reason(error)}") from error
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -22,7 +22,6 @@ from dbl_tf import saved_json
 from pipelines.shards import FORMATS, layout
 from pipelines.shards.layout import (
     FORMAT,
-    FORMATS_WITHOUT_IDENTITY,
     MANIFEST,
     Plan,
     ShardsError,
@@ -73,9 +72,8 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of `shards.json` in all formats."""
+    """The content of `shards.json`; see `Manifest` and `Plan`."""
 
-    format: str
     record_format: str
     class_names: tuple[str, ...]
     flip_probability: saved_json.Probability
@@ -85,9 +83,23 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_digest: str
     splits: dict[str, Split]
     statistics: ShardInfo
+    has_unknown: bool
     shrinking: Settings | None = None
-    has_unknown: bool | None = None
-    digest: str | None = None
+    has_identities: bool = True
+
+
+# What the earlier formats do not say of themselves.
+_FORMAT = saved_json.Format(
+    FORMAT.partition("/")[0],
+    "manifest of shards",
+    _Content,
+    version=3,
+    migrations={
+        1: lambda fields: {"has_unknown": False, **fields},
+        2: lambda fields: {"has_unknown": True, "has_identities": False, **fields},
+    },
+    first_with_digest=3,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +123,8 @@ class Manifest:
         content = self.plan.to_json()
         content["splits"] = msgspec.to_builtins(self.splits)
         content["statistics"] = msgspec.to_builtins(self.statistics)
-        content["digest"] = _digest(content)
-        return json.dumps(content, ensure_ascii=False, indent=1)
+        del content[saved_json.FORMAT]
+        return json.dumps(_FORMAT.document(content), ensure_ascii=False, indent=1)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "Manifest":
@@ -130,16 +142,9 @@ class Manifest:
                 )
             raise ShardsError(f"{directory} is not a folder of shards: it has no {MANIFEST}")
         try:
-            raw = saved_json.decode(path, dict[str, Any], "manifest of shards")
-            _check_format(path, raw)
-            content = saved_json.decode(path, _Content, "manifest of shards")
-        except ShardsError:
-            raise
+            content = _FORMAT.read(path)
         except ValueError as error:
-            raise ShardsError(str(error)) from error
-        has_unknown = content.has_unknown
-        if content.format != FORMAT:
-            has_unknown = content.format == FORMATS_WITHOUT_IDENTITY[1]
+            raise ShardsError(f"{error}. {_REMEDY}") from error
         plan = Plan(
             record_format=content.record_format,
             class_names=content.class_names,
@@ -149,9 +154,9 @@ class Manifest:
             num_shards=content.num_shards,
             data_digest=content.data_digest,
             shrinking=content.shrinking,
-            has_unknown=bool(has_unknown),
+            has_unknown=content.has_unknown,
         )
-        manifest = cls(plan, content.splits, content.statistics, content.format == FORMAT)
+        manifest = cls(plan, content.splits, content.statistics, content.has_identities)
         if problem := next(manifest._contradictions(), None):
             raise ShardsError(f"{path} {problem}. {_REMEDY}")
         return manifest
@@ -192,29 +197,6 @@ def _misnamed(named: Sequence[tuple[ShardInfo, str]]) -> Iterator[str]:
             yield f"names the file {info.file!r} in place of {name}"
 
 
-def _check_format(path: pathlib.Path, content: dict[str, Any]) -> None:
-    formats = (*FORMATS_WITHOUT_IDENTITY, FORMAT)
-    found = content.get("format")
-    if found not in formats:
-        raise ShardsError(
-            f"{path} is of format {found!r}; this version reads {', '.join(formats)}. Write the "
-            "shards again with it"
-        )
-    digest = content.pop("digest", None)
-    if found == FORMAT:
-        if digest != _digest(content):
-            raise ShardsError(
-                f"{path} has changed since it was written: its digest differs. {_REMEDY}"
-            )
-    elif digest is not None or "has_unknown" in content:
-        raise ShardsError(f"{path} says that it is of format {found!r}, and is not. {_REMEDY}")
-
-
-def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def load_json(path: str | os.PathLike) -> Any:
     """Reads a JSON file.
 
@@ -222,9 +204,9 @@ def load_json(path: str | os.PathLike) -> Any:
         ShardsError: the file is not JSON.
     """
     try:
-        return saved_json.decode(path, Any, "JSON")
-    except ValueError as error:
-        raise ShardsError(str(error)) from error
+        return json.loads(pathlib.Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ShardsError(f"{path} is no JSON: {error}") from error
 
 
 def check_file(directory: str | os.PathLike, info: ShardInfo, *, content: bool) -> str | None:

@@ -114,7 +114,7 @@ def rewrite(folder: pathlib.Path, manifest: dict) -> None:
     """Writes a manifest with a digest that is right, as somebody might who wants to deceive."""
     del manifest["digest"]
     text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    manifest["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    manifest["digest"] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     (folder / "shards.json").write_text(json.dumps(manifest))
 
 
@@ -207,7 +207,7 @@ def test_an_edited_manifest_is_refused(folder, edit):
     assert edit(text) != text
     path.write_text(edit(text))
     with pytest.raises(
-        layout.ShardsError, match=r"shards\.json (has changed|says|holds)"
+        layout.ShardsError, match=r"shards\.json holds no manifest of shards"
     ) as caught:
         reading.load(folder)
     assert "\n" not in str(caught.value)
