@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import measuring
-from pipelines import images, inputs, record_files, sampling
+from pipelines import images, inputs, record_files, record_formats, sampling
 from pipelines.examples import Examples, LabelledData
 from pipelines.runs.config import DataConfig
 from pipelines.shards import layout, reading, writing
@@ -61,15 +61,15 @@ def measure(
             DataConfig.of(dataset="table", examples=examples, cache_dir=str(folder)).load_data(),
             records,
         )
-        written = {name: write(data, folder / name, name) for name in record_files.FORMATS}
+        written = {name: write(data, folder / name, name) for name in record_formats.FORMATS}
         read = {
             f"{record_format}, {sampler}": read_batches(
                 folder / record_format, sampler, batches, batch_size, image_size
             )
-            for record_format in record_files.FORMATS
+            for record_format in record_formats.FORMATS
             for sampler in sampling.STREAM_SAMPLERS
         }
-        identities = {name: compare_identities(folder / name) for name in record_files.FORMATS}
+        identities = {name: compare_identities(folder / name) for name in record_formats.FORMATS}
     return {
         "records": records,
         "batch_size": batch_size,

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from array_record.python import array_record_module
 
-from pipelines.shards import FORMATS
+from pipelines.record_formats import FORMATS
 
 # ArrayRecord neither reads ahead nor uses threads of its own: a position does not tell the next
 # one, and it takes longer to hand a single record to a pool than to read it.

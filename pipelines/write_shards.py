@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from pipelines import start
+from pipelines.record_formats import FORMATS
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
-from pipelines.shards import EXAMPLES_PER_SHARD, FORMATS
+from pipelines.shards import EXAMPLES_PER_SHARD
 from pipelines.shrinking import Settings
 
 if TYPE_CHECKING:

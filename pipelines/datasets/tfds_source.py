@@ -24,7 +24,7 @@ from pipelines.datasets import assembly
 from pipelines.datasets.options import TfdsOptions
 from pipelines.datasets.source import LoadOptions
 from pipelines.examples import Examples, LabelledData
-from pipelines.shards import FORMATS
+from pipelines.record_formats import FORMATS
 
 _BATCH = 1024
 _COLUMNS = cache.Kind("tfds_labels", version=2, suffix=".npz")

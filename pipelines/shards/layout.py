@@ -29,7 +29,8 @@ import numpy as np
 import scipy.sparse
 
 from pipelines.examples import LabelledData
-from pipelines.shards import EXAMPLES_PER_SHARD, FORMATS
+from pipelines.record_formats import FORMATS
+from pipelines.shards import EXAMPLES_PER_SHARD
 from pipelines.shrinking import Settings
 
 MANIFEST = "shards.json"
@@ -52,7 +53,7 @@ class Plan:
     """The division of a data set into shards, which depends on the data and a few numbers.
 
     Attributes:
-        record_format: one of `pipelines.shards.FORMATS`.
+        record_format: one of `record_formats.FORMATS`.
         class_names: the names of the C classes.
         flip_probability: the `flip_probability` of the data set.
         shuffle_seed: the seed that orders the train examples.

@@ -19,7 +19,8 @@ from typing import Annotated, Any
 import msgspec
 
 from dbl_tf import saved_json
-from pipelines.shards import FORMATS, layout
+from pipelines.record_formats import FORMATS
+from pipelines.shards import layout
 from pipelines.shards.layout import (
     FORMAT,
     MANIFEST,

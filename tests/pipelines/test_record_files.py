@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from array_record.python import array_record_module
 
-from pipelines import images, record_files
+from pipelines import images, record_files, record_formats
 
 
 def write_file(path, record_format, records):
@@ -19,7 +19,7 @@ def write_file(path, record_format, records):
     writer.close()
 
 
-@pytest.fixture(params=record_files.FORMATS)
+@pytest.fixture(params=record_formats.FORMATS)
 def record_format(request):
     return request.param
 

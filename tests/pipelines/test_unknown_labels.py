@@ -15,7 +15,7 @@ import tensorflow as tf
 from benchmarks import hidden_labels
 from dbl_tf import weighting
 from dbl_tf.statistics import LabelStatistics
-from pipelines import data_summary, inputs, longtail, prepared_table, record_files, sampling
+from pipelines import data_summary, inputs, longtail, prepared_table, record_formats, sampling
 from pipelines.datasets import table
 from pipelines.examples import Examples, FeatureRows, LabelledData, set_aside_val
 from pipelines.runs.config import DataConfig, RunConfig
@@ -131,7 +131,7 @@ def test_a_long_tailed_subset_does_not_depend_on_what_is_unknown():
     np.testing.assert_array_equal(chosen, expected)
 
 
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_shards_hold_unknown_labels(small_data, record_format, tmp_path):
     train = small_data.splits["train"]
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from run_data import make_data
 
 from dbl_tf import LabelStatistics
 from dbl_tf.training import ALL_ROWS, Share
-from pipelines import images, inputs, record_files, sampling
+from pipelines import images, inputs, record_formats, sampling
 from pipelines.runs import build
 from pipelines.runs.config import ConfigError, RunConfig
 from pipelines.runs.resolution import resolve
@@ -23,7 +23,7 @@ BATCH_SIZE = 16
 @pytest.fixture(scope="module")
 def folders(small_data, tmp_path_factory):
     folders = {}
-    for record_format in record_files.FORMATS:
+    for record_format in record_formats.FORMATS:
         folders[record_format] = tmp_path_factory.mktemp(record_format)
         plan = layout.make_plan(small_data, record_format=record_format, examples_per_shard=20)
         writing.write(small_data, folders[record_format], plan)
@@ -145,7 +145,7 @@ def test_images_labels_and_seeds_belong_together(streamed, tmp_path):
     np.testing.assert_allclose(pixels[5], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_the_shares_of_two_machines_make_up_the_batch(folders, tmp_path, record_format):
     data = reading.load(folders[record_format])
     config = resolve(make_config(tmp_path), make_data())

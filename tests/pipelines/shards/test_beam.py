@@ -5,14 +5,14 @@ import pytest
 
 pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
 
-from pipelines import record_files, shrinking
+from pipelines import record_formats, shrinking
 from pipelines.datasets import digits_mlt
 from pipelines.shards import beam, layout, writing
 
 
 @pytest.mark.parametrize(
     ("record_format", "settings"),
-    [*((name, None) for name in record_files.FORMATS), ("array_record", shrinking.Settings())],
+    [*((name, None) for name in record_formats.FORMATS), ("array_record", shrinking.Settings())],
 )
 def test_a_beam_pipeline_writes_the_bytes_of_the_local_writer(tmp_path, record_format, settings):
     data = digits_mlt.compose()

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from array_record.python import array_record_module
 
-from pipelines import images, inputs, record_files
+from pipelines import images, inputs, record_files, record_formats
 from pipelines.datasets import LoadOptions, shards
 from pipelines.datasets.options import ShardsOptions
 from pipelines.examples import Examples
@@ -26,14 +26,14 @@ SIZE = 8
 def folders(small_data, tmp_path_factory):
     """Folders of shards by format."""
     folders = {}
-    for record_format in record_files.FORMATS:
+    for record_format in record_formats.FORMATS:
         folders[record_format] = tmp_path_factory.mktemp(record_format) / "shards"
         plan = layout.make_plan(small_data, record_format=record_format, examples_per_shard=10)
         writing.write(small_data, folders[record_format], plan)
     return folders
 
 
-@pytest.fixture(params=record_files.FORMATS)
+@pytest.fixture(params=record_formats.FORMATS)
 def folder(folders, tmp_path, request):
     """A copy of one of them, to damage."""
     return shutil.copytree(folders[request.param], tmp_path / "shards")
@@ -413,7 +413,7 @@ def count_outcomes(small_data, folder, record_format: str, number: int, read) ->
     return counts
 
 
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 @pytest.mark.parametrize(("read", "number"), [(read_by_position, 150), (read_by_pipeline, 8)])
 def test_no_flipped_bit_is_used_in_silence(small_data, tmp_path, record_format, read, number):
     counts = count_outcomes(small_data, tmp_path, record_format, number, read)
@@ -421,7 +421,7 @@ def test_no_flipped_bit_is_used_in_silence(small_data, tmp_path, record_format, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 @pytest.mark.parametrize(("read", "number"), [(read_by_position, 10_000), (read_by_pipeline, 300)])
 def test_none_of_ten_thousand_flipped_bits_is_used_in_silence(
     small_data, tmp_path, record_format, read, number

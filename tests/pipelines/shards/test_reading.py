@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from dbl_tf.statistics import LabelStatistics
-from pipelines import inputs, record_files
+from pipelines import inputs, record_formats
 from pipelines.examples import set_aside_val
 from pipelines.shards import layout, reading, writing
 
@@ -17,7 +17,7 @@ from pipelines.shards import layout, reading, writing
 def folders(small_data, tmp_path_factory):
     """Folders of shards by format: 24 of train, in three groups of a stream, and 5 of test."""
     folders = {}
-    for record_format in record_files.FORMATS:
+    for record_format in record_formats.FORMATS:
         folders[record_format] = tmp_path_factory.mktemp(record_format) / "shards"
         plan = layout.make_plan(small_data, record_format=record_format, examples_per_shard=10)
         writing.write(small_data, folders[record_format], plan)
@@ -30,7 +30,7 @@ def folder(folders, tmp_path, request):
     return shutil.copytree(folders[request.param], tmp_path / "shards")
 
 
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_images_labels_and_names_come_back(small_data, folders, record_format):
     data = reading.load(folders[record_format])
     assert data.class_names == small_data.class_names
@@ -104,7 +104,7 @@ def test_an_unreadable_image_of_a_stream_is_named(small_data, tmp_path):
     assert broken in str(error)
 
 
-both = pytest.mark.parametrize("folder", record_files.FORMATS, indirect=True)
+both = pytest.mark.parametrize("folder", record_formats.FORMATS, indirect=True)
 
 
 @both
@@ -146,7 +146,7 @@ def test_statistics_of_the_same_size_from_other_shards_are_refused(folder):
         reading.load(folder)
 
 
-@pytest.mark.parametrize("folder", record_files.FORMATS[:1], indirect=True)
+@pytest.mark.parametrize("folder", record_formats.FORMATS[:1], indirect=True)
 def test_other_folders_and_versions_are_refused(folder, tmp_path):
     with pytest.raises(layout.ShardsError, match="is not a folder of shards"):
         reading.load(tmp_path)

@@ -16,7 +16,7 @@ from scipy import stats
 
 from dbl_tf.lock import InUseError
 from dbl_tf.statistics import LabelStatistics
-from pipelines import record_files, shrinking
+from pipelines import record_formats, shrinking
 from pipelines.datasets import digits_mlt
 from pipelines.examples import LabelledData
 from pipelines.shards import layout, reading, writing
@@ -99,7 +99,7 @@ def test_a_writer_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_a_full_disk_leaves_nothing_half_written_and_the_writer_goes_on(
     small_data, tmp_path, record_format
 ):
@@ -134,7 +134,7 @@ def test_another_data_set_or_form_in_the_folder_is_refused(small_data, tmp_path)
         writing.write(small_data, tmp_path / "b", plan)
 
 
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_shards_of_small_jpegs_hold_what_shrink_makes_of_the_files(
     small_data, tmp_path, record_format
 ):
@@ -175,7 +175,7 @@ def test_an_image_that_cannot_be_shrunk_is_named(small_data, tmp_path):
     assert list(contents(tmp_path)) == ["shards.unfinished.json"]
 
 
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_kept_shards_with_other_images_under_the_same_names_are_refused(
     small_data, tmp_path, record_format
 ):
@@ -265,7 +265,7 @@ def test_names_that_are_not_utf_8_come_back(small_data, tmp_path):
     test = small_data.splits["test"]
     names = [os.fsdecode(b"caf\xe9 %d.png" % i) for i in range(len(test))]
     data = LabelledData(small_data.class_names, {"train": dataclasses.replace(test, names=names)})
-    for record_format in record_files.FORMATS:
+    for record_format in record_formats.FORMATS:
         folder = tmp_path / record_format
         writing.write(data, folder, layout.make_plan(data, record_format=record_format))
         train = reading.load(folder).splits["train"]
@@ -284,7 +284,7 @@ writing.write(data, sys.argv[1], plan)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("record_format", record_files.FORMATS)
+@pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_a_writer_killed_ten_times_beside_flipped_bytes_ends_with_the_same_bytes(
     tmp_path, record_format, caplog
 ):
