@@ -155,7 +155,7 @@ def test_other_folders_and_versions_are_refused(folder, tmp_path):
     manifest = folder / "shards.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(content | {"format": "dbl_tf.Shards/4"}))
-    with pytest.raises(layout.ShardsError, match=r"Shards/4'; this version reads .*Shards/1"):
+    with pytest.raises(layout.ShardsError, match=r"reads .*Shards/1 and .*found 'dbl_tf.Shards/4'"):
         reading.load(folder)
     manifest.rename(folder / "shards.unfinished.json")
     with pytest.raises(layout.ShardsError, match="not written to their end"):
