@@ -82,13 +82,17 @@ def _check_number(text: str, place: str) -> None:
         raise ValueError(f"{place}: {text!r} is no number") from None
 
 
+# The folders of a log that have summaries of epochs: two of Keras, and that of `ClassSummaries`.
+_EPOCH_FOLDERS = ("train", "validation", "classes")
+
+
 class TensorBoard(keras.callbacks.TensorBoard):
     """Keras's TensorBoard callback, whose log holds every epoch once even if the run is killed."""
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Drops the epochs that will be trained again."""
-        for folder in pathlib.Path(self.log_dir).glob("*/"):
-            _keep_epochs_before(self.params["initial_epoch"], folder)
+        for name in _EPOCH_FOLDERS:
+            _keep_epochs_before(self.params["initial_epoch"], pathlib.Path(self.log_dir, name))
         super().on_train_begin(logs)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:

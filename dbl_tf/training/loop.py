@@ -208,7 +208,8 @@ def fit(
             logs = {"loss": losses.mean}
             listeners.on_train_batch_end(done - 1, logs)
             if epoch_ends:
-                logs["learning_rate"] = float(model.optimizer.learning_rate)
+                # Under a strategy it is a variable of each replica.
+                logs["learning_rate"] = float(tf.convert_to_tensor(model.optimizer.learning_rate))
                 if batch_size is not None:
                     num_examples = batch_size * (step - epoch_began[0])
                     logs["images_per_second"] = num_examples / (time.monotonic() - epoch_began[1])

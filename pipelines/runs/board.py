@@ -81,13 +81,14 @@ def _write_worst_images(labels: np.ndarray, result: EvaluationResult) -> None:
     names = np.array(result.class_names, object)
     read_images = report.images_reader(result.test)
     assert read_images is not None  # the examples are images
-    pictures = read_images(worst.tolist())
-    for rank, (position, picture) in enumerate(zip(worst, pictures, strict=True), start=1):
+    in_order = np.sort(worst).tolist()  # a stream of images is read in its own order
+    pictures = dict(zip(in_order, read_images(in_order), strict=True))
+    for rank, position in enumerate(worst.tolist(), start=1):
         given = result.probabilities[position] >= result.thresholds.values
         has = labels[position] == 1
         tf.summary.image(
             f"worst images/{rank:02d}",
-            picture[None],
+            pictures[position][None],
             description=(
                 f"{result.test.names[position]}: log loss {loss[position]:.3f}; labels "
                 f"{', '.join(names[has]) or 'none'}; given {', '.join(names[given]) or 'none'}"

@@ -53,7 +53,11 @@ def test_a_head_on_the_file_is_the_head_of_a_run_with_a_frozen_backbone(picture_
         **shared,
     )
     of_file = RunConfig.of(
-        dataset="features", examples=str(path), run_dir=str(tmp_path / "file"), **shared
+        dataset="features",
+        examples=str(path),
+        run_dir=str(tmp_path / "file"),
+        scale_features=False,
+        **shared,
     )
     scores = [train_and_evaluate(config) for config in (of_images, of_file)]
     assert scores[0]["mAP"] == scores[1]["mAP"]

@@ -61,6 +61,7 @@ def make_network(optimizer="sgd", ema=None):
 
 
 def fit(directory, network, callbacks, steps=STEPS, **how):
+    directory.mkdir(exist_ok=True)
     training.fit(
         network,
         make_batches,

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from dbl_tf.statistics import LabelStatistics
-from pipelines import longtail_table
+from pipelines import cache, longtail_table
 from pipelines.datasets import LoadOptions, image_checks, table
 from pipelines.runs import build
 from pipelines.runs.config import DataConfig, RunConfig
@@ -202,7 +202,8 @@ def test_urls_pass_through_table_checks_inputs_and_features(tmp_path, bucket, by
     assert list(train.files) == [f"{bucket}/{i}.jpg" for i in (0, 1, 3, 4)]
     assert list(train.encoded().as_numpy_iterator()) == [jpeg(40 * i) for i in (0, 1, 3, 4)]
     # All passed the check, and are remembered.
-    assert len(np.load(tmp_path / "cache" / image_checks.CACHE_NAME)) == 6
+    kept = cache.load(tmp_path / "cache" / image_checks.CACHE_NAME, np.load)
+    assert kept is not None and len(kept) == 6
 
     config = resolve(asked, data)
     assert config.flat().get("images_dir") == settings.get("images_dir")
