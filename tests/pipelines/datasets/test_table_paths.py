@@ -212,7 +212,8 @@ def test_urls_pass_through_table_checks_inputs_and_features(tmp_path, bucket, by
     backbone, _ = build.build_networks(config, statistics)
     features = Features(config, backbone)(train)[:]
     (kept,) = (tmp_path / "cache" / "features").iterdir()
-    np.save(kept, features + 1)
+    with cache.writing(kept) as file:
+        np.save(file, features + 1)
     np.testing.assert_array_equal(Features(config, backbone)(train)[:], features + 1)
     # Other content of the same size has other features, though the file system keeps no times.
     black = jpeg(0)
