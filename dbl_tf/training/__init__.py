@@ -9,12 +9,11 @@ from dbl_tf.training.callbacks import (
 )
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.class_summaries import ClassSummaries
-from dbl_tf.training.cluster import LostWorkerError, preparing_together
+from dbl_tf.training.cluster import LostWorkerError, preparing_together, wait_for_all
 from dbl_tf.training.distribution import (
     check_same_on_all,
     is_chief,
     make_strategy,
-    wait_for_all,
 )
 from dbl_tf.training.loop import ALL_ROWS, Batches, Share, fit
 from dbl_tf.training.stopping import StoppedError, exiting_when_stopped

@@ -43,8 +43,11 @@ class History(keras.callbacks.Callback):
                 )
         elif epochs:
             logging.warning(
-                "there is no %s; it will not have the %d epochs that are finished", path, epochs
+                "there is no %s; its rows of the %d epochs that are finished will be empty",
+                path,
+                epochs,
             )
+            self._rows = [{"epoch": epoch} for epoch in range(epochs)]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Appends the row of an epoch and writes the file."""

@@ -64,6 +64,11 @@ class Cluster:
         """The machines but this one."""
         return tuple(machine for machine in self.machines if machine != self.own)
 
+    @property
+    def leader(self) -> Machine:
+        """The machine that runs TensorFlow's coordination service: the chief, or else worker 0."""
+        return min(self.machines, key=lambda machine: (machine.kind != "chief", machine.index))
+
     @classmethod
     def from_environment(cls) -> "Cluster":
         """Reads `TF_CONFIG`.
@@ -294,6 +299,35 @@ def _differences(statements: Mapping[Machine, Mapping[str, str]]) -> list[str]:
             values = (f"{value} on {first_few(machines)}" for value, machines in by_value.items())
             found.append(f"{name}: {'; '.join(values)}")
     return found
+
+
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Returns once every process of the cluster has called it; at once for a single process.
+
+    A process that ended while another one still works would be taken for a lost one. Nor may it end
+    while another still reads what it has sent: so the last words go through the coordination
+    service, whose process ends last. Call it once, at the end.
+
+    Raises:
+        LostWorkerError: another machine cannot be reached.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+    cluster = Cluster.from_environment()
+    what, leader = "the end", cluster.leader
+    with reraise_lost_worker(strategy, lambda: "before it had finished"):
+        if cluster.own != leader:
+            _tell(what, _TOLD, cluster.own, {})
+            while _heard(what, _TOLD, leader, _NEWS_SECONDS) is None:
+                pass  # it evaluates
+            _tell(what, _READ, cluster.own, {})
+            return
+        for machine in cluster.others:
+            while _heard(what, _TOLD, machine, _NEWS_SECONDS) is None:
+                pass
+        _tell(what, _TOLD, leader, {})
+        for machine in cluster.others:
+            _heard(what, _READ, machine, _SECONDS_TO_BE_READ)
 
 
 def _key(what: str, kind: str, machine: Machine) -> str:

@@ -50,19 +50,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_id == 0
 
 
-def wait_for_all(strategy: tf.distribute.Strategy) -> None:
-    """Returns once every process of the cluster has called it; at once for a single process.
-
-    A process that ended while another one still works would be taken for a lost one.
-
-    Raises:
-        LostWorkerError: another machine cannot be reached.
-    """
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        with reraise_lost_worker(strategy, lambda: "before it had finished"):
-            _number_of_each_replica(strategy, 0)
-
-
 def check_same_on_all(strategy: tf.distribute.Strategy, number: int, message: str) -> None:
     """Checks that all machines of a cluster have the same number.
 

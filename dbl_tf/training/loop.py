@@ -17,8 +17,8 @@ from dbl_tf.losses import MultiLabelLoss
 from dbl_tf.terminal import Progress
 from dbl_tf.training.callbacks import History
 from dbl_tf.training.checkpoints import Checkpoints
-from dbl_tf.training.cluster import reraise_lost_worker
-from dbl_tf.training.distribution import CommonStop, check_same_on_all, is_chief, wait_for_all
+from dbl_tf.training.cluster import reraise_lost_worker, wait_for_all
+from dbl_tf.training.distribution import CommonStop, check_same_on_all, is_chief
 from dbl_tf.training.progress import TrainingProgress
 from dbl_tf.training.stopping import Notice, StoppedError, noticing_signals
 

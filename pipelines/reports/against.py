@@ -142,6 +142,9 @@ def write(
             ["new false alarm", True],
             ["false alarm gone", False],
         ],
+        "thresholds": [
+            [float(f"{value:.3g}") for value in of_both] for of_both in np.transpose(thresholds)
+        ],
         "facts": [_facts(row, changes.judged[i]) for i, row in enumerate(rows)],
         "first": int(order[0]),
         **pictures.choose(

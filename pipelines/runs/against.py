@@ -116,8 +116,14 @@ def compare_models(
 
 def format_summary(content: dict[str, Any]) -> str:
     """Formats the content of `against.json` for the terminal."""
-    lines = [f"{'':24}{'old':>9}{'new':>9}{'change':>9}   95 % interval"]
-    for heading, of_both in (("mAP %", content["mAP"]), ("F1 %", content["F1"])):
+    lines = [
+        f"old: {content['old']}",
+        f"new: {content['new']}",
+        f"compared on {content['images']:,} test examples by the {len(content['labels']):,} labels "
+        "that both models and the data have",
+        f"{'':24}{'old':>9}{'new':>9}{'change':>9}   95 % interval",
+    ]
+    for heading, of_both in (("mAP %", content["mAP"]), ("micro F1 %", content["F1"])):
         numbers = [
             "–" if (value := of_both[key]) is None else f"{100 * value:{sign}.2f}"
             for key, sign in (

@@ -154,7 +154,13 @@ class SavedModel:
         self.statistics = LabelStatistics.load(statistics_path)
         if self.class_names != self.statistics.class_names:
             raise ValueError(f"{details} and {statistics_path} have other class_names")
-        self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
+        try:
+            self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            raise ValueError(
+                f"{path} holds a model that is damaged: {' '.join(str(error).split()):.200}; "
+                "restore it, or export it again"
+            ) from error
         self._serve = self._loaded.signatures["serving_default"]
         self._input, spec = next(iter(self._serve.structured_input_signature[1].items()))
         self.num_features = spec.shape[-1] if self._input == "features" else None

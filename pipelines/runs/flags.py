@@ -95,7 +95,10 @@ def read(config_class: type[_Config], values: flags.FlagValues = flags.FLAGS) ->
     Raises:
         ConfigError: a flag has a value with which a run cannot be started.
     """
-    return config_class.of(**read_settings(config_class, values))
+    found = read_settings(config_class, values)
+    if found.get("backbone") is not None:
+        start.import_tensorflow()  # the names of networks are those of Keras
+    return config_class.of(**found)
 
 
 def read_settings(

@@ -307,13 +307,16 @@
   /** A picture with its name and what was said of it; probabilities of the label at hand. */
   function figure(at, probabilities = []) {
     const numbers = (values, digits) => values.map((p) => percent(p, digits)).join(" → ");
+    // One of the model, or those of both models.
+    const threshold = (label) => ` (threshold ${numbers([data.thresholds[label]].flat(), 0)})`;
     const said = data.images.said[at].map(([label, kind, ...values]) => {
       const [word, isBad] = data.words[kind];
-      const threshold = data.thresholds ? ` (threshold ${percent(data.thresholds[label], 0)})` : "";
       return make("div", { class: isBad ? "bad" : null },
-        `${word}: `, named(value("label", label)), ` ${numbers(values, 0)}${threshold}`);
+        `${word}: `, named(value("label", label)), ` ${numbers(values, 0)}${threshold(label)}`);
     });
-    const own = probabilities.length ? [make("div", {}, make("b", {}, numbers(probabilities, 1)))] : [];
+    const own = probabilities.length
+      ? [make("div", {}, make("b", {}, numbers(probabilities, 1)), threshold(chosen))]
+      : [];
     return make("figure", {}, picture(at),
       make("figcaption", {}, named(data.images.names[at]), ...own,
         make("details", { open: own.length ? null : "" },

@@ -149,6 +149,18 @@ def test_a_history_has_the_rate_and_the_speed_of_each_epoch_and_goes_on_from_an_
     assert len(rows) == len(whole[1])
 
 
+def test_a_training_goes_on_after_its_history_was_removed_and_stopped_again(whole, tmp_path):
+    for epochs in (1, 2):  # each start trains one epoch to its end, and is stopped in the next
+        with pytest.raises(KilledError):
+            fit(tmp_path, make_network(), callbacks=[KillAt(STEPS_PER_EPOCH + 1)])
+        if epochs == 1:
+            (tmp_path / "history.csv").unlink()  # as the message of a damaged one says
+    fit(tmp_path, make_network())
+    rows = training.read_history(tmp_path / "history.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [row["loss"] for row in rows] == ["", *(str(loss) for _, loss in whole[1][1:])]
+
+
 def test_a_training_prints_a_line_for_each_epoch_in_a_file(tmp_path, capsys):
     scored = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: logs.update(val_map=0.25)

@@ -199,6 +199,16 @@ def test_models_without_a_common_label_or_of_other_data_are_refused(
         against.compare_models(run_dir, str(copy), features, str(tmp_path))
 
 
+def test_a_damaged_export_is_named_in_one_line(older, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(older / "saved_model" / "1", copy)
+    (data,) = copy.glob("variables/variables.data-*")
+    data.write_bytes(bytes(8) + data.read_bytes()[8:])
+    with pytest.raises(ValueError, match=r"copy holds a model that is damaged: .*") as info:
+        evaluate.SavedModel(str(copy))
+    assert "\n" not in str(info.value)
+
+
 def test_features_in_units_of_their_own_are_learned_as_well(finished, examples, tmp_path):
     _, scores = finished
     with np.load(examples) as file:
