@@ -50,6 +50,17 @@ def first_lines(
     return "\n".join(f"{indent}{line}" for line in lines)
 
 
+def one_line(error: BaseException) -> str:
+    r"""Returns the message of an error on one line, or the name of its type if it has none.
+
+    Example:
+
+    >>> one_line(ValueError("not found:\n  a.jpg")), one_line(KeyboardInterrupt())
+    ('not found: a.jpg', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def quoted(text: str) -> str:
     r"""Returns a text in quotes, such that one that looks the same but is another is told apart.
 

@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from dbl_tf import hub, keras_internals, replicas
 from dbl_tf.classifiers import GraphClassifier
+from dbl_tf.messages import one_line
 from dbl_tf.names import HUB_PREFIX, HUB_PRESET, SMALL_RESNET, is_hub
 
 # The default learning rates of SGD are those of so many classes, times C over this number.
@@ -56,7 +57,7 @@ def load(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras has no class of errors for files that it cannot read
-        raise ValueError(f"{path} holds no network: {_one_line(error)}") from error
+        raise ValueError(f"{path} holds no network: {one_line(error)}") from error
 
 
 def _check_archive(path: str | os.PathLike) -> None:
@@ -68,13 +69,9 @@ def _check_archive(path: str | os.PathLike) -> None:
                     raise ValueError("it has no config.json")
                 damaged = archive.testzip()
         except Exception as error:  # a place that the archive gives, but does not have; and others
-            raise ValueError(f"{path} is no .keras file, or damaged: {_one_line(error)}") from error
+            raise ValueError(f"{path} is no .keras file, or damaged: {one_line(error)}") from error
     if damaged is not None:
         raise ValueError(f"{path} is damaged: {damaged!r} in it is not as it was written")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
@@ -536,7 +533,7 @@ def _network(
         except Exception as error:  # HDF5 and Keras raise many where bits of a file have changed
             raise ValueError(
                 f"{file} does not hold weights of {name} with options {options} and without "
-                f"its top: {_one_line(error)}"
+                f"its top: {one_line(error)}"
             ) from error
         wrong = [w.path for w in network.weights if not np.isfinite(ops.convert_to_numpy(w)).all()]
         if wrong:

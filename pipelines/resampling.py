@@ -71,11 +71,25 @@ def average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarra
         @ weights
         for kept in (np.ones(len(order), bool), has[order])
     )
-    found = np.cumsum(hits, axis=0, dtype=np.float64)
-    accepted = np.cumsum(accepted, axis=0, dtype=np.float64)
-    precision = np.divide(found, accepted, out=np.zeros_like(found), where=accepted > 0)
+    return average_precision_of_counts(hits, accepted, axis=0)
+
+
+def average_precision_of_counts(hits: np.ndarray, accepted: np.ndarray, axis: int) -> np.ndarray:
+    """Computes average precision from what each threshold adds, from the highest to the lowest.
+
+    Args:
+        hits: the number of positives that each threshold adds.
+        accepted: the number of examples that it adds.
+        axis: the axis of the thresholds.
+
+    Returns:
+        The average precision, float64, without that axis; NaN where there is no positive.
+    """
+    found = np.cumsum(hits, axis=axis, dtype=np.float64)
+    reached = np.cumsum(accepted, axis=axis, dtype=np.float64)
+    precision = np.divide(found, reached, out=np.zeros_like(found), where=reached > 0)
     with np.errstate(invalid="ignore"):
-        return (hits * precision).sum(axis=0) / found[-1]
+        return (hits * precision).sum(axis=axis) / found.take(-1, axis=axis)
 
 
 def average_precision_of_models(

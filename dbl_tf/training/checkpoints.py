@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from dbl_tf import atomic
+from dbl_tf.messages import one_line
 
 _SUFFIX = ".npy"  # of the members of an archive
 # What zipfile and NumPy raise for archives of which single bits have changed: methods, flags, sizes
@@ -205,8 +206,7 @@ def _open_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # it cannot be opened
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is damaged: {reason}") from error
+        raise ValueError(f"{path} is damaged: {one_line(error)}") from error
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:

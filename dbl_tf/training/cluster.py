@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from dbl_tf import keras_internals
-from dbl_tf.messages import first_few
+from dbl_tf.messages import first_few, one_line
 
 TIME_LIMIT_VARIABLE = "DBL_TF_CLUSTER_SECONDS"
 _TIME_LIMIT = 600.0
@@ -263,17 +263,16 @@ def preparing_together(strategy: tf.distribute.Strategy, what: str) -> Iterator[
     try:
         yield preparation
     except BaseException as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        _tell(what, _TOLD, cluster.own, {"refused": said})
+        _tell(what, _TOLD, cluster.own, {"refused": one_line(error)})
         with contextlib.suppress(Exception):  # the error that is raised matters more
-            for machine in cluster.others:
-                _heard(what, _READ, machine, _SECONDS_TO_BE_READ)
+            _wait_until_read(what, cluster)
         raise
     with reraise_lost_worker(strategy, lambda: "before the first step"):
         _tell(what, _TOLD, cluster.own, {"statement": preparation.statement})
         answers: dict[Machine, Any] = {cluster.own: {"statement": preparation.statement}}
         for machine in cluster.others:
-            answers[machine] = _heard_at_last(what, machine)
+            news = f"waiting for {machine} to prepare {what}"
+            answers[machine] = _heard_at_last(what, machine, news)
         _tell(what, _READ, cluster.own, {})
     refused = [f"{m}: {a['refused']}" for m, a in answers.items() if "refused" in a]
     if refused:
@@ -281,8 +280,9 @@ def preparing_together(strategy: tf.distribute.Strategy, what: str) -> Iterator[
     differences = _differences({m: answers[m]["statement"] for m in cluster.machines})
     if differences:
         with reraise_lost_worker(strategy, lambda: "before the first step"):
-            for machine in cluster.others:  # one that ended now would be taken for a lost one
-                _heard(what, _READ, machine, _SECONDS_TO_BE_READ)
+            _wait_until_read(
+                what, cluster
+            )  # a machine that ended now would be taken for a lost one
         raise ValueError(
             "the machines of the cluster were not started alike; start the same command, on the "
             "same versions and data, on all of them:\n  " + "\n  ".join(differences)
@@ -318,16 +318,13 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     with reraise_lost_worker(strategy, lambda: "before it had finished"):
         if cluster.own != leader:
             _tell(what, _TOLD, cluster.own, {})
-            while _heard(what, _TOLD, leader, _NEWS_SECONDS) is None:
-                pass  # it evaluates
+            _heard_at_last(what, leader)  # it may still evaluate
             _tell(what, _READ, cluster.own, {})
             return
         for machine in cluster.others:
-            while _heard(what, _TOLD, machine, _NEWS_SECONDS) is None:
-                pass
+            _heard_at_last(what, machine)
         _tell(what, _TOLD, leader, {})
-        for machine in cluster.others:
-            _heard(what, _READ, machine, _SECONDS_TO_BE_READ)
+        _wait_until_read(what, cluster)
 
 
 def _key(what: str, kind: str, machine: Machine) -> str:
@@ -344,8 +341,15 @@ def _heard(what: str, kind: str, machine: Machine, seconds: float) -> dict[str, 
     return None if text is None else json.loads(text)
 
 
-def _heard_at_last(what: str, machine: Machine) -> dict[str, Any]:
-    """Waits for what a machine tells, as long as it takes, and says so."""
+def _heard_at_last(what: str, machine: Machine, news: str | None = None) -> dict[str, Any]:
+    """Waits for what a machine tells, as long as it takes, and prints the news meanwhile."""
     while (content := _heard(what, _TOLD, machine, _NEWS_SECONDS)) is None:
-        print(f"waiting for {machine} to prepare {what}", file=sys.stderr, flush=True)
+        if news is not None:
+            print(news, file=sys.stderr, flush=True)
     return content
+
+
+def _wait_until_read(what: str, cluster: Cluster) -> None:
+    """Waits until all others have read what this machine has told, but not for ever."""
+    for machine in cluster.others:
+        _heard(what, _READ, machine, _SECONDS_TO_BE_READ)

@@ -182,7 +182,7 @@ def write(
         models=models,
         kind="images" if read_images is not None else "examples",
         changes=changes,
-        counts=dict(zip(KINDS, decisions.by_label().sum(axis=0).tolist(), strict=True)),
+        counts=content["changed decisions"],
         **_verdict(names, changes, only),
         min_images=MIN_IMAGES,
         by_chance=0.05 * np.count_nonzero(changes.judged),

@@ -7,6 +7,7 @@ from typing import Any
 
 from dbl_tf.messages import printable
 from dbl_tf.terminal import link
+from pipelines.reports.text import shortened
 from pipelines.runs.scores import format_table
 
 # So many labels at either end of the order of average precision are shown.
@@ -79,5 +80,4 @@ def _row(name: str, of_class: dict[str, Any], scores: dict[str, Any]) -> str:
 
 def _short(name: str) -> str:
     """Cuts a name to the width of the table, without what a terminal would obey."""
-    text = printable(name)
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+    return shortened(printable(name), _MOST_CHARACTERS)

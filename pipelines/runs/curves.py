@@ -9,7 +9,7 @@ import numpy as np
 
 from dbl_tf.cores import usable_cores
 from dbl_tf.metrics import PrecisionRecallCurve, precision_recall_curve
-from pipelines.resampling import INTERVAL
+from pipelines import resampling
 
 MAX_POINTS = 200
 # Points between the positives, so that the false alarms of a rare class can be followed too.
@@ -81,15 +81,10 @@ def average_precision_interval(
     )
     # The same predictions have the same interval in every process.
     random = np.random.default_rng(zlib.crc32(np.append(num_hits, num_accepted).tobytes()))
-    hits = random.poisson(num_hits, (num_resamples, len(changes))).astype(np.float64)
+    hits = random.poisson(num_hits, (num_resamples, len(changes)))
     false = random.poisson(num_accepted - num_hits, (num_resamples, len(changes)))
-    found = np.cumsum(hits, axis=1)
-    accepted = found + np.cumsum(false, axis=1)
-    precision = np.divide(found, accepted, out=np.zeros_like(found), where=accepted > 0)
-    totals = found[:, -1]
-    drawn = totals > 0
-    values = (hits * precision).sum(axis=1)[drawn] / totals[drawn]
-    return np.quantile(values, INTERVAL).tolist()
+    values = resampling.average_precision_of_counts(hits, hits + false, axis=1)
+    return resampling.interval(values).tolist()
 
 
 def _changes(curve: PrecisionRecallCurve) -> np.ndarray:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from dbl_tf import metrics, models, prediction, serving, terminal
 from dbl_tf.calibration import Calibration
 from dbl_tf.lock import Lock
+from dbl_tf.messages import one_line
 from dbl_tf.statistics import LabelStatistics
 from pipelines import inputs
 from pipelines.examples import Examples, LabelledData
@@ -158,7 +159,7 @@ class SavedModel:
             self._loaded = tf.saved_model.load(path)  # holds the variables of its signatures
         except (tf.errors.OpError, OSError, ValueError) as error:
             raise ValueError(
-                f"{path} holds a model that is damaged: {' '.join(str(error).split()):.200}; "
+                f"{path} holds a model that is damaged: {one_line(error):.200}; "
                 "restore it, or export it again"
             ) from error
         self._serve = self._loaded.signatures["serving_default"]

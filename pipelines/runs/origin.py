@@ -169,8 +169,7 @@ class Origin(msgspec.Struct, frozen=True):
     def of_all_machines(self) -> dict[str, str]:
         """Returns what must be the same on all machines of a cluster, by name.
 
-        Files may be copies, of other paths and times. Sums do not depend on the number of cores of
-        the machine that adds them up last, but on its libraries.
+        Files may be copies, of other paths and times, and machines may have other cores.
         """
         digests = {}
         for name, split in self.splits.items():

@@ -16,6 +16,7 @@ import msgspec
 from absl import logging
 
 from dbl_tf import saved_json, training
+from dbl_tf.messages import one_line
 from pipelines import locations
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
 
@@ -115,6 +116,7 @@ class MLflowRun:
         assert config.mlflow is not None
         uri = tracking_uri(config.mlflow)
         self._client = mlflow.MlflowClient(tracking_uri=uri)
+        self._epochs: dict[str, int] = {}
         run_dir = pathlib.Path(config.run_dir)
         if uri in saved.mlflow:
             self._id = saved.mlflow[uri]
@@ -143,13 +145,16 @@ class MLflowRun:
         return self._client.create_experiment(name, artifact_location=files)
 
     def num_epochs(self, prefix: str) -> int:
-        """Returns how many epochs the server has."""
-        steps = [m.step for m in self._client.get_metric_history(self._id, f"{prefix}loss")]
-        return max(steps, default=-1) + 1
+        """Returns how many epochs the server has, which is asked once."""
+        if prefix not in self._epochs:
+            history = self._client.get_metric_history(self._id, f"{prefix}loss")
+            self._epochs[prefix] = max((metric.step for metric in history), default=-1) + 1
+        return self._epochs[prefix]
 
     def log_epoch(self, prefix: str, epoch: int, values: Mapping[str, float]) -> None:
         """Logs the metrics with the number of the epoch as their step, all of them or none."""
         self._log({f"{prefix}{name}": value for name, value in values.items()}, epoch)
+        self._epochs[prefix] = epoch + 1
 
     def log_scores(self, values: Mapping[str, float]) -> None:
         """Logs the scores that the run does not have."""
@@ -278,7 +283,7 @@ class Trackers:
             except Exception as error:  # whatever a package, a server or a network does
                 del self._trackers[name]
                 logging.warning(
-                    "--%s has failed, and the run goes on without it: %s", name, _one_line(error)
+                    "--%s has failed, and the run goes on without it: %s", name, one_line(error)
                 )
 
     def log_results(self, scores: Mapping[str, Any], paths: Sequence[pathlib.Path]) -> None:
@@ -360,7 +365,7 @@ def tracked(config: ResolvedConfig) -> Iterator[Trackers]:
         try:
             found[name] = kind(config, saved)
         except Exception as error:  # whatever a package, a server or a network does
-            reason = f"--{name}={place} cannot be used: {_one_line(error)}"
+            reason = f"--{name}={place} cannot be used: {one_line(error)}"
             if not known:
                 Trackers(found).finish(_FAILURE)
                 raise ConfigError(reason) from error
@@ -394,7 +399,3 @@ def flat_scores(scores: Mapping[str, Any], prefix: str = "test") -> Iterator[tup
             yield from flat_scores(value, path)
         elif isinstance(value, int | float) and math.isfinite(value):
             yield path, float(value)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

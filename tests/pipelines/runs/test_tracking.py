@@ -102,8 +102,8 @@ def train_killed(config, monkeypatch):
 
 
 def history(run_dir):
-    with open(run_dir / "history.csv", newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    rows = training.read_history(run_dir / "history.csv")
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
 @needs_mlflow

@@ -22,23 +22,6 @@ from pipelines.shards import layout, reading, writing
 SIZE = 8
 
 
-@pytest.fixture(scope="module")
-def folders(small_data, tmp_path_factory):
-    """Folders of shards by format."""
-    folders = {}
-    for record_format in record_formats.FORMATS:
-        folders[record_format] = tmp_path_factory.mktemp(record_format) / "shards"
-        plan = layout.make_plan(small_data, record_format=record_format, examples_per_shard=10)
-        writing.write(small_data, folders[record_format], plan)
-    return folders
-
-
-@pytest.fixture(params=record_formats.FORMATS)
-def folder(folders, tmp_path, request):
-    """A copy of one of them, to damage."""
-    return shutil.copytree(folders[request.param], tmp_path / "shards")
-
-
 def train_shards(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob("train-0*"))
 

@@ -13,23 +13,6 @@ from pipelines.examples import set_aside_val
 from pipelines.shards import layout, reading, writing
 
 
-@pytest.fixture(scope="module")
-def folders(small_data, tmp_path_factory):
-    """Folders of shards by format: 24 of train, in three groups of a stream, and 5 of test."""
-    folders = {}
-    for record_format in record_formats.FORMATS:
-        folders[record_format] = tmp_path_factory.mktemp(record_format) / "shards"
-        plan = layout.make_plan(small_data, record_format=record_format, examples_per_shard=10)
-        writing.write(small_data, folders[record_format], plan)
-    return folders
-
-
-@pytest.fixture
-def folder(folders, tmp_path, request):
-    """A copy of one of them, to damage."""
-    return shutil.copytree(folders[request.param], tmp_path / "shards")
-
-
 @pytest.mark.parametrize("record_format", record_formats.FORMATS)
 def test_images_labels_and_names_come_back(small_data, folders, record_format):
     data = reading.load(folders[record_format])
