@@ -154,11 +154,22 @@ def test_a_directory_that_cannot_be_written_is_named(read_only, tmp_path):
 
 
 IMAGES = ("--backbone_options=width=4", "--image_size=16", "--batch_size=8", "--val_fraction=0.1")
-# What a run goes through, by the flags that make it, and how often it is killed there.
+KILLS, STOPS = [signal.SIGKILL], [signal.SIGINT, signal.SIGTERM]
+# What a run goes through, by the flags that make it, and the signals that it gets there.
 TRAINED = {
-    "all layers": ((*IMAGES, "--steps=60"), 20),
-    "the head first": ((*IMAGES, "--steps=40", "--head_steps=60", "--ema=0.9"), 20),
-    "a choice": (("--dataset=features", "--method=auto", "--learning_rate=auto", "--folds=2"), 10),
+    "all layers": ((*IMAGES, "--steps=60"), 20 * KILLS),
+    "the head first": ((*IMAGES, "--steps=40", "--head_steps=60", "--ema=0.9"), 20 * KILLS),
+    "shards": ((*IMAGES, "--dataset=shards", "--steps=60"), 10 * KILLS),
+    "features": (("--dataset=features", "--method=db_focal", "--steps=3000"), 10 * KILLS),
+    "a choice": (
+        ("--dataset=features", "--method=auto", "--learning_rate=auto", "--folds=2", "--steps=300"),
+        10 * KILLS,
+    ),
+    "the head first, stopped": ((*IMAGES, "--steps=40", "--head_steps=60"), 10 * STOPS),
+    "a choice, stopped": (
+        ("--dataset=features", "--method=auto", "--learning_rate=auto", "--folds=2", "--steps=300"),
+        5 * STOPS,
+    ),
 }
 
 
@@ -186,6 +197,16 @@ def features(tmp_path_factory):
     names = np.array(list("abcde"))
     np.savez(path, features=signal, labels=labels.astype(int), split=split, class_names=names)
     return path
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """The digits in five shards for training and one for each other split."""
+    directory = tmp_path_factory.mktemp("shards")
+    command = ["-m", "pipelines.write_shards", f"--output_dir={directory}"]
+    written = programs.run(*command, "--examples_per_shard=300")
+    assert written.returncode == 0, written.stderr
+    return directory
 
 
 def wait_until(happened, program):
@@ -238,22 +259,32 @@ def test_a_second_signal_ends_a_step_that_does_not_end(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", TRAINED)
-def test_train_py_killed_at_random_moments_ends_as_if_it_had_not_been(trained, features, tmp_path):
-    flags, kills = TRAINED[trained]
-    if trained == "a choice":
-        flags = (*flags, f"--examples={features}", "--steps=300")
+def test_train_py_ended_at_random_moments_leaves_what_it_leaves_alone(
+    trained, features, shards, tmp_path
+):
+    flags, signals = TRAINED[trained]
+    if "--dataset=features" in flags:
+        flags = (*flags, f"--examples={features}")
+    elif "--dataset=shards" in flags:
+        flags = (*flags, f"--shards_dir={shards}")
     begin = time.monotonic()
     whole = tmp_path / "whole"
     assert start_train_py(whole, flags).wait() == 0, whole.with_suffix(".log").read_text()
     duration = time.monotonic() - begin
     random_moments = random.Random(0)
-    moments = [random_moments.uniform(0.1, 1.0) * duration for _ in range(kills)]
+    moments = [(number, random_moments.uniform(0.1, 1.0) * duration) for number in signals]
     ended = 0
-    while moments:  # a run after the other, each killed and started again until it has ended
-        run_dir = tmp_path / f"killed-{ended}"
-        while (status := status_of(start_train_py(run_dir, flags), moments)) is None:
-            pass
-        assert status == 0, run_dir.with_suffix(".log").read_text()
+    while moments:  # a run after the other, each ended and started again until it has finished
+        run_dir = tmp_path / f"ended-{ended}"
+        log = run_dir.with_suffix(".log")
+        while (status := status_of(start_train_py(run_dir, flags), moments)) != 0:
+            if status > 0:
+                number = signal.Signals(status - 128)
+                assert number in STOPS, log.read_text()
+                assert log.read_text().splitlines()[-1].startswith("train: stopped")
+            else:
+                assert status == -signal.SIGKILL, log.read_text()
+        assert "Traceback" not in log.read_text()
         ended += 1
         assert not list(run_dir.rglob("*.incomplete*"))
         for a, b in zip(weights_of(whole), weights_of(run_dir), strict=True):
@@ -267,10 +298,12 @@ def test_train_py_killed_at_random_moments_ends_as_if_it_had_not_been(trained, f
 
 
 def status_of(process, moments):
-    """Exit status, None where the process was killed at the next of the moments."""
+    """Exit status of a process that gets the signal of the next moment, if there is one."""
+    if not moments:
+        return process.wait(SECONDS)
+    number, seconds = moments.pop()
     try:
-        return process.wait(moments.pop() if moments else None)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return None
+        process.send_signal(number)
+        return process.wait(SECONDS)
