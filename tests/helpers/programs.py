@@ -70,6 +70,11 @@ class Program:
         self._process.kill()
         self._process.join()
 
+    def signal(self, number: int) -> None:
+        """Sends a signal to the program, if it has not ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
     @property
     def stdout(self) -> str:
         """What the program has printed."""
