@@ -273,7 +273,7 @@ def preparing_together(strategy: tf.distribute.Strategy, what: str) -> Iterator[
         answers: dict[Machine, Any] = {cluster.own: {"statement": preparation.statement}}
         for machine in cluster.others:
             news = f"waiting for {machine} to prepare {what}"
-            answers[machine] = _heard_at_last(what, machine, news)
+            answers[machine] = _heard_at_last(what, machine, cluster, news)
     refused = [f"{m}: {a['refused']}" for m, a in answers.items() if "refused" in a]
     differences = [] if refused else _differences(answers, cluster)
     if refused or differences:
@@ -325,11 +325,11 @@ def _end_together(what: str, cluster: Cluster, limit: float = math.inf) -> None:
     leader = cluster.leader
     if cluster.own != leader:
         _tell(what, _TOLD, cluster.own, {})
-        _heard_at_last(what, leader, limit=limit)  # it may still evaluate
+        _heard_at_last(what, leader, cluster, limit=limit)  # it may still evaluate
         _tell(what, _READ, cluster.own, {})
         return
     for machine in cluster.others:
-        _heard_at_last(what, machine, limit=limit)
+        _heard_at_last(what, machine, cluster, limit=limit)
     _tell(what, _TOLD, leader, {})
     for machine in cluster.others:
         _heard(what, _READ, machine, _SECONDS_TO_BE_READ)
@@ -350,12 +350,22 @@ def _heard(what: str, kind: str, machine: Machine, seconds: float) -> dict[str, 
 
 
 def _heard_at_last(
-    what: str, machine: Machine, news: str | None = None, limit: float = math.inf
+    what: str,
+    machine: Machine,
+    cluster: Cluster,
+    news: str | None = None,
+    limit: float = math.inf,
 ) -> dict[str, Any]:
-    """Waits for what a machine tells, and prints the news meanwhile; nothing after the limit."""
+    """Waits for what a machine tells, and prints the news meanwhile; nothing after the limit.
+
+    Raises:
+        tf.errors.OpError: the machine has ended without a word, or cannot be reached.
+    """
     began = said = time.monotonic()
+    count = sum(other.kind == machine.kind for other in cluster.machines)
     # Signals are handled between the short waits.
     while (content := _heard(what, _TOLD, machine, _PROBE_SECONDS)) is None:
+        keras_internals.check_in_cluster(machine.kind, machine.index, count)
         now = time.monotonic()
         if now - began > limit:
             return {}

@@ -35,6 +35,8 @@ class Program:
     def __init__(self, command: Sequence[object], environment: Mapping[str, str] | None = None):
         self._folder = tempfile.TemporaryDirectory(prefix="program-")
         self._files = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
+        for name in self._files:
+            pathlib.Path(name).touch()
         self._process = _context().Process(
             target=_run,
             args=(
