@@ -1,9 +1,7 @@
 """`train.py` on two machines of a cluster: they agree, or say why not; one of them is lost."""
 
-import json
 import random
 import signal
-import socket
 import time
 
 import keras
@@ -20,17 +18,8 @@ def start(tmp_path):
     processes = []
 
     def start_two(*flags):
-        with socket.socket() as one, socket.socket() as two:
-            for port in (one, two):
-                port.bind(("localhost", 0))
-            workers = [f"localhost:{port.getsockname()[1]}" for port in (one, two)]
-        members = []
-        for index, own in enumerate(flags):
-            task = {"type": "worker", "index": index}
-            config = json.dumps({"cluster": {"worker": workers}, "task": task})
-            command = ["train.py", "--strategy=multi_worker", *own]
-            command.append(f"--cache_dir={tmp_path / 'cache'}")
-            members.append(programs.Program(command, {"TF_CONFIG": config}))
+        shared = ("--strategy=multi_worker", f"--cache_dir={tmp_path / 'cache'}")
+        members = programs.start_cluster([("train.py", *shared, *own) for own in flags])
         processes.extend(members)
         return members
 
