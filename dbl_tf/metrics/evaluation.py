@@ -500,13 +500,17 @@ def measure(evaluation: Evaluation) -> dict[str, Any]:
     return {**content, "per_class": per_class}
 
 
-def num_classes_by_group(scores: Mapping[str, Any]) -> dict[str, int]:
-    """Counts the classes in "total" and in each group.
+def num_classes_by_group(scores: Mapping[str, Any], *, tested: bool = True) -> dict[str, int]:
+    """Counts the classes in "total" and in each group, those with test examples or those without.
+
+    Means by group are over the classes with test examples.
 
     Args:
         scores: the content of a `metrics.json`.
+        tested: whether to count the classes with test examples, or those without.
     """
-    groups = [entry["group"] for entry in scores["per_class"].values()]
+    entries = scores["per_class"].values()
+    groups = [entry["group"] for entry in entries if (entry["test_count"] > 0) == tested]
     return {"total": len(groups), **{name: groups.count(name) for name in GROUP_NAMES}}
 
 

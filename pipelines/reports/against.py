@@ -176,6 +176,7 @@ def write(
         100 * changes.difference,
         100 * changes.intervals,
     )
+    has_images = changes.test_counts > 0
     page.write(
         "against.html.j2",
         title=title,
@@ -183,6 +184,9 @@ def write(
         kind="images" if read_images is not None else "examples",
         changes=changes,
         counts=content["changed decisions"],
+        in_mean=text.labels_in_mean(
+            *(int(np.count_nonzero(chosen)) for chosen in (has_images, ~has_images))
+        ),
         **_verdict(names, changes, only),
         min_images=MIN_IMAGES,
         by_chance=0.05 * np.count_nonzero(changes.judged),

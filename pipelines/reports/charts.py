@@ -508,7 +508,8 @@ def map_by_variant(
     return Chart(
         "comparison_map",
         "mAP of each variant",
-        "Mean average precision over all labels and by group." + _explain_deviations(deviations),
+        "Mean average precision over the labels with test images, in total and by group."
+        + _explain_deviations(deviations),
         drawing,
         rows,
         max(120, 34 * len(names)),

@@ -76,7 +76,8 @@ def write_comparison(
         changed=_changed(classes, compared, gains),
         single=min(len(v.scores) for v in compared) == 1,
         scores_table=_scores_table(compared),
-        sizes=metrics.num_classes_by_group(scores),
+        in_means=_numbers_of_labels(runs, tested=True),
+        left_out=_numbers_of_labels(runs, tested=False)["total"],
         meanings=_meanings(),
         best=best,
         verdicts=variants.sentences(compared),
@@ -126,6 +127,18 @@ def _judged(scores: Mapping[str, Any], compared: Sequence[Variant]) -> str:
     if parts == {None}:
         return same
     return f"{same} of {'the val split' if parts == {VAL} else 'a fold of the training split'}"
+
+
+def _numbers_of_labels(runs: Sequence[Run], *, tested: bool) -> dict[str, str]:
+    """Returns how many labels are in the means of "total" and each group, or are left out of them.
+
+    Runs that are judged on different folds can differ in it.
+    """
+    of_runs = [metrics.num_classes_by_group(scores, tested=tested) for _, scores in runs]
+    return {
+        name: text.span(*(pick(counts[name] for counts in of_runs) for pick in (min, max)))
+        for name in metrics.TOTAL_AND_GROUPS
+    }
 
 
 def _leaders(compared: Sequence[Variant]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -470,7 +470,8 @@ def _cards(scores: Mapping[str, Any]) -> list[list[dict[str, str]]]:
     """Returns a row of cards for each metric by group, and a row for those of the whole split."""
     ranges = {name: f"{name}: {charts.GROUP_RANGES[name]} training images" for name in GROUP_NAMES}
     words = {"total": "all", **ranges}
-    sizes = metrics.num_classes_by_group(scores)
+    tested = metrics.num_classes_by_group(scores)
+    untested = metrics.num_classes_by_group(scores, tested=False)
     rows, others = [], []
 
     def card(metric: metrics.Metric, value: float, group: str, rest: str) -> dict[str, str]:
@@ -490,8 +491,7 @@ def _cards(scores: Mapping[str, Any]) -> list[list[dict[str, str]]]:
                     metric,
                     value,
                     name,
-                    f", {words[name]} ({sizes[name]:,} "
-                    f"{'label' if sizes[name] == 1 else 'labels'})",
+                    f", {words[name]} ({text.labels_in_mean(tested[name], untested[name])})",
                 )
                 for name, value in zip(metrics.TOTAL_AND_GROUPS, values, strict=True)
             ]

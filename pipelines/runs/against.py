@@ -6,6 +6,7 @@ from typing import Any
 
 from dbl_tf.messages import first_few
 from pipelines.reports import against as page
+from pipelines.reports.text import labels_in_mean
 from pipelines.runs import report
 from pipelines.runs.config import DataConfig, ResolvedConfig
 from pipelines.runs.directory import check_data
@@ -116,6 +117,9 @@ def compare_models(
 
 def format_summary(content: dict[str, Any]) -> str:
     """Formats the content of `against.json` for the terminal."""
+    test_counts = [row["images"] for row in content["labels"].values()]
+    untested = test_counts.count(0)
+    in_mean = labels_in_mean(len(test_counts) - untested, untested)
     lines = [
         f"old: {content['old']}",
         f"new: {content['new']}",
@@ -134,6 +138,7 @@ def format_summary(content: dict[str, Any]) -> str:
             f"{heading:24}{numbers[0]:>9}{numbers[1]:>9}{numbers[2]:>9}   {numbers[3]} to "
             f"{numbers[4]}"
         )
+    lines.append(f"mAP is over {in_mean}")
     for verdict in ("gain", "loss"):
         found = [name for name, row in content["labels"].items() if row["verdict"] == verdict]
         lines.append(f"labels with a {verdict} beyond chance: {first_few(found) or 'none'}")

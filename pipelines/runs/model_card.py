@@ -95,8 +95,11 @@ def _training(config: ResolvedConfig) -> str:
 
 
 def _scores(result: EvaluationResult) -> str:
-    sizes = metrics.num_classes_by_group(result.scores)
-    rows = [["labels", *sizes.values()]]
+    tested = metrics.num_classes_by_group(result.scores)
+    untested = metrics.num_classes_by_group(result.scores, tested=False)
+    rows = [["tested labels", *tested.values()]]
+    if untested["total"]:
+        rows.append(["untested labels", *untested.values()])
     rows += [
         [metric.heading_with_unit, *map(metric.text, metric.read(result.scores))]
         for metric in metrics.METRICS
@@ -109,8 +112,8 @@ def _scores(result: EvaluationResult) -> str:
     ]
     return (
         f"{result.scores['num_test_examples']} test examples. The groups are by training examples "
-        "of a label.\n\n"
-        + _table(["", *sizes], rows)
+        "of a label; means are over the labels that test examples have.\n\n"
+        + _table(["", *tested], rows)
         + "\n\n"
         + _table(["", "what it is", "value"], of_split)
     )

@@ -224,6 +224,8 @@ def test_classes_without_test_images_and_empty_groups(write):
     row = page.table("labels", "kite")
     assert [row[h] for h in ("AP %", "from", "precision %", "recall %", "F1 %")] == [None] * 5
     assert "Labels without test images, which are left out of the means: kite." in page.text
+    assert "mAP, all (2 labels; 1 without test images left out)" in page.text
+    assert "fewer than 20 training images (1 label; 1 without test images left out)" in page.text
     assert "chosen on train" in page.text and "nan" not in page.text.lower()
 
 
