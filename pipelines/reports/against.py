@@ -238,6 +238,8 @@ def _label_rows(
 def _label_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Returns the columns of the table of all labels."""
     words = {
+        "group": "head, medium or tail, by the training images of the new model",
+        "images": "images that have the label",
         "change": "points of AP that the new model adds",
         "from": "lower end of the 95 % interval of the change over draws of the images",
         "to": "upper end of the 95 % interval of the change over draws of the images",
@@ -254,7 +256,8 @@ def _label_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> l
         values = names if heading == "label" else [row[heading] for row in rows]
         digits = 4 if base == "threshold" else 2 if "%" in heading or heading in signed else 0
         title = f"{_BOTH[base]}, {model} model" if base else words.get(heading, "")
-        columns.append(Column(heading, values, digits, title, heading in signed))
+        is_extra = bool(base) and base != "AP %"
+        columns.append(Column(heading, values, digits, title, heading in signed, is_extra))
     return columns
 
 
@@ -308,12 +311,25 @@ def _image_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Returns the columns of the table of images that changed."""
     shown = pages.readable_names([row["image"] for row in rows])
     columns = [Column("image", shown)]
-    columns += [Column(kind, [row[kind] for row in rows]) for kind in KINDS]
+    words = {
+        FOUND: "labels that the image has and the new model alone gives it",
+        LOST: "labels that the image has and the old model alone gives it",
+        ALARM: "labels that the image has not and the new model alone gives it",
+        CORRECTED: "labels that the image has not and the old model alone gives it",
+    }
+    columns += [
+        Column(kind, [row[kind] for row in rows], 0, f"number of {words[number]}")
+        for number, kind in enumerate(KINDS)
+    ]
     gain = "decisions that became right, less those that became wrong"
     columns.append(Column("gain", [row["gain"] for row in rows], 0, gain, True))
     return columns + [
-        Column(heading, [text.shortened(text.plain(row[heading]), 120) for row in rows])
-        for heading in _NAMED.values()
+        Column(
+            heading,
+            [text.shortened(text.plain(row[heading]), 120) for row in rows],
+            title=words[number],
+        )
+        for number, heading in _NAMED.items()
     ]
 
 

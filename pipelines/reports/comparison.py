@@ -226,8 +226,8 @@ def _gain_columns(
     first = compared[0].label
     return [
         Column("label", classes.names),
-        Column("group", classes.groups),
-        Column("train images", classes.train_counts),
+        Column("group", classes.groups, 0, "head, medium or tail, by the number of train images"),
+        Column("train images", classes.train_counts, 0, "training images that have the label"),
         *(
             Column(f"{v.label}: AP %", 100 * ap, 2, "average precision, mean over runs")
             for v, ap in zip(compared, values, strict=True)

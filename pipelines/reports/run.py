@@ -252,6 +252,7 @@ class _Labels:
     def columns(self) -> list[Column]:
         """Returns the columns of the table of all labels."""
         tested = self.test_counts > 0
+        train_counts = [entry["train_count"] for entry in self.entries]
 
         def shown(values: Any, percent: bool = True) -> np.ndarray:
             factor = 100 if percent else 1
@@ -260,9 +261,9 @@ class _Labels:
 
         columns = [
             Column("label", self.names),
-            Column("group", self.groups),
-            Column("train images", [entry["train_count"] for entry in self.entries]),
-            Column("test images", self.test_counts),
+            Column("group", self.groups, 0, "head, medium or tail, by the number of train images"),
+            Column("train images", train_counts, 0, "training images that have the label"),
+            Column("test images", self.test_counts, 0, "test images that have the label"),
         ]
         for metric in metrics.METRICS:
             if not metric.heading or metric.over != "class":
