@@ -244,6 +244,16 @@ MEAN_AVERAGE_PRECISION = Metric(
     "mean of the labels' average precision",
     heading="mAP",
 )
+CALIBRATION_ERROR = Metric(
+    ("calibration_error",),
+    "class",
+    lambda e: e.calibration_error,
+    "expected calibration error, the distance of probabilities from the share that comes true",
+    heading="ECE",
+    percent=False,
+    digits=4,
+    higher_is_better=False,
+)
 _OF_DECISIONS = {
     "CP": "mean of the labels' precision",
     "CR": "mean of the labels' recall",
@@ -465,16 +475,7 @@ METRICS: Sequence[Metric] = (
         digits=4,
         higher_is_better=False,
     ),
-    Metric(
-        ("calibration_error",),
-        "class",
-        lambda e: e.calibration_error,
-        "expected calibration error, the distance of probabilities from the share that comes true",
-        heading="ECE",
-        percent=False,
-        digits=4,
-        higher_is_better=False,
-    ),
+    CALIBRATION_ERROR,
 )
 
 

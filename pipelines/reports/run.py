@@ -13,7 +13,7 @@ import scipy.sparse
 from dbl_tf import methods, metrics
 from dbl_tf.messages import first_few
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
-from pipelines.reports import charts, diagnosis, pages, pictures, published, text
+from pipelines.reports import charts, diagnosis, pages, pictures, published, reliability, text
 from pipelines.reports.diagnosis import Decisions
 from pipelines.reports.pages import Column
 
@@ -98,6 +98,9 @@ def write_run_report(
     names = pages.readable_names(statistics.class_names)
     statistics = dataclasses.replace(statistics, class_names=names)
     found = _Labels(statistics, scores, decisions)
+    unreliable = reliability.unreliable_labels(
+        labels, probabilities, metrics.CALIBRATION_ERROR.read(scores)
+    )
     page = pages.Page(path, figures_dir)
     confusions, companions = decisions.confusions(), diagnosis.companions(statistics)
     pairs = [
@@ -108,7 +111,13 @@ def write_run_report(
     page.data = {
         "chooser": "average_precision",
         "tables": {"labels": [column.content() for column in found.columns()]},
-        "flags": {"never": found.never.tolist(), "hardly": found.hardly.tolist()},
+        "flags": {
+            "never": found.never.tolist(),
+            "hardly": found.hardly.tolist(),
+            "unreliable": np.isin(
+                np.arange(statistics.num_classes), [of_label.label for of_label in unreliable]
+            ).tolist(),
+        },
         "curves": [
             _points(curve, entry)
             for curve, entry in zip(scores["curves"].values(), found.entries, strict=True)
@@ -138,6 +147,8 @@ def write_run_report(
         statistics=statistics,
         scores=scores,
         found=found,
+        unreliable=unreliable,
+        fitted_on=scores.get("calibration", {}).get("fitted_on"),
         cards=_cards(scores),
         pairs=pairs,
         together=_together(statistics, companions),

@@ -259,7 +259,8 @@
         ? "Without test images nothing can be measured."
         : `Average precision ${ap.toFixed(1)} %` +
           (low === null ? "" : ` (95 % interval ${low.toFixed(1)} to ${high.toFixed(1)} %)`) +
-          `; guessing would reach ${guessing.toFixed(1)} %.`)
+          `; guessing would reach ${guessing.toFixed(1)} %.`) +
+      (data.flags.unreliable[index] ? " Its probabilities are off by more than chance explains." : "")
     );
   }
 
