@@ -49,6 +49,7 @@ def write(
     *,
     title: str,
     models: Mapping[str, str],
+    data_name: str,
     class_names: Sequence[str],
     groups: Sequence[str],
     train_counts: Sequence[int],
@@ -66,6 +67,7 @@ def write(
         output_dir: the directory for the files.
         title: the heading of the page.
         models: where the "old" and the "new" model are.
+        data_name: the name of the data.
         class_names: the names of the C labels that both models know.
         groups: the groups of the labels, by the training images of the new model.
         train_counts: the numbers of these.
@@ -92,6 +94,7 @@ def write(
     pages.write_csv(decision_rows, output / IMAGES, _DECISION_COLUMNS)
     content = {
         **models,
+        "data": data_name,
         "images": changes.num_images,
         "resamples": changes.num_resamples,
         "mAP": changes.mean.content(),

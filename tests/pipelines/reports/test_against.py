@@ -29,6 +29,7 @@ def write(folder, labels, probabilities, thresholds=THRESHOLDS, names=NAMES, **c
     arguments = dict(
         title="New against old",
         models={"old": "runs/old", "new": "runs/new"},
+        data_name="examples",
         class_names=names,
         groups=["head", "head", "medium", "tail", "tail"],
         train_counts=[200, 150, 50, 9, 0],

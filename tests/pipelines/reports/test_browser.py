@@ -87,6 +87,7 @@ def folder(tmp_path_factory, scores):
         folder / "against",
         title="New against old",
         models={"old": "runs/old", "new": NAMES[-2]},
+        data_name="examples",
         class_names=NAMES,
         groups=[entry["group"] for entry in found["per_class"].values()],
         train_counts=statistics.class_counts.tolist(),
