@@ -127,3 +127,24 @@ def heard_in_cluster(key: str, seconds: float) -> str | None:
         return context.context().get_config_key_value(key, timeout_in_ms=int(1000 * seconds))
     except tf.errors.DeadlineExceededError:
         return None
+
+
+def check_in_cluster(kind: str, index: int, count: int) -> None:
+    """Checks that a process of the cluster is still known to live.
+
+    Wraps `Context.get_task_states`. Waiting for a key does not end with the process that would
+    store it, and the coordination service misses the heartbeats of a process that was killed.
+
+    Args:
+        kind: "chief" or "worker".
+        index: its number among those of its kind.
+        count: how many processes there are of its kind.
+
+    Raises:
+        tf.errors.OpError: it has ended, or cannot be reached.
+    """
+    from tensorflow.python.eager import context
+
+    error = context.context().get_task_states([(kind, count)])[index]
+    if error is not None:
+        raise error

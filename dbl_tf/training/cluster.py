@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import socket
 import sys
@@ -263,33 +264,32 @@ def preparing_together(strategy: tf.distribute.Strategy, what: str) -> Iterator[
     try:
         yield preparation
     except BaseException as error:
-        _tell(what, _TOLD, cluster.own, {"refused": one_line(error)})
         with contextlib.suppress(Exception):  # the error that is raised matters more
-            _wait_until_read(what, cluster)
+            _tell(what, _TOLD, cluster.own, {"refused": one_line(error)})
+            _end_together(f"the end of {what}", cluster, _SECONDS_TO_BE_READ)
         raise
     with reraise_lost_worker(strategy, lambda: "before the first step"):
         _tell(what, _TOLD, cluster.own, {"statement": preparation.statement})
         answers: dict[Machine, Any] = {cluster.own: {"statement": preparation.statement}}
         for machine in cluster.others:
             news = f"waiting for {machine} to prepare {what}"
-            answers[machine] = _heard_at_last(what, machine, news)
-        _tell(what, _READ, cluster.own, {})
+            answers[machine] = _heard_at_last(what, machine, cluster, news)
     refused = [f"{m}: {a['refused']}" for m, a in answers.items() if "refused" in a]
+    differences = [] if refused else _differences(answers, cluster)
+    if refused or differences:
+        with contextlib.suppress(tf.errors.OpError):  # what is wrong here matters more
+            _end_together(f"the end of {what}", cluster)
     if refused:
         raise ValueError(f"another machine of the cluster does not train. {'; '.join(refused)}")
-    differences = _differences({m: answers[m]["statement"] for m in cluster.machines})
     if differences:
-        with reraise_lost_worker(strategy, lambda: "before the first step"):
-            _wait_until_read(
-                what, cluster
-            )  # a machine that ended now would be taken for a lost one
         raise ValueError(
             "the machines of the cluster were not started alike; start the same command, on the "
             "same versions and data, on all of them:\n  " + "\n  ".join(differences)
         )
 
 
-def _differences(statements: Mapping[Machine, Mapping[str, str]]) -> list[str]:
+def _differences(answers: Mapping[Machine, Mapping[str, Any]], cluster: Cluster) -> list[str]:
+    statements = {machine: answers[machine]["statement"] for machine in cluster.machines}
     found = []
     for name in dict.fromkeys(name for statement in statements.values() for name in statement):
         by_value: dict[str, list[str]] = {}
@@ -304,27 +304,35 @@ def _differences(statements: Mapping[Machine, Mapping[str, str]]) -> list[str]:
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns once every process of the cluster has called it; at once for a single process.
 
-    A process that ended while another one still works would be taken for a lost one. Nor may it end
-    while another still reads what it has sent: so the last words go through the coordination
-    service, whose process ends last. Call it once, at the end.
+    Call it once, at the end.
 
     Raises:
         LostWorkerError: another machine cannot be reached.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return
-    cluster = Cluster.from_environment()
-    what, leader = "the end", cluster.leader
     with reraise_lost_worker(strategy, lambda: "before it had finished"):
-        if cluster.own != leader:
-            _tell(what, _TOLD, cluster.own, {})
-            _heard_at_last(what, leader)  # it may still evaluate
-            _tell(what, _READ, cluster.own, {})
-            return
-        for machine in cluster.others:
-            _heard_at_last(what, machine)
-        _tell(what, _TOLD, leader, {})
-        _wait_until_read(what, cluster)
+        _end_together("the end", Cluster.from_environment())
+
+
+def _end_together(what: str, cluster: Cluster, limit: float = math.inf) -> None:
+    """Returns once every machine has called it, or has not for a number of seconds.
+
+    A process that ended while another one still works would be taken for a lost one. Nor may it end
+    while another still reads what it has sent: so the last words go through the coordination
+    service, whose process ends last.
+    """
+    leader = cluster.leader
+    if cluster.own != leader:
+        _tell(what, _TOLD, cluster.own, {})
+        _heard_at_last(what, leader, cluster, limit=limit)  # it may still evaluate
+        _tell(what, _READ, cluster.own, {})
+        return
+    for machine in cluster.others:
+        _heard_at_last(what, machine, cluster, limit=limit)
+    _tell(what, _TOLD, leader, {})
+    for machine in cluster.others:
+        _heard(what, _READ, machine, _SECONDS_TO_BE_READ)
 
 
 def _key(what: str, kind: str, machine: Machine) -> str:
@@ -341,15 +349,27 @@ def _heard(what: str, kind: str, machine: Machine, seconds: float) -> dict[str, 
     return None if text is None else json.loads(text)
 
 
-def _heard_at_last(what: str, machine: Machine, news: str | None = None) -> dict[str, Any]:
-    """Waits for what a machine tells, as long as it takes, and prints the news meanwhile."""
-    while (content := _heard(what, _TOLD, machine, _NEWS_SECONDS)) is None:
-        if news is not None:
+def _heard_at_last(
+    what: str,
+    machine: Machine,
+    cluster: Cluster,
+    news: str | None = None,
+    limit: float = math.inf,
+) -> dict[str, Any]:
+    """Waits for what a machine tells, and prints the news meanwhile; nothing after the limit.
+
+    Raises:
+        tf.errors.OpError: the machine has ended without a word, or cannot be reached.
+    """
+    began = said = time.monotonic()
+    count = sum(other.kind == machine.kind for other in cluster.machines)
+    # Signals are handled between the short waits.
+    while (content := _heard(what, _TOLD, machine, _PROBE_SECONDS)) is None:
+        keras_internals.check_in_cluster(machine.kind, machine.index, count)
+        now = time.monotonic()
+        if now - began > limit:
+            return {}
+        if news is not None and now - said > _NEWS_SECONDS:
             print(news, file=sys.stderr, flush=True)
+            said = now
     return content
-
-
-def _wait_until_read(what: str, cluster: Cluster) -> None:
-    """Waits until all others have read what this machine has told, but not for ever."""
-    for machine in cluster.others:
-        _heard(what, _READ, machine, _SECONDS_TO_BE_READ)

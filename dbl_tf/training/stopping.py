@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from dbl_tf.terminal import is_terminal
+from dbl_tf.training.preemption import noticing_preemption
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Programs such as `timeout` send one notice to the process and again to its group.
@@ -92,7 +93,8 @@ def noticing_signals() -> Iterator[Notice]:
     watcher = threading.Thread(target=notice.watch, args=(reader,), daemon=True)
     watcher.start()
     try:
-        yield notice
+        with noticing_preemption():
+            yield notice
     finally:
         signal.set_wakeup_fd(descriptor_before)
         for number, handler in before.items():

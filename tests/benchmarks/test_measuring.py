@@ -125,3 +125,11 @@ def test_a_program_says_what_is_wrong_with_its_flags():
     done = run_program("--size=-1")
     assert done.returncode == 1
     assert done.stderr.strip() == "benchmarks.tried: size must be at least 0, got -1"
+
+
+def test_the_memory_of_a_process_does_not_include_that_of_the_one_that_started_it():
+    held = np.ones(100_000_000)  # 763 MiB
+    assert measuring.peak_mib() > 700
+    of_another = measuring.in_process_of_its_own(measuring.peak_mib)
+    assert of_another < 500
+    assert len(held)

@@ -43,11 +43,22 @@ def check_quartiles(figures):
     assert 0 <= figures["low"] <= figures["median"] <= figures["high"]
 
 
+SAME_LOSS = [
+    f"db_focal, {source}"
+    for source in (
+        "labels",
+        "pipeline, soft",
+        "labels, soft",
+        "pipeline, by hand",
+        "pipeline, by hand, γ = 2",
+    )
+]
+
+
 def test_losses_of_tensorflow():
     shapes = losses.measure_engine("tf.function", [(4, 5)], rounds=2, min_seconds=0.0)
     candidates = shapes["4x5"]
-    sources = ("pipeline", "labels", "pipeline, soft", "labels, soft")
-    assert set(candidates) == {"bce", "copy", *(f"db_focal, {source}" for source in sources)}
+    assert set(candidates) == {"bce", "copy", "db_focal, pipeline", *SAME_LOSS}
     assert candidates["bce"]["times_bce"]["median"] == 1.0
     for figures in candidates.values():
         check_quartiles(figures["seconds"])
@@ -66,8 +77,8 @@ def test_sources_of_the_weights_give_one_loss_and_gradient():
     data = losses.make_data(8, 5)
     candidates = losses._with_tensorflow(*data, jit_compile=False)
     value, gradient = candidates["db_focal, pipeline"]()
-    for source in ("labels", "pipeline, soft", "labels, soft"):
-        same = candidates[f"db_focal, {source}"]()
+    for name in SAME_LOSS:
+        same = candidates[name]()
         np.testing.assert_allclose(same[0], value, rtol=1e-5)
         np.testing.assert_allclose(same[1], gradient, rtol=1e-5, atol=1e-9)
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import socket
 import threading
 import time
@@ -140,13 +141,18 @@ def prepare(tmp_path):
     """Starts two machines that prepare with settings of their own, and returns what they say."""
     processes = []
 
-    def start(*arguments):
+    def start(*arguments, until=None):
         workers = [f"localhost:{port}" for port in free_ports(2)]
         for index, own in enumerate(arguments):
             config = make_config(workers, index=index)
             processes.append(
                 programs.Program([str(MEMBER), *own], {"TF_CONFIG": json.dumps(config)})
             )
+        if until is not None:  # the last one has said this, and is killed
+            waited_until = time.monotonic() + 300
+            while until not in processes[-1].stdout and time.monotonic() < waited_until:
+                time.sleep(0.05)
+            processes[-1].kill()
         return [(process.wait(), process.stdout + process.stderr) for process in processes]
 
     yield start
@@ -165,3 +171,10 @@ def test_machines_that_differ_or_are_refused_stop_together(prepare):
     assert "refused: no data here" in said[1][1]
     assert "refused: another machine of the cluster does not train. worker 1 (" in said[0][1]
     assert "): no data here" in said[0][1]
+
+
+def test_a_machine_that_is_killed_while_it_prepares_is_missed(prepare):
+    said = prepare(("1", "0.1", "good"), ("1", "0.1", "endless"), until="reading data")
+    assert [status for status, _ in said] == [1, -signal.SIGKILL]
+    assert "LostWorkerError: another machine of the cluster was lost before the first" in said[0][1]
+    assert "/task:1 heartbeat timeout" in said[0][1]

@@ -1,6 +1,7 @@
 """A machine of a cluster that prepares three times; started by `test_cluster_preparation.py`."""
 
 import sys
+import time
 
 from dbl_tf import training
 
@@ -20,6 +21,9 @@ def main(seed: str, rate: str, data: str) -> None:
         with training.preparing_together(strategy, "the third"):
             if data == "bad":
                 raise ValueError("no data here")
+            if data == "endless":
+                print("reading data", flush=True)
+                time.sleep(3600)
     except ValueError as error:
         print(f"refused: {error}")
     training.wait_for_all(strategy)

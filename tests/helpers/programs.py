@@ -35,6 +35,8 @@ class Program:
     def __init__(self, command: Sequence[object], environment: Mapping[str, str] | None = None):
         self._folder = tempfile.TemporaryDirectory(prefix="program-")
         self._files = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
+        for name in self._files:
+            pathlib.Path(name).touch()
         self._process = _context().Process(
             target=_run,
             args=(
@@ -69,6 +71,11 @@ class Program:
         """Ends the program at once, as the system does that is out of memory."""
         self._process.kill()
         self._process.join()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the program, if it has not ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
 
     @property
     def stdout(self) -> str:

@@ -1,11 +1,13 @@
 import contextlib
 import csv
+import http.server
 import math
 import os
 import re
 import shutil
 import signal
 import threading
+import time
 
 import keras
 import numpy as np
@@ -15,7 +17,7 @@ from training_batches import make_batches
 
 from dbl_tf import metrics, models, training
 from dbl_tf.optimizers import CoupledDecaySGD, WarmupStepDecay
-from dbl_tf.training import loop
+from dbl_tf.training import loop, preemption
 from dbl_tf.training.checkpoints import load_arrays, load_numbers, save_arrays
 
 STEPS, STEPS_PER_EPOCH = 11, 4
@@ -606,6 +608,48 @@ def test_a_signal_finishes_the_step_and_the_training_continues_exactly(
     for a, b in zip(whole[0], resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert history(tmp_path) == whole[1]
+
+
+class MetadataServer(http.server.BaseHTTPRequestHandler):
+    answers, headers_seen = [], []
+
+    def do_GET(self):
+        self.headers_seen.append((self.path, self.headers["Metadata-Flavor"]))
+        status, text = self.answers.pop(0)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args):
+        """Prints nothing."""
+
+
+def test_maintenance_that_ends_the_machine_stops_the_training(tmp_path, whole, monkeypatch, capsys):
+    end = "TERMINATE_ON_HOST_MAINTENANCE"
+    MetadataServer.answers[:] = [(200, "NONE"), (503, ""), (503, ""), (200, end)]
+    with http.server.HTTPServer(("localhost", 0), MetadataServer) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        monkeypatch.setenv(preemption.ADDRESS_VARIABLE, f"localhost:{server.server_port}")
+        monkeypatch.setattr(preemption, "_SECONDS_BETWEEN_QUESTIONS", 0.01)
+        pause = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: time.sleep(0.2))
+        try:
+            with pytest.raises(training.StoppedError) as info:
+                fit(tmp_path, make_network(), callbacks=[pause])
+        finally:
+            server.shutdown()
+            serving.join()
+    assert info.value.status == 128 + signal.SIGTERM
+    asked = ("/computeMetadata/v1/instance/maintenance-event", "Google")
+    assert MetadataServer.headers_seen == 4 * [asked]
+    said = capsys.readouterr().err
+    assert said.count("the metadata server does not say") == 1
+    assert "Compute Engine is about to end this machine" in said
+    resumed = make_network()
+    monkeypatch.delenv(preemption.ADDRESS_VARIABLE)
+    fit(tmp_path, resumed)
+    for a, b in zip(whole[0], resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_no_flipped_bit_of_a_checkpoint_is_believed_or_ends_in_another_error(tmp_path):

@@ -159,7 +159,16 @@ KILLS, STOPS = [signal.SIGKILL], [signal.SIGINT, signal.SIGTERM]
 TRAINED = {
     "all layers": ((*IMAGES, "--steps=60"), 20 * KILLS),
     "the head first": ((*IMAGES, "--steps=40", "--head_steps=60", "--ema=0.9"), 20 * KILLS),
-    "shards": ((*IMAGES, "--dataset=shards", "--steps=60"), 10 * KILLS),
+    "shards": (
+        (
+            *IMAGES,
+            "--dataset=shards",
+            "--backbone=small_resnet",
+            "--backbone_weights=none",
+            "--steps=60",
+        ),
+        10 * KILLS,
+    ),
     "features": (("--dataset=features", "--method=db_focal", "--steps=3000"), 10 * KILLS),
     "a choice": (
         ("--dataset=features", "--method=auto", "--learning_rate=auto", "--folds=2", "--steps=300"),
