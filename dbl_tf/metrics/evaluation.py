@@ -226,8 +226,8 @@ class Metric:
         if math.isnan(value):
             return "–"
         factor = 100 if self.percent else 1
-        spread = "" if math.isnan(deviation) else f" ± {factor * deviation:.{self.digits}f}"
-        return f"{factor * value:.{self.digits}f}{spread}"
+        spread = "" if math.isnan(deviation) else f" ± {factor * deviation:,.{self.digits}f}"
+        return f"{factor * value:,.{self.digits}f}{spread}"
 
 
 AVERAGE_PRECISION = Metric(

@@ -354,7 +354,7 @@ def confusion_matrix(pairs: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart(
         "confusion",
         "Which label is given where another is missed",
-        f"The {len(pairs)} most frequent pairs: the test images that have the label at the left, "
+        f"The {len(pairs):,} most frequent pairs: the test images that have the label at the left, "
         "are not given it, and are wrongly given the label below.",
         drawing,
         pairs,

@@ -123,7 +123,7 @@ def _judged(scores: Mapping[str, Any], compared: Sequence[Variant]) -> str:
     parts = {part for variant in compared for _, part in variant.repetitions}
     same = f"the same {scores['num_test_examples']:,} images"
     if len(parts) > 1:
-        return f"each of the same {len(parts)} folds of the training split"
+        return f"each of the same {len(parts):,} folds of the training split"
     if parts == {None}:
         return same
     return f"{same} of {'the val split' if parts == {VAL} else 'a fold of the training split'}"
@@ -187,7 +187,7 @@ def _scores_table(compared: Sequence[Variant]) -> tuple[list[str], list[list[str
     columns = variants.columns()
     heads = [f"{column.metric.heading_with_unit} {column.group}".rstrip() for column in columns]
     rows = [
-        [v.label, f"{len(v.scores)}", *(column.text(v) for column in columns)] for v in compared
+        [v.label, f"{len(v.scores):,}", *(column.text(v) for column in columns)] for v in compared
     ]
     for method, known in {v.config.get("method"): v.published() for v in compared}.items():
         if known:
@@ -208,7 +208,7 @@ def _differences(compared: Sequence[Variant], best: Variant) -> list[list[str]]:
         if variant is not best:
             found = [column.difference(variant, best) for column in MAP_COLUMNS]
             distances = map(variants.distance, found)
-            pairs = f"{found[0].num_pairs}"
+            pairs = f"{found[0].num_pairs:,}"
             rows.append([variant.label, pairs, *distances, variants.verdict(found[0])])
     return rows
 

@@ -39,9 +39,9 @@ def percent(value: float, digits: int = 1, deviation: float = math.nan) -> str:
     """
     if math.isnan(value):
         return "–"
-    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.{digits}f}"
-    shown = f"{100 * value:.{digits}f}"
-    if value and not spread and not float(shown):
+    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:,.{digits}f}"
+    shown = f"{100 * value:,.{digits}f}"
+    if value and not spread and not round(100 * value, digits):
         shown = f"{100 * value:.1g}"
     return f"{shown}{spread}\u00a0%"
 

@@ -18,6 +18,9 @@
   const percent = (value, digits = 1) =>
     value === null ? "–" : `${(100 * value).toFixed(digits)} %`;
 
+  const significant = (value) => value.toLocaleString("en", {
+    minimumSignificantDigits: 4, maximumSignificantDigits: 4 });
+
   // Charts ---------------------------------------------------------------------------------------
 
   const views = new Map();
@@ -277,8 +280,8 @@
       for (const cell of panel.querySelectorAll("[data-of]")) cell.textContent = "–";
     } else {
       const { given, right, positives, precision, recall } = at(point);
-      slider.setAttribute("aria-valuetext", `threshold ${thresholds[point].toPrecision(4)}`);
-      show("threshold", thresholds[point].toPrecision(4));
+      slider.setAttribute("aria-valuetext", `threshold ${significant(thresholds[point])}`);
+      show("threshold", significant(thresholds[point]));
       show("precision", percent(precision, 2));
       show("recall", percent(recall, 2));
       show("f1", percent((2 * right) / (given + positives), 2));

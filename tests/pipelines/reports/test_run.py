@@ -359,3 +359,6 @@ def test_many_classes_stay_readable(write, tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 4_000_000
     assert page.tags.count("tr") < 250  # the script makes the rows that are looked at
     assert len(page.data["tables"]["labels"][0]["values"]) == 1203
+    assert "learned 1,203 labels from 3,000 images" in page.text
+    said = re.sub(r"category \d+|ECCV 2020|20\d\d-\d\d-\d\d", "", page.text)
+    assert re.findall(r"(?<![\d.,])\d{4,}", said) == []  # thousands are separated
