@@ -250,7 +250,8 @@ def test_a_label_whose_probabilities_are_off_is_remarked_on(write):
     assert f"{said}{100 * share:.0f} % of the images have it). Ranking" in page.text
     assert page.data["flags"]["unreliable"] == [False, True, False]
     assert (
-        "Do not read the probabilities of dog as shares: they were calibrated on val" in page.text
+        "Do not read the probabilities of this label as shares: they were calibrated on val"
+        in page.text
     )
 
 
