@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from dbl_tf.keras_internals import SumClippingOptimizer, variable_index
+from dbl_tf.keras_internals import SumClippingOptimizer, fused_adam_step, variable_index
 
 
 class _RateFactorOptimizer(SumClippingOptimizer):
@@ -172,7 +172,10 @@ class DecoupledDecayAdam(_RateFactorOptimizer, keras.optimizers.Adam):
         if len(variable.shape) > 1 and self.decoupled_weight_decay:
             decay = ops.cast(rate, variable.dtype) * self.decoupled_weight_decay
             self.assign_sub(variable, decay * variable)
-        super().update_step(gradient, variable, rate)
+        if keras.backend.backend() == "tensorflow" and not self.amsgrad:
+            fused_adam_step(self, gradient, variable, rate)
+        else:
+            super().update_step(gradient, variable, rate)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that create an equal optimizer."""

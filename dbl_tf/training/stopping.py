@@ -16,6 +16,7 @@ from dbl_tf.training.preemption import noticing_preemption
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Programs such as `timeout` send one notice to the process and again to its group.
 _SECONDS_OF_ONE_NOTICE = 0.2
+_SECONDS_UNTIL_AGAIN = 0.01
 
 
 class StoppedError(KeyboardInterrupt):
@@ -123,14 +124,31 @@ def exiting_when_stopped(program: str, *, continues: bool = True) -> Iterator[No
             signal.signal(each, signal.SIG_DFL)
         raise StoppedError(number, continues=continues)
 
+    def stop_later(lost: "sys.UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, StoppedError):
+            for each in before:
+                signal.signal(each, stop)
+            # At once, it would be handled in this hook, which raises nothing either.
+            again = threading.Timer(
+                _SECONDS_UNTIL_AGAIN, os.kill, (os.getpid(), lost.exc_value.signal)
+            )
+            again.daemon = True
+            again.start()
+        else:
+            hook_before(lost)
+
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
+    # A signal may be handled in a callback, such as that of a weak reference, out of which Python
+    # raises nothing; the signal is then handled again.
+    hook_before, sys.unraisablehook = sys.unraisablehook, stop_later
     try:
         yield
     except StoppedError as stopped:
         print(f"{program}: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.status) from stopped
     finally:
+        sys.unraisablehook = hook_before
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -1,10 +1,8 @@
 """Training by several processes, each a machine of a cluster on the loopback interface."""
 
-import json
 import os
 import re
 import signal
-import socket
 import time
 
 import cluster_member
@@ -25,20 +23,12 @@ def start(tmp_path):
     processes = []
 
     def start_two(pause, steps=STEPS, directories=(tmp_path, tmp_path), nan_step=0, hold_at=0):
-        with socket.socket() as one, socket.socket() as two:
-            for port in (one, two):
-                port.bind(("localhost", 0))
-            workers = [f"localhost:{port.getsockname()[1]}" for port in (one, two)]
-        members = []
-        for index in range(2):
-            arguments = [directories[index], steps, pause, nan_step, hold_at]
-            task = {"type": "worker", "index": index}
-            members.append(
-                programs.Program(
-                    [str(cluster_member.__file__), *arguments],
-                    {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})},
-                )
-            )
+        members = programs.start_cluster(
+            [
+                [cluster_member.__file__, directory, steps, pause, nan_step, hold_at]
+                for directory in directories
+            ]
+        )
         processes.extend(members)
         return members
 

@@ -16,16 +16,6 @@ from dbl_tf.training.cluster import Cluster, Machine, wait_for_the_others
 MEMBER = pathlib.Path(__file__).parents[1] / "helpers" / "preparing_member.py"
 
 
-def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("localhost", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def make_config(workers=("a:1", "b:2"), kind="worker", index=0, **cluster):
     task = {"type": kind, "index": index}
     return {"cluster": {"worker": list(workers), **cluster}, "task": task}
@@ -84,7 +74,7 @@ def cluster_of(ports, index):
 
 
 def test_machines_wait_for_the_last_one():
-    ports = free_ports(3)
+    ports = programs.free_ports(3)
     came = []
 
     def come(index, delay):
@@ -111,7 +101,7 @@ def test_machines_wait_for_the_last_one():
 
 
 def test_a_machine_that_does_not_come_is_named():
-    ports = free_ports(2)
+    ports = programs.free_ports(2)
     with pytest.raises(
         ValueError, match=rf"gave up after 1 s of waiting for .*localhost:{ports[1]}"
     ):
@@ -119,7 +109,7 @@ def test_a_machine_that_does_not_come_is_named():
 
 
 def test_a_port_in_use_is_named(monkeypatch):
-    (port,) = free_ports(1)
+    (port,) = programs.free_ports(1)
     with (
         socket.create_server(("", port)),
         pytest.raises(ValueError, match=rf"worker 0 \(localhost:{port}\).*does another process"),
@@ -142,12 +132,7 @@ def prepare(tmp_path):
     processes = []
 
     def start(*arguments, until=None):
-        workers = [f"localhost:{port}" for port in free_ports(2)]
-        for index, own in enumerate(arguments):
-            config = make_config(workers, index=index)
-            processes.append(
-                programs.Program([str(MEMBER), *own], {"TF_CONFIG": json.dumps(config)})
-            )
+        processes.extend(programs.start_cluster([[MEMBER, *own] for own in arguments]))
         if until is not None:  # the last one has said this, and is killed
             waited_until = time.monotonic() + 300
             while until not in processes[-1].stdout and time.monotonic() < waited_until:

@@ -208,3 +208,30 @@ def test_values_out_of_range_are_refused():
         DecoupledDecayAdam(rate_factors=[float("nan")])
     with pytest.raises(ValueError, match="rate_factors holds 1 numbers for 2 variables"):
         CoupledDecaySGD(rate_factors=[1.0]).build([keras.Variable(0.0), keras.Variable(0.0)])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_adam_follows_gradients_of_some_rows_and_under_xla(jit_compile):
+    start = np.random.default_rng(3).standard_normal((5, 2))
+    rows = [0, 3, 3]
+    given = np.random.default_rng(4).standard_normal((STEPS, len(rows), 2))
+    variable = keras.Variable(start, dtype="float64")
+    optimizer = DecoupledDecayAdam(0.1, decoupled_weight_decay=0.5, global_clipnorm=None)
+    optimizer.build([variable])
+
+    @tf.function(jit_compile=jit_compile)
+    def step(values):
+        optimizer.apply([tf.IndexedSlices(values, rows, dense_shape=(5, 2))], [variable])
+
+    dense = np.zeros((STEPS, 5, 2))
+    for t, values in enumerate(given):
+        np.add.at(dense[t], rows, values)
+        step(tf.constant(values))
+    expected = adam_closed_form(
+        [[gradient, np.zeros(1)] for gradient in dense],
+        [start, np.zeros(1)],
+        [0.1] * STEPS,
+        0.5,
+        np.inf,
+    )
+    np.testing.assert_allclose(variable.numpy(), expected[-1][0], rtol=1e-5, atol=1e-5)

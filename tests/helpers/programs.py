@@ -5,11 +5,13 @@ each program runs in a fork of it, from its first line to its exit status, as if
 started on it. A program whose imports are themselves tested needs `subprocess` instead.
 """
 
+import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import pathlib
 import runpy
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -86,6 +88,34 @@ class Program:
     def stderr(self) -> str:
         """The messages of the program."""
         return pathlib.Path(self._files[1]).read_text(encoding="utf-8")
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that no process listens at."""
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_cluster(commands: Sequence[Sequence[object]]) -> list[Program]:
+    """Starts a program on each machine of a cluster on the loopback interface.
+
+    Args:
+        commands: those of worker 0, worker 1, and so on.
+    """
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(len(commands))]}
+    configs = [
+        json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        for index in range(len(commands))
+    ]
+    return [
+        Program(command, {"TF_CONFIG": config})
+        for command, config in zip(commands, configs, strict=True)
+    ]
 
 
 def run(*command: object, environment: Mapping[str, str] | None = None) -> Program:

@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
+import weakref
 
 import keras
 import numpy as np
@@ -608,6 +610,25 @@ def test_a_signal_finishes_the_step_and_the_training_continues_exactly(
     for a, b in zip(whole[0], resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert history(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_callback_that_raises_nothing_is_not_lost(number, capsys):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    kept = Referenced()
+    reference = weakref.ref(kept, lambda _: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as info, training.exiting_when_stopped("train"):
+        del kept
+        assert reference() is None
+        time.sleep(60)
+    assert info.value.code == 128 + number
+    assert capsys.readouterr().err == "train: stopped; the same command continues\n"
+    after = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    assert after == handlers
+
+
+class Referenced:
+    """An object to which there can be weak references."""
 
 
 class MetadataServer(http.server.BaseHTTPRequestHandler):
