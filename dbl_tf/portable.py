@@ -71,7 +71,7 @@ class Check:
     def __str__(self) -> str:
         return (
             f"{self.num_bytes / 1e6:.1f} MB; probabilities differ from those of the SavedModel by "
-            f"{self.max_difference:.1g} at most on {self.num_examples} examples; "
+            f"{self.max_difference:.1g} at most on {self.num_examples:,} examples; "
             f"{self.milliseconds:.1f} ms for one, where the SavedModel takes "
             f"{self.saved_model_milliseconds:.1f} ms"
         )

@@ -37,6 +37,7 @@ def summarize(data: LabelledData, *, compare_images: bool = True) -> str:
     sizes = ", ".join(f"{len(data.splits.get(name, ()))} {name}" for name in SPLITS)
     return "\n".join(
         [
+            # Scripts read this line, so its numbers have no separators.
             f"{data.origin}: {sizes} images; {len(data.class_names)} classes",
             *_classes(data, statistics),
             *_pairs(statistics),
@@ -52,28 +53,28 @@ def _classes(data: LabelledData, statistics: LabelStatistics) -> Iterator[str]:
     splits = [name for name in SPLITS if name in data.splits]
     counts = {name: data.splits[name].labels.sum(axis=0, dtype=np.int64) for name in splits}
     order = np.argsort(-statistics.class_counts, kind="stable")
-    groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
+    groups = ", ".join(f"{len(index):,} {name}" for name, index in statistics.groups.items())
     yield f"Classes, by their train examples ({groups}):"
     yield "".join(f"{name:>8}" for name in splits) + "  class"
 
     def lines(classes: np.ndarray) -> Iterator[str]:
         for c in classes:
-            numbers = "".join(f"{counts[name][c]:8}" for name in splits)
+            numbers = "".join(f"{counts[name][c]:8,}" for name in splits)
             yield f"{numbers}  {_shown(data.class_names[c])}"
 
     if len(order) <= MOST_CLASSES:
         yield from lines(order)
     else:
         yield from lines(order[:_NUM_ENDS])
-        yield f"     ... {len(order) - 2 * _NUM_ENDS} more"
+        yield f"     ... {len(order) - 2 * _NUM_ENDS:,} more"
         yield from lines(order[-_NUM_ENDS:])
     unlabeled = [(name, data.splits[name].num_unlabeled) for name in splits]
     if any(count for _, count in unlabeled):
-        counted = ", ".join(f"{count} {name}" for name, count in unlabeled)
+        counted = ", ".join(f"{count:,} {name}" for name, count in unlabeled)
         yield f"Without any label: {counted}"
     unknown = [(name, data.splits[name].num_unknown) for name in splits]
     if any(count for _, count in unknown):
-        counted = ", ".join(f"{count} {name}" for name, count in unknown)
+        counted = ", ".join(f"{count:,} {name}" for name, count in unknown)
         yield f"Labels that are not known, and are left out: {counted}"
 
 
@@ -103,7 +104,7 @@ def _rows(data: LabelledData) -> Iterator[str]:
 
 def _similar_names(data: LabelledData) -> Iterator[str]:
     if groups := doubles.similar_names(data.class_names):
-        yield f"Names of classes that look like doubles: {len(groups)}"
+        yield f"Names of classes that look like doubles: {len(groups):,}"
         yield first_lines([" and ".join(map(quoted, group)) for group in groups])
 
 
@@ -111,7 +112,7 @@ def _same_images(splits: Mapping[str, Examples]) -> Iterator[str]:
     if not doubles.is_in_files(splits):
         return
     if groups := doubles.same_images(splits):
-        yield f"Images with the same bytes in different splits: {len(groups)}"
+        yield f"Images with the same bytes in different splits: {len(groups):,}"
         yield first_lines(
             [
                 first_few([f"{quoted(splits[name].names[i])} ({name})" for name, i in group], " = ")

@@ -29,7 +29,12 @@ _AGAINST = flags.DEFINE_string(
     "exported model of --run_dir or --saved_model, on the test split of that run or on given data.",
 )
 _IMAGES = flags.DEFINE_string("images", None, "Folder of unlabeled images to predict.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the results.")
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir",
+    None,
+    "Directory for the results. By default that of --run_dir, or against/NAME in it, where NAME is "
+    "that of the model of --against. Comparisons of other models or on other data in it are kept.",
+)
 run_flags.define(DataConfig, for_evaluation=True)
 
 

@@ -55,10 +55,10 @@ class ThinnedTable:
             "         images  maximum  minimum  head  medium  tail",
             _size_line("before", self.before, self.ranking),
             _size_line("reached", self.reached, self.ranking),
-            f"mean |log(count / reference)| over {len(reached)} classes: {ratio:.3f}",
+            f"mean |log(count / reference)| over {len(reached):,} classes: {ratio:.3f}",
         ]
         if self.num_unlabeled:
-            lines.append(f"train images without labels, which are left out: {self.num_unlabeled}")
+            lines.append(f"train images without labels, which are left out: {self.num_unlabeled:,}")
         for what, classes in (
             ("classes with fewer train images than their reference", self.ranking[short]),
             ("classes that are left without train images", self.ranking[emptied]),
@@ -69,7 +69,7 @@ class ThinnedTable:
         ):
             if len(classes):
                 names = first_few([repr(self.before.class_names[c]) for c in classes])
-                lines.append(f"{what}: {len(classes)}: {names}")
+                lines.append(f"{what}: {len(classes):,}: {names}")
         return "\n".join(lines)
 
 
@@ -166,9 +166,9 @@ def _write_counts(thinned: ThinnedTable, path: pathlib.Path) -> None:
 
 def _draw(thinned: ThinnedTable, path: pathlib.Path) -> None:
     series = {
-        f"before, {thinned.before.num_examples} images": thinned.before.class_counts,
+        f"before, {thinned.before.num_examples:,} images": thinned.before.class_counts,
         "reference": thinned.references,
-        f"reached, {thinned.reached.num_examples} images": thinned.reached.class_counts,
+        f"reached, {thinned.reached.num_examples:,} images": thinned.reached.class_counts,
     }
     before, reference, reached = series
     rows = [
@@ -185,7 +185,7 @@ def _draw(thinned: ThinnedTable, path: pathlib.Path) -> None:
         axis = alt.Axis(labelAngle=-90, labelLimit=160, labelOverlap=False)
         x = alt.X("class:N", sort=None, title=None, axis=axis)
     else:
-        title = f"{len(thinned.ranking)} classes, from head to tail"
+        title = f"{len(thinned.ranking):,} classes, from head to tail"
         x = alt.X("rank:O", title=title, axis=alt.Axis(labels=False, ticks=False))
     ticks = [0, *(10**k for k in range(len(str(thinned.before.num_examples))))]
     # Logarithmic, but a class may have no image left.

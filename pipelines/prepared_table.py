@@ -107,23 +107,26 @@ class PreparedTable:
             )
         ]
         lines = [
-            f"{self.examples}: {len(self.images)} images, {megabytes[1]:.1f} MB of "
-            f"{megabytes[0]:.1f}; {copies} copied as they were; {self.num_new} made now, "
-            f"{len(self.images) - self.num_new} before"
+            f"{self.examples}: {len(self.images):,} images, {megabytes[1]:.1f} MB of "
+            f"{megabytes[0]:.1f}; {copies:,} copied as they were; {self.num_new:,} made now, "
+            f"{len(self.images) - self.num_new:,} before"
         ]
         if several := [each for each in self.images if each.num_frames > 1]:
             lines.append(
-                f"images with several frames or pages, of which the first is taken: {len(several)}"
+                "images with several frames or pages, of which the first is taken: "
+                f"{len(several):,}"
             )
         profiles = collections.Counter(each.ignored_profile for each in self.images)
         lines += [
-            f"images whose ICC profile {reason}, and is not used: {count}"
+            f"images whose ICC profile {reason}, and is not used: {count:,}"
             for reason, count in sorted(profiles.items())
             if reason
         ]
         if self.bad:
             path = os.path.join(os.path.dirname(self.examples), BAD_IMAGES_NAME)
-            lines.append(f"images that cannot be used, and are left out: {len(self.bad)} ({path})")
+            lines.append(
+                f"images that cannot be used, and are left out: {len(self.bad):,} ({path})"
+            )
         return "\n".join(lines)
 
 
@@ -212,7 +215,7 @@ def write(
         if found and not load_options.skip_bad_images:
             (folder / EXAMPLES_NAME).unlink(missing_ok=True)
             raise BadImagesError(
-                f"{len(found)} of {len(files)} images of {options.examples} cannot be used:\n"
+                f"{len(found):,} of {len(files):,} images of {options.examples} cannot be used:\n"
                 f"{image_checks.describe(found, images_dir=images_dir)}\n"
                 f"All of them are listed in {folder / BAD_IMAGES_NAME}. Repair these images or "
                 "remove them from the table, and start the command again; --skip_bad_images "

@@ -97,11 +97,11 @@ def _write(data_config: DataConfig, beam_options: list[str]) -> None:
 
 def describe(manifest: "Manifest") -> str:
     """Describes the shards for people."""
-    lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names)} classes"]
+    lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names):,} classes"]
     for name, split in manifest.splits.items():
         size = sum(shard.bytes for shard in split.shards) / 1e6
         lines.append(
-            f"  {name}: {manifest.plan.num_examples[name]} images in {len(split.shards)} "
+            f"  {name}: {manifest.plan.num_examples[name]:,} images in {len(split.shards):,} "
             f"{manifest.plan.record_format} shards, {size:.1f} MB"
         )
     return "\n".join(lines)
@@ -119,7 +119,7 @@ def verify(shards_dir: str) -> None:
     manifest = Manifest.load(shards_dir)
     problems = writing.find_problems(shards_dir, manifest)
     if problems:
-        raise layout.ShardsError("\n  ".join([f"{len(problems)} files are damaged:", *problems]))
+        raise layout.ShardsError("\n  ".join([f"{len(problems):,} files are damaged:", *problems]))
     print(describe(manifest) + "\n  all files are as they were written")
 
 

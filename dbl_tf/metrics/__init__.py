@@ -16,6 +16,7 @@ is a function of an `Evaluation` and a row of that list.
 
 from dbl_tf.metrics.evaluation import (
     AVERAGE_PRECISION,
+    CALIBRATION_ERROR,
     MEAN_AVERAGE_PRECISION,
     METRICS,
     Evaluation,
@@ -52,6 +53,7 @@ from dbl_tf.metrics.ranking import (
 
 __all__ = [
     "AVERAGE_PRECISION",
+    "CALIBRATION_ERROR",
     "MEAN_AVERAGE_PRECISION",
     "METRICS",
     "TOTAL_AND_GROUPS",

@@ -226,8 +226,8 @@ class Metric:
         if math.isnan(value):
             return "–"
         factor = 100 if self.percent else 1
-        spread = "" if math.isnan(deviation) else f" ± {factor * deviation:.{self.digits}f}"
-        return f"{factor * value:.{self.digits}f}{spread}"
+        spread = "" if math.isnan(deviation) else f" ± {factor * deviation:,.{self.digits}f}"
+        return f"{factor * value:,.{self.digits}f}{spread}"
 
 
 AVERAGE_PRECISION = Metric(
@@ -243,6 +243,16 @@ MEAN_AVERAGE_PRECISION = Metric(
     lambda e: e.mean_by_group(e.average_precision),
     "mean of the labels' average precision",
     heading="mAP",
+)
+CALIBRATION_ERROR = Metric(
+    ("calibration_error",),
+    "class",
+    lambda e: e.calibration_error,
+    "expected calibration error, the distance of probabilities from the share that comes true",
+    heading="ECE",
+    percent=False,
+    digits=4,
+    higher_is_better=False,
 )
 _OF_DECISIONS = {
     "CP": "mean of the labels' precision",
@@ -465,16 +475,7 @@ METRICS: Sequence[Metric] = (
         digits=4,
         higher_is_better=False,
     ),
-    Metric(
-        ("calibration_error",),
-        "class",
-        lambda e: e.calibration_error,
-        "expected calibration error, the distance of probabilities from the share that comes true",
-        heading="ECE",
-        percent=False,
-        digits=4,
-        higher_is_better=False,
-    ),
+    CALIBRATION_ERROR,
 )
 
 
@@ -500,13 +501,17 @@ def measure(evaluation: Evaluation) -> dict[str, Any]:
     return {**content, "per_class": per_class}
 
 
-def num_classes_by_group(scores: Mapping[str, Any]) -> dict[str, int]:
-    """Counts the classes in "total" and in each group.
+def num_classes_by_group(scores: Mapping[str, Any], *, tested: bool = True) -> dict[str, int]:
+    """Counts the classes in "total" and in each group, those with test examples or those without.
+
+    Means by group are over the classes with test examples.
 
     Args:
         scores: the content of a `metrics.json`.
+        tested: whether to count the classes with test examples, or those without.
     """
-    groups = [entry["group"] for entry in scores["per_class"].values()]
+    entries = scores["per_class"].values()
+    groups = [entry["group"] for entry in entries if (entry["test_count"] > 0) == tested]
     return {"total": len(groups), **{name: groups.count(name) for name in GROUP_NAMES}}
 
 

@@ -110,6 +110,11 @@ def _mean_excess_by_bin(labels: Any, probabilities: Any, num_bins: int) -> np.nd
     return over_classes(of_classes, *checked_probabilities(labels, probabilities))
 
 
+def calibration_bins(probabilities: np.ndarray, num_bins: int = _CALIBRATION_BINS) -> np.ndarray:
+    """Returns the position of the bin of each probability; see `expected_calibration_error`."""
+    return np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
+
+
 def mean_excess_of_classes(
     labels: np.ndarray,
     probabilities: np.ndarray,
@@ -118,7 +123,7 @@ def mean_excess_of_classes(
 ) -> np.ndarray:
     """Computes the sum over each bin of `probability − label`, per example, of each row."""
     probabilities = probabilities.astype(np.float64)
-    bins = np.minimum((probabilities * num_bins).astype(np.int64), num_bins - 1)
+    bins = calibration_bins(probabilities, num_bins)
     bins += num_bins * np.arange(len(labels))[:, None]
     excess, num_known = probabilities - labels, labels.shape[1]
     if known is not None:

@@ -140,10 +140,10 @@ def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findi
         findings.add_names(
             f"classes without {name} examples", [rows.class_names[c] for c in absent]
         )
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
+    sizes = ", ".join(f"{len(examples):,} {name}" for name, examples in splits.items())
     title = (
-        f"{path}: {sizes} examples of {rows.features.shape[1]} features; "
-        f"{len(rows.class_names)} classes"
+        f"{path}: {sizes} examples of {rows.features.shape[1]:,} features; "
+        f"{len(rows.class_names):,} classes"
     )
     logging.log(level, "%s", findings.text(title))
 
@@ -211,7 +211,7 @@ def _read_archive(path: str, findings: Findings, *, needs_split: bool) -> _Rows:
     unknown = label_values.is_unknown(labels)
     positive = labels == 1
     if not positive.any():
-        raise FeaturesError(f"{path} has no label in any of its {len(labels)} rows")
+        raise FeaturesError(f"{path} has no label in any of its {len(labels):,} rows")
     if features.dtype.kind == "f" and features.dtype.itemsize > 4:
         features = features.astype(np.float32)
     return _Rows(
@@ -232,8 +232,8 @@ def _read_table(options: FeaturesOptions, findings: Findings) -> _Rows:
     _check_shapes(path, {"features": features})
     if len(features) != len(rows.names):
         raise FeaturesError(
-            f"{path} has {len(features)} rows, and {options.examples} has {len(rows.names)}; there "
-            "must be a row of features for each row of the table, in the same order"
+            f"{path} has {len(features):,} rows, and {options.examples} has {len(rows.names):,}; "
+            "there must be a row of features for each row of the table, in the same order"
         )
     problems = Findings(path, "row")
     _check_features(features, problems)

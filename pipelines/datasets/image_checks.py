@@ -212,7 +212,7 @@ def describe(
             findings.add_all(title, of_lines, texts.__getitem__)
     text = "\n".join(findings.lines())
     if rest := ordered[SHOWN:]:
-        text += f"\nand {sum(len(of) for _, of in rest)} images of {len(rest)} other kinds"
+        text += f"\nand {sum(len(of) for _, of in rest):,} images of {len(rest)} other kinds"
     if len(bad) > SHOWN and cache_dir is not None and examples is not None:
         text += f"\nAll of them are listed in {_list(bad, examples, lines, cache_dir)}"
     return text
@@ -263,7 +263,7 @@ def bad_images_error(
     source = "" if examples is None else f" of {os.fspath(examples)}"
     text = describe(bad, examples=examples, lines=lines, images_dir=images_dir, cache_dir=cache_dir)
     return BadImagesError(
-        f"{len(bad)} of {num_images} images{source} cannot be used:\n"
+        f"{len(bad):,} of {num_images:,} images{source} cannot be used:\n"
         f"{textwrap.indent(text, '  ')}\n{' '.join(_remedies(bad, images_dir))}",
         bad,
         data,

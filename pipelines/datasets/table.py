@@ -143,7 +143,7 @@ def load(
                 cache_dir=cache_dir,
                 data=_labeled_data(classes, images, labels, rows.layout),
             )
-        kind = f"images of {len(images.paths)} that cannot be used and are left out"
+        kind = f"images of {len(images.paths):,} that cannot be used and are left out"
         findings.add_text(
             kind,
             len(bad),
@@ -174,10 +174,10 @@ def load(
     for name, split in data.splits.items():
         absent = np.flatnonzero(split.labels.sum(axis=0) == 0)
         findings.add_names(f"classes without {name} images", [classes[c] for c in absent])
-    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     title = (
-        f"{path}: {rows.layout} ({rows.reading}); {len(rows.images)} rows; {sizes} images; "
-        f"{len(classes)} classes"
+        f"{path}: {rows.layout} ({rows.reading}); {len(rows.images):,} rows; {sizes} images; "
+        f"{len(classes):,} classes"
     )
     logging.log(level, "%s", findings.text(title))
     return data
@@ -488,7 +488,7 @@ def _labels_of_rows(
     if classes is None:
         classes = rows.class_names or tuple(sorted(rows.label_names))
     if not len(rows.label_codes):
-        raise TableError(f"{path} has no label in any of its {len(rows.images)} rows")
+        raise TableError(f"{path} has no label in any of its {len(rows.images):,} rows")
     index = {name: i for i, name in enumerate(classes)}
     column_of_code = np.array([index.get(name, -1) for name in rows.label_names])
     columns = column_of_code[rows.label_codes]
@@ -589,7 +589,7 @@ def _merge_repeated_images(
     num_grown = len(np.unique(position_of_row[of_repeated & grown]))
     findings.add_all(
         "rows that name an image again within its split, merged with the first that does "
-        f"({num_grown} of the images have rows with different labels, and get all of them)",
+        f"({num_grown:,} of the images have rows with different labels, and get all of them)",
         rows.places[again],
         lambda i: f"{rows.images[again[i]]}, as line {rows.places[first_of_row[again[i]]]}",
     )

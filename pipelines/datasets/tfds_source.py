@@ -131,7 +131,7 @@ def load(
     logging.info(
         "%s: %s images; %d classes",
         builder.info.full_name,
-        ", ".join(f"{len(examples)} {name}" for name, examples in loaded.items()),
+        ", ".join(f"{len(examples):,} {name}" for name, examples in loaded.items()),
         len(classes),
     )
     return LabelledData(
@@ -326,7 +326,7 @@ def read_columns(
     cached = cache.load(cached_file, _load_columns)
     if cached is not None:
         return cached
-    print(f"reading the labels of {len(split.positions)} images of {split}")
+    print(f"reading the labels of {len(split.positions):,} images of {split}")
     decoded = tfds.decode.PartialDecoding(features).extract_features(info.features)
 
     def parse_record(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

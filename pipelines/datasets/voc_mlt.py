@@ -73,7 +73,7 @@ def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr
     codes: list[int] = []
     num_labels: list[int] = []
     problems: list[str] = []
-    print(f"reading the {len(paths)} annotations that {image_list} lists")
+    print(f"reading the {len(paths):,} annotations that {image_list} lists")
     with (
         terminal.Counter("reading annotations", len(paths), "files") as counter,
         concurrent.futures.ThreadPoolExecutor(_THREADS) as threads,
@@ -91,8 +91,8 @@ def _read_annotations(paths: Sequence[str], image_list: str) -> scipy.sparse.csr
             counter.show(len(num_labels))
     if problems:
         raise benchmark_sets.BenchmarkError(
-            f"{len(problems)} of the {len(paths)} annotations that {image_list} lists cannot be "
-            f"used:\n{first_lines(problems)}"
+            f"{len(problems):,} of the {len(paths):,} annotations that {image_list} lists cannot "
+            f"be used:\n{first_lines(problems)}"
         )
     return assembly.label_matrix(np.array(codes, np.int64), np.array(num_labels), len(CLASSES))
 

@@ -49,6 +49,7 @@ def write(
     *,
     title: str,
     models: Mapping[str, str],
+    data_name: str,
     class_names: Sequence[str],
     groups: Sequence[str],
     train_counts: Sequence[int],
@@ -66,6 +67,7 @@ def write(
         output_dir: the directory for the files.
         title: the heading of the page.
         models: where the "old" and the "new" model are.
+        data_name: the name of the data.
         class_names: the names of the C labels that both models know.
         groups: the groups of the labels, by the training images of the new model.
         train_counts: the numbers of these.
@@ -92,6 +94,7 @@ def write(
     pages.write_csv(decision_rows, output / IMAGES, _DECISION_COLUMNS)
     content = {
         **models,
+        "data": data_name,
         "images": changes.num_images,
         "resamples": changes.num_resamples,
         "mAP": changes.mean.content(),
@@ -176,6 +179,7 @@ def write(
         100 * changes.difference,
         100 * changes.intervals,
     )
+    has_images = changes.test_counts > 0
     page.write(
         "against.html.j2",
         title=title,
@@ -183,6 +187,9 @@ def write(
         kind="images" if read_images is not None else "examples",
         changes=changes,
         counts=content["changed decisions"],
+        in_mean=text.labels_in_mean(
+            *(int(np.count_nonzero(chosen)) for chosen in (has_images, ~has_images))
+        ),
         **_verdict(names, changes, only),
         min_images=MIN_IMAGES,
         by_chance=0.05 * np.count_nonzero(changes.judged),
@@ -234,6 +241,8 @@ def _label_rows(
 def _label_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Returns the columns of the table of all labels."""
     words = {
+        "group": "head, medium or tail, by the training images of the new model",
+        "images": "images that have the label",
         "change": "points of AP that the new model adds",
         "from": "lower end of the 95 % interval of the change over draws of the images",
         "to": "upper end of the 95 % interval of the change over draws of the images",
@@ -250,7 +259,8 @@ def _label_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> l
         values = names if heading == "label" else [row[heading] for row in rows]
         digits = 4 if base == "threshold" else 2 if "%" in heading or heading in signed else 0
         title = f"{_BOTH[base]}, {model} model" if base else words.get(heading, "")
-        columns.append(Column(heading, values, digits, title, heading in signed))
+        is_extra = bool(base) and base != "AP %"
+        columns.append(Column(heading, values, digits, title, heading in signed, is_extra))
     return columns
 
 
@@ -304,12 +314,25 @@ def _image_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Returns the columns of the table of images that changed."""
     shown = pages.readable_names([row["image"] for row in rows])
     columns = [Column("image", shown)]
-    columns += [Column(kind, [row[kind] for row in rows]) for kind in KINDS]
+    words = {
+        FOUND: "labels that the image has and the new model alone gives it",
+        LOST: "labels that the image has and the old model alone gives it",
+        ALARM: "labels that the image has not and the new model alone gives it",
+        CORRECTED: "labels that the image has not and the old model alone gives it",
+    }
+    columns += [
+        Column(kind, [row[kind] for row in rows], 0, f"number of {words[number]}")
+        for number, kind in enumerate(KINDS)
+    ]
     gain = "decisions that became right, less those that became wrong"
     columns.append(Column("gain", [row["gain"] for row in rows], 0, gain, True))
     return columns + [
-        Column(heading, [text.shortened(text.plain(row[heading]), 120) for row in rows])
-        for heading in _NAMED.values()
+        Column(
+            heading,
+            [text.shortened(text.plain(row[heading]), 120) for row in rows],
+            title=words[number],
+        )
+        for number, heading in _NAMED.items()
     ]
 
 

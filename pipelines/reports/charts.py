@@ -45,7 +45,8 @@ _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 _STATIC_WIDTH = 640
 _ROWS = alt.Chart(alt.NamedData("rows"))
 _PERCENT = alt.Axis(format="%")
-_COUNT_AXIS = alt.X("x:Q", title="training images of the label", scale=alt.Scale(type="log"))
+# Pixels between the end of an axis and the middle of a mark, which would be cut off there.
+_ROOM = 10
 _LOGITS = np.linspace(-6.0, 6.0, 121)
 _NAME_LIMIT = 220  # pixels
 
@@ -180,20 +181,20 @@ def average_precision(
         }
         for i in np.flatnonzero(~np.isnan(values)).tolist()
     ]
-    y = alt.Y("ap:Q", title="average precision", axis=_PERCENT, scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("ap:Q", title="average precision", axis=_PERCENT, scale=_roomy(domain=[0, 1]))
     points = _points_of_groups(
-        _COUNT_AXIS,
+        _count_axis(),
         y,
         len(rows),
-        alt.Tooltip("count:Q", title="training images"),
+        _count("training images"),
         alt.Tooltip("ap:Q", title="average precision", format=".1%"),
         *_interval_tooltips(".1%"),
         alt.Tooltip("chance:Q", title="guessing", format=".2%"),
     )
     dash = _ROWS.mark_tick(color=_GREY, thickness=2, size=9, orient="horizontal")
     drawing = alt.layer(
-        dash.encode(x=_COUNT_AXIS, y=alt.Y("chance:Q")),
-        _interval_rules(_COUNT_AXIS, len(rows)),
+        dash.encode(x=_count_axis(), y=alt.Y("chance:Q")),
+        _interval_rules(_count_axis(), len(rows)),
         points.add_params(_chosen()),
     )
     return Chart(
@@ -233,10 +234,15 @@ def class_shares(
     scale = alt.Scale(domain=list(series), range=[colors[0], *colors[-len(series) + 1 :]])
     drawing = _ROWS.mark_point(filled=True, size=34, opacity=1).encode(
         x=_rank_axis(statistics),
-        y=alt.Y("share:Q", title="share of the images", scale=alt.Scale(type="log"), axis=_PERCENT),
+        y=alt.Y("share:Q", title="share of the images", scale=_roomy(type="log"), axis=_PERCENT),
         color=alt.Color("series:N", scale=scale, legend=_legend()),
         shape=alt.Shape("series:N", scale=alt.Scale(domain=list(series))),
-        tooltip=["label:N", "series:N", alt.Tooltip("share:Q", format=".2%"), "count:Q"],
+        tooltip=[
+            "label:N",
+            "series:N",
+            alt.Tooltip("share:Q", format=".2%"),
+            _count("training images"),
+        ],
     )
     return Chart(
         "class_shares",
@@ -264,10 +270,10 @@ def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Char
     ]
     drawing = _points_of_groups(
         _rank_axis(statistics),
-        alt.Y("variance:Q", title="variance of normalized draws"),
+        alt.Y("variance:Q", title="variance of normalized draws", scale=_roomy()),
         len(rows),
-        alt.Tooltip("variance:Q", format=".3g"),
-        "count:Q",
+        alt.Tooltip("variance:Q", format=",.3~r"),
+        _count("training images"),
     )
     return Chart(
         "within_class_variance",
@@ -281,7 +287,7 @@ def variance_by_class(statistics: LabelStatistics, variance: np.ndarray) -> Char
 
 
 def conditional_probability_matrix(statistics: LabelStatistics) -> Chart:
-    """Draws p(i given j) in column i and row j, the most frequent class first (Fig. 5, top)."""
+    """Draws p(i given j), i to the right and j downwards, the most frequent first (Fig. 5, top)."""
     order = np.argsort(-statistics.class_counts, kind="stable")
     left_out = ""
     if len(order) > MAX_NAMED_CLASSES:
@@ -298,24 +304,23 @@ def conditional_probability_matrix(statistics: LabelStatistics) -> Chart:
         for i in order.tolist()
     ]
     drawing = _matrix(
-        "column",
-        "row",
+        alt.X("column:N", title="also has label"),
+        alt.Y("row:N", title="label"),
         alt.Color("p:Q", title="share", scale=alt.Scale(scheme="blues"), legend=_legend("%")),
         [names[i] for i in order],
         [names[i] for i in order],
         [
             alt.Tooltip("row:N", title="of the images with"),
             alt.Tooltip("p:Q", title="this share", format=".1%"),
-            alt.Tooltip("column:N", title="have"),
+            alt.Tooltip("column:N", title="also have"),
         ],
     )
     return Chart(
         "conditional_probability",
         "Which labels occur together",
-        "The stronger the color of a field, the more of the training images with the row's label "
-        "also have the column's label, p(column given row) (the paper's Fig. 5). A column that is "
-        "strong throughout belongs to a label that comes along whenever others are re-sampled."
-        + left_out,
+        "The stronger the color of a field, the more of the training images with the label at its "
+        "left also have the label below it (the paper's Fig. 5). A column that is strong "
+        "throughout belongs to a label that comes along whenever others are re-sampled." + left_out,
         drawing,
         rows,
         max(180, 16 * len(order)),
@@ -333,18 +338,24 @@ def confusion_matrix(pairs: Sequence[Mapping[str, Any]]) -> Chart:
         list(dict.fromkeys(pair[side] for pair in pairs)) for side in ("missed", "given")
     )
     drawing = _matrix(
-        "given",
-        "missed",
-        alt.Color("images:Q", scale=alt.Scale(scheme="oranges"), legend=_legend()),
+        alt.X("given:N", title="wrongly given label"),
+        alt.Y("missed:N", title="missed label"),
+        alt.Color(
+            "images:Q", title="test images", scale=alt.Scale(scheme="oranges"), legend=_legend(",")
+        ),
         given,
         missed,
-        ["missed:N", alt.Tooltip("given:N", title="wrongly given"), "images:Q"],
+        [
+            alt.Tooltip("missed:N", title="missed label"),
+            alt.Tooltip("given:N", title="wrongly given label"),
+            _count("test images", "images"),
+        ],
     )
     return Chart(
         "confusion",
         "Which label is given where another is missed",
-        f"The {len(pairs)} most frequent pairs: the test images that have the row's label, are not "
-        "given it, and are wrongly given the column's label.",
+        f"The {len(pairs):,} most frequent pairs: the test images that have the label at the left, "
+        "are not given it, and are wrongly given the label below.",
         drawing,
         pairs,
         max(140, 20 * len(missed)),
@@ -361,14 +372,14 @@ def precision_recall(name: str, title: str, rows: Sequence[Mapping[str, Any]]) -
         rows: dictionaries with the "label", the "threshold" of a point, its "precision" and
             "recall", and whether it is "chosen". The points of a curve are in rising recall.
     """
-    percent: dict[str, Any] = {"axis": _PERCENT, "scale": alt.Scale(domain=[0, 1])}
+    percent: dict[str, Any] = {"axis": _PERCENT, "scale": _roomy(domain=[0, 1])}
     encoding: dict[str, Any] = {
         "x": alt.X("recall:Q", **percent),
         "y": alt.Y("precision:Q", **percent),
         "color": alt.Color("label:N", legend=None if name == CURVE else _legend()),
         "tooltip": [
             "label:N",
-            alt.Tooltip("threshold:Q", format=".4g"),
+            alt.Tooltip("threshold:Q", format=".5~r"),
             alt.Tooltip("precision:Q", format=".1%"),
             alt.Tooltip("recall:Q", format=".1%"),
         ],
@@ -476,14 +487,19 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> list[Chart]:
         y = alt.Y(
             "value:Q",
             title="mAP on val" if is_map else column.replace("_", " "),
-            axis=alt.Axis(format="%" if is_map else "~g"),
+            axis=_PERCENT if is_map else alt.Axis(),
             # A course of a few points is not seen on an axis from 0 to 100 %.
-            scale=alt.Scale(zero=not is_map, nice=True),
+            scale=_roomy(zero=not is_map),
         )
+        # Between a few epochs, there would be ticks at halves.
+        few = {"values": [row["epoch"] for row in rows]} if len(rows) <= 12 else {"tickMinStep": 1}
         drawing = _ROWS.mark_line(point=len(rows) <= 60, color=GROUP_COLORS["head"]).encode(
-            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+            x=alt.X("epoch:Q", axis=alt.Axis(format=",d", **few), scale=_roomy(zero=False)),
             y=y,
-            tooltip=["epoch:Q", alt.Tooltip("value:Q", format=".4g", title=title)],
+            tooltip=[
+                alt.Tooltip("epoch:Q", format=",d"),
+                alt.Tooltip("value:Q", format=".2%" if is_map else ",.5~r", title=title),
+            ],
         )
         charts.append(Chart(f"training_{column}", title, caption, drawing, rows, 200))
     return charts
@@ -504,11 +520,13 @@ def map_by_variant(
     """
     rows = _mean_rows("variant", names, means, deviations)
     y = alt.Y("variant:N", sort=None, title=None, axis=alt.Axis(labelLimit=_NAME_LIMIT))
-    drawing = _means(alt.X("mean:Q", title="mAP", axis=_PERCENT), y, "x", "variant")
+    x = alt.X("mean:Q", title="mAP", axis=_PERCENT, scale=_roomy())
+    drawing = _means(x, y, "x", "variant")
     return Chart(
         "comparison_map",
         "mAP of each variant",
-        "Mean average precision over all labels and by group." + _explain_deviations(deviations),
+        "Mean average precision over the labels with test images, in total and by group."
+        + _explain_deviations(deviations),
         drawing,
         rows,
         max(120, 34 * len(names)),
@@ -534,10 +552,8 @@ def map_by_value(
         deviations: see `map_by_variant`.
     """
     log = values[0] > 0 and values[-1] / values[0] >= 8
-    x = alt.X(
-        "value:Q", title=parameter, scale=alt.Scale(type="log" if log else "linear", zero=False)
-    )
-    y = alt.Y("mean:Q", title="mAP", axis=_PERCENT, scale=alt.Scale(zero=False))
+    x = alt.X("value:Q", title=parameter, scale=_roomy(type="log" if log else "linear", zero=False))
+    y = alt.Y("mean:Q", title="mAP", axis=_PERCENT, scale=_roomy(zero=False))
     return Chart(
         name,
         title,
@@ -584,16 +600,16 @@ def gain_by_class(
         for i in np.flatnonzero(~np.isnan(gain)).tolist()
     ]
     points = _points_of_groups(
-        _COUNT_AXIS,
-        alt.Y("gain:Q", title="change of AP, points"),
+        _count_axis(),
+        alt.Y("gain:Q", title="change of AP, points", scale=_roomy()),
         len(rows),
         alt.Tooltip("gain:Q", title="points", format="+.1f"),
         *(() if intervals is None else _interval_tooltips("+.1f")),
-        alt.Tooltip("count:Q", title="training images"),
+        _count("training images"),
     )
     layers: list[alt.Chart] = [_ROWS.mark_rule(color=_GREY).encode(y=alt.datum(0))]
     if intervals is not None:
-        layers.append(_interval_rules(_COUNT_AXIS, len(rows)))
+        layers.append(_interval_rules(_count_axis(), len(rows)))
         points = points.add_params(_chosen())
     drawing = alt.layer(*layers, points)
     caption = f"{caption} Points below 0 are losses."
@@ -614,6 +630,19 @@ def _points_of_groups(x: alt.X, y: alt.Y, num_points: int, *tooltip: Any) -> alt
         encodings=["y"] if str(x["shorthand"]).endswith(":N") else ["x", "y"],
     )
     return encoded.add_params(zoom)
+
+
+def _roomy(**options: Any) -> alt.Scale:
+    """A scale at whose ends a mark is not cut off."""
+    return alt.Scale(padding=_ROOM, nice=False, **options)
+
+
+def _count_axis() -> alt.X:
+    return alt.X("x:Q", title="training images of the label", scale=_roomy(type="log"))
+
+
+def _count(title: str, field: str = "count") -> alt.Tooltip:
+    return alt.Tooltip(f"{field}:Q", title=title, format=",")
 
 
 def _interval_rules(x: alt.X, num_points: int) -> alt.Chart:
@@ -679,7 +708,11 @@ def _means(x: alt.X, y: alt.Y, along: str, key: str, line: bool = False) -> alt.
     layers: list[alt.Chart] = [encoded.mark_rule(opacity=0.5).encode(**ends)]
     if line:
         layers.append(encoded.mark_line())
-    tooltip = [f"{key}:{'Q' if line else 'N'}", "labels:N", alt.Tooltip("mean:Q", format=".2%")]
+    tooltip = [
+        alt.Tooltip(f"{key}:Q", format=",.5~r") if line else f"{key}:N",
+        "labels:N",
+        alt.Tooltip("mean:Q", title="mAP", format=".2%"),
+    ]
     shape = alt.Shape("labels:N", scale=alt.Scale(domain=list(MEAN_COLORS)))
     layers.append(
         encoded.mark_point(filled=True, size=70, opacity=1).encode(tooltip=tooltip, shape=shape)
@@ -688,8 +721,8 @@ def _means(x: alt.X, y: alt.Y, along: str, key: str, line: bool = False) -> alt.
 
 
 def _matrix(
-    x: str,
-    y: str,
+    x: alt.X,
+    y: alt.Y,
     color: alt.Color,
     columns: Sequence[str],
     rows: Sequence[str],
@@ -697,8 +730,8 @@ def _matrix(
 ) -> alt.Chart:
     axis: dict[str, Any] = {"labelLimit": 130, "labelOverlap": False, "labelFontSize": 9}
     return _ROWS.mark_rect().encode(
-        x=alt.X(f"{x}:N", sort=list(columns), axis=alt.Axis(labelAngle=-60, **axis)),
-        y=alt.Y(f"{y}:N", sort=list(rows), axis=alt.Axis(**axis)),
+        x=x.sort(list(columns)).axis(labelAngle=-60, **axis),
+        y=y.sort(list(rows)).axis(**axis),
         color=color,
         tooltip=tooltip,
     )
@@ -717,7 +750,8 @@ def _by_rank(
 
 def _rank_axis(statistics: LabelStatistics) -> alt.X:
     if statistics.num_classes > MAX_NAMED_CLASSES:
-        return alt.X("rank:Q", title="labels by rank, most frequent first")
+        title = "labels by rank, most frequent first"
+        return alt.X("rank:Q", title=title, scale=_roomy(zero=False))
     axis = alt.Axis(labelLimit=120, labelAngle=-60, labelOverlap=False)
     return alt.X("label:N", sort=None, title=None, axis=axis)
 

@@ -76,7 +76,8 @@ def write_comparison(
         changed=_changed(classes, compared, gains),
         single=min(len(v.scores) for v in compared) == 1,
         scores_table=_scores_table(compared),
-        sizes=metrics.num_classes_by_group(scores),
+        in_means=_numbers_of_labels(runs, tested=True),
+        left_out=_numbers_of_labels(runs, tested=False)["total"],
         meanings=_meanings(),
         best=best,
         verdicts=variants.sentences(compared),
@@ -122,10 +123,22 @@ def _judged(scores: Mapping[str, Any], compared: Sequence[Variant]) -> str:
     parts = {part for variant in compared for _, part in variant.repetitions}
     same = f"the same {scores['num_test_examples']:,} images"
     if len(parts) > 1:
-        return f"each of the same {len(parts)} folds of the training split"
+        return f"each of the same {len(parts):,} folds of the training split"
     if parts == {None}:
         return same
     return f"{same} of {'the val split' if parts == {VAL} else 'a fold of the training split'}"
+
+
+def _numbers_of_labels(runs: Sequence[Run], *, tested: bool) -> dict[str, str]:
+    """Returns how many labels are in the means of "total" and each group, or are left out of them.
+
+    Runs that are judged on different folds can differ in it.
+    """
+    of_runs = [metrics.num_classes_by_group(scores, tested=tested) for _, scores in runs]
+    return {
+        name: text.span(*(pick(counts[name] for counts in of_runs) for pick in (min, max)))
+        for name in metrics.TOTAL_AND_GROUPS
+    }
 
 
 def _leaders(compared: Sequence[Variant]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -174,7 +187,7 @@ def _scores_table(compared: Sequence[Variant]) -> tuple[list[str], list[list[str
     columns = variants.columns()
     heads = [f"{column.metric.heading_with_unit} {column.group}".rstrip() for column in columns]
     rows = [
-        [v.label, f"{len(v.scores)}", *(column.text(v) for column in columns)] for v in compared
+        [v.label, f"{len(v.scores):,}", *(column.text(v) for column in columns)] for v in compared
     ]
     for method, known in {v.config.get("method"): v.published() for v in compared}.items():
         if known:
@@ -195,7 +208,7 @@ def _differences(compared: Sequence[Variant], best: Variant) -> list[list[str]]:
         if variant is not best:
             found = [column.difference(variant, best) for column in MAP_COLUMNS]
             distances = map(variants.distance, found)
-            pairs = f"{found[0].num_pairs}"
+            pairs = f"{found[0].num_pairs:,}"
             rows.append([variant.label, pairs, *distances, variants.verdict(found[0])])
     return rows
 
@@ -213,8 +226,8 @@ def _gain_columns(
     first = compared[0].label
     return [
         Column("label", classes.names),
-        Column("group", classes.groups),
-        Column("train images", classes.train_counts),
+        Column("group", classes.groups, 0, "head, medium or tail, by the number of train images"),
+        Column("train images", classes.train_counts, 0, "training images that have the label"),
         *(
             Column(f"{v.label}: AP %", 100 * ap, 2, "average precision, mean over runs")
             for v, ap in zip(compared, values, strict=True)

@@ -33,8 +33,9 @@ class Column:
         heading: the heading.
         values: the values of the rows, all texts or all numbers; NaN if not defined.
         digits: the number of decimal places of numbers.
-        title: a phrase that explains the heading.
+        title: a phrase that explains the heading, which the page lists below the table.
         signed: whether positive numbers have a sign.
+        extra: whether the table shows it only on demand.
     """
 
     heading: str
@@ -42,6 +43,7 @@ class Column:
     digits: int = 0
     title: str = ""
     signed: bool = False
+    extra: bool = False
 
     def content(self) -> dict[str, Any]:
         """Returns what the script of the page makes a table of."""

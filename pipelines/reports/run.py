@@ -13,7 +13,7 @@ import scipy.sparse
 from dbl_tf import methods, metrics
 from dbl_tf.messages import first_few
 from dbl_tf.statistics import GROUP_NAMES, LabelStatistics
-from pipelines.reports import charts, diagnosis, pages, pictures, published, text
+from pipelines.reports import charts, diagnosis, pages, pictures, published, reliability, text
 from pipelines.reports.diagnosis import Decisions
 from pipelines.reports.pages import Column
 
@@ -98,6 +98,9 @@ def write_run_report(
     names = pages.readable_names(statistics.class_names)
     statistics = dataclasses.replace(statistics, class_names=names)
     found = _Labels(statistics, scores, decisions)
+    unreliable = reliability.unreliable_labels(
+        labels, probabilities, metrics.CALIBRATION_ERROR.read(scores)
+    )
     page = pages.Page(path, figures_dir)
     confusions, companions = decisions.confusions(), diagnosis.companions(statistics)
     pairs = [
@@ -108,7 +111,13 @@ def write_run_report(
     page.data = {
         "chooser": "average_precision",
         "tables": {"labels": [column.content() for column in found.columns()]},
-        "flags": {"never": found.never.tolist(), "hardly": found.hardly.tolist()},
+        "flags": {
+            "never": found.never.tolist(),
+            "hardly": found.hardly.tolist(),
+            "unreliable": np.isin(
+                np.arange(statistics.num_classes), [of_label.label for of_label in unreliable]
+            ).tolist(),
+        },
         "curves": [
             _points(curve, entry)
             for curve, entry in zip(scores["curves"].values(), found.entries, strict=True)
@@ -138,6 +147,8 @@ def write_run_report(
         statistics=statistics,
         scores=scores,
         found=found,
+        unreliable=unreliable,
+        fitted_on=scores.get("calibration", {}).get("fitted_on"),
         cards=_cards(scores),
         pairs=pairs,
         together=_together(statistics, companions),
@@ -252,6 +263,7 @@ class _Labels:
     def columns(self) -> list[Column]:
         """Returns the columns of the table of all labels."""
         tested = self.test_counts > 0
+        train_counts = [entry["train_count"] for entry in self.entries]
 
         def shown(values: Any, percent: bool = True) -> np.ndarray:
             factor = 100 if percent else 1
@@ -260,9 +272,9 @@ class _Labels:
 
         columns = [
             Column("label", self.names),
-            Column("group", self.groups),
-            Column("train images", [entry["train_count"] for entry in self.entries]),
-            Column("test images", self.test_counts),
+            Column("group", self.groups, 0, "head, medium or tail, by the number of train images"),
+            Column("train images", train_counts, 0, "training images that have the label"),
+            Column("test images", self.test_counts, 0, "test images that have the label"),
         ]
         for metric in metrics.METRICS:
             if not metric.heading or metric.over != "class":
@@ -470,7 +482,8 @@ def _cards(scores: Mapping[str, Any]) -> list[list[dict[str, str]]]:
     """Returns a row of cards for each metric by group, and a row for those of the whole split."""
     ranges = {name: f"{name}: {charts.GROUP_RANGES[name]} training images" for name in GROUP_NAMES}
     words = {"total": "all", **ranges}
-    sizes = metrics.num_classes_by_group(scores)
+    tested = metrics.num_classes_by_group(scores)
+    untested = metrics.num_classes_by_group(scores, tested=False)
     rows, others = [], []
 
     def card(metric: metrics.Metric, value: float, group: str, rest: str) -> dict[str, str]:
@@ -490,8 +503,7 @@ def _cards(scores: Mapping[str, Any]) -> list[list[dict[str, str]]]:
                     metric,
                     value,
                     name,
-                    f", {words[name]} ({sizes[name]:,} "
-                    f"{'label' if sizes[name] == 1 else 'labels'})",
+                    f", {words[name]} ({text.labels_in_mean(tested[name], untested[name])})",
                 )
                 for name, value in zip(metrics.TOTAL_AND_GROUPS, values, strict=True)
             ]

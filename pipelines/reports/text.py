@@ -39,8 +39,19 @@ def percent(value: float, digits: int = 1, deviation: float = math.nan) -> str:
     """
     if math.isnan(value):
         return "–"
-    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:.{digits}f}"
-    shown = f"{100 * value:.{digits}f}"
-    if value and not spread and not float(shown):
+    spread = "" if math.isnan(deviation) else f" ± {100 * deviation:,.{digits}f}"
+    shown = f"{100 * value:,.{digits}f}"
+    if value and not spread and not round(100 * value, digits):
         shown = f"{100 * value:.1g}"
     return f"{shown}{spread}\u00a0%"
+
+
+def span(lowest: int, highest: int) -> str:
+    """Formats a range of counts, which may be a single one."""
+    return f"{lowest:,}" if lowest == highest else f"{lowest:,} to {highest:,}"
+
+
+def labels_in_mean(tested: int, untested: int) -> str:
+    """Says over how many labels a mean goes, and how many it leaves out for want of test images."""
+    said = f"{tested:,} {'label' if tested == 1 else 'labels'}"
+    return f"{said}; {untested:,} without test images left out" if untested else said

@@ -84,7 +84,7 @@ def format_table(runs: Sequence[Run]) -> str:
         lines.append(f"{corner:{width}}  runs" + "".join(f"{head:>16}" for head in heads))
         for variant in variants:
             cells = "".join(f"{column.text(variant):>16}" for column in members)
-            lines.append(f"{variant.label:{width}}{len(variant.scores):6}{cells}")
+            lines.append(f"{variant.label:{width}}{len(variant.scores):6,}{cells}")
             known = variant.published()
             if known and members[0] in MAP_COLUMNS:
                 cells = "".join(f"{cell:>16}" for cell in (f"{value:.2f}" for value in known))
@@ -366,7 +366,7 @@ def distance(difference: PairedDifference) -> str:
     if math.isnan(difference.mean):
         return "–"
     error = difference.standard_error
-    points = f"{-100 * difference.mean:.2f}".replace("-", "−")
+    points = f"{-100 * difference.mean:z.2f}".replace("-", "−")
     return points + ("" if math.isnan(error) else f" ± {100 * error:.2f}")
 
 

@@ -1,11 +1,13 @@
 """Compares two exported models on the same data."""
 
+import json
 import os
 import pathlib
 from typing import Any
 
 from dbl_tf.messages import first_few
 from pipelines.reports import against as page
+from pipelines.reports.text import labels_in_mean
 from pipelines.runs import report
 from pipelines.runs.config import DataConfig, ResolvedConfig
 from pipelines.runs.directory import check_data
@@ -19,7 +21,8 @@ def of_run(run_dir: str, old: str, output_dir: str | None) -> dict[str, Any]:
     Args:
         run_dir: the directory of the run.
         old: the directory of another run or of an exported model.
-        output_dir: see `compare_models`; `run_dir` if None.
+        output_dir: see `compare_models`; `RUN_DIR/against/NAME` if None, where NAME is that of the
+            directory `old`, so that comparisons with several models are kept side by side.
 
     Returns:
         See `compare_models`.
@@ -30,7 +33,17 @@ def of_run(run_dir: str, old: str, output_dir: str | None) -> dict[str, Any]:
     path = pathlib.Path(run_dir, "config.json")
     if not path.exists():
         raise ValueError(f"{run_dir} holds no finished run: there is no config.json in it")
-    return compare_models(run_dir, old, ResolvedConfig.load(path), output_dir or run_dir, run_dir)
+    output_dir = output_dir or os.path.join(run_dir, "against", _name_of(old))
+    return compare_models(run_dir, old, ResolvedConfig.load(path), output_dir, run_dir)
+
+
+def _name_of(model: str) -> str:
+    """Returns the name of a model, after that of its run if it is a version of it."""
+    *parents, last = pathlib.PurePath(os.path.abspath(model)).parts
+    names = [last]
+    while parents[1:] and (names[0].isdecimal() or names[0] == "saved_model"):
+        names.insert(0, parents.pop())
+    return "_".join(names)
 
 
 def compare_models(
@@ -46,7 +59,8 @@ def compare_models(
         old: the same of the model that `new` is compared with.
         config: the configuration of the data.
         output_dir: the directory for `against.html` with its `figures/`, `against.json`,
-            `against_labels.csv` and `against_images.csv`.
+            `against_labels.csv` and `against_images.csv`. A comparison of the same models on the
+            same data is written anew.
         run_dir: the directory of the run whose data these are, which must not have changed; None
             for other data.
 
@@ -55,11 +69,12 @@ def compare_models(
 
     Raises:
         ValueError: a model is not there, both are the same, they share no label with each other
-            and the data, or they do not take the data.
+            and the data, or they do not take the data; or `output_dir` holds another comparison.
     """
     paths = {"old": find_model(old), "new": find_model(new)}
     if len({os.path.realpath(path) for path in paths.values()}) == 1:
         raise ValueError(f"--against names the model that it is compared with, {paths['new']}")
+    _check_output(output_dir, {"old": old, "new": new}, config.data_name)
     models = {name: SavedModel(path) for name, path in paths.items()}
     known = {name: model.class_names for name, model in models.items()}
     common = [name for name in known["new"] if name in set(known["old"])]
@@ -96,6 +111,7 @@ def compare_models(
         output_dir,
         title=f"{new} against {old} on {config.data_name}",
         models={"old": old, "new": new},
+        data_name=config.data_name,
         class_names=names,
         groups=[group_of[i] for i in columns],
         train_counts=statistics.class_counts[columns].tolist(),
@@ -114,8 +130,33 @@ def compare_models(
     return content
 
 
+def _check_output(output_dir: str, models: dict[str, str], data_name: str) -> None:
+    """Refuses a directory that holds the comparison of other models, or on other data."""
+    path = pathlib.Path(output_dir, page.DATA)
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: str(content[name]) for name in models}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is no comparison of two models; remove it, or choose another --output_dir"
+        ) from error
+    # Files of earlier versions do not name the data.
+    of_data = content.get("data", data_name)
+    same = all(os.path.realpath(found[name]) == os.path.realpath(models[name]) for name in models)
+    if not same or of_data != data_name:
+        raise ValueError(
+            f"{output_dir} holds the comparison of {found['new']} with {found['old']} on "
+            f"{of_data}; choose another --output_dir for this one, or remove that one"
+        )
+
+
 def format_summary(content: dict[str, Any]) -> str:
     """Formats the content of `against.json` for the terminal."""
+    test_counts = [row["images"] for row in content["labels"].values()]
+    untested = test_counts.count(0)
+    in_mean = labels_in_mean(len(test_counts) - untested, untested)
     lines = [
         f"old: {content['old']}",
         f"new: {content['new']}",
@@ -134,6 +175,7 @@ def format_summary(content: dict[str, Any]) -> str:
             f"{heading:24}{numbers[0]:>9}{numbers[1]:>9}{numbers[2]:>9}   {numbers[3]} to "
             f"{numbers[4]}"
         )
+    lines.append(f"mAP is over {in_mean}")
     for verdict in ("gain", "loss"):
         found = [name for name, row in content["labels"].items() if row["verdict"] == verdict]
         lines.append(f"labels with a {verdict} beyond chance: {first_few(found) or 'none'}")

@@ -147,9 +147,9 @@ def _check_statistics(
     if before.class_names != now.class_names or before.num_examples != now.num_examples:
         raise ValueError(
             f"the training labels are not those that {config.run_dir} was started with: it has "
-            f"{before.num_examples} examples of {before.num_classes} classes, and the data have "
-            f"{now.num_examples} of {now.num_classes}, or other names. Its network and its "
-            "schedule depend on them; choose another --run_dir"
+            f"{before.num_examples:,} examples of {before.num_classes:,} classes, and the data "
+            f"have {now.num_examples:,} of {now.num_classes:,}, or other names. Its network and "
+            "its schedule depend on them; choose another --run_dir"
         )
     if not any(change.startswith("train: ") for change in changes):
         changes.append("train: labels")

@@ -53,7 +53,7 @@ def _purpose(config: ResolvedConfig, result: EvaluationResult) -> str:
         takes = f"an image, seen at {config.image_size} × {config.image_size} pixels"
     return (
         f"A multi-label classifier: it maps {takes}, to a probability for each of "
-        f"{len(result.class_names)} labels, which are independent of each other. "
+        f"{len(result.class_names):,} labels, which are independent of each other. "
         f"`{serving.DETAILS_FILE.name}` holds the labels in the order of the probabilities, and "
         "their thresholds."
     )
@@ -69,19 +69,19 @@ def _data(config: ResolvedConfig, data: LabelledData, result: EvaluationResult) 
     return (
         f"Source: `--dataset={config.dataset}`, {_cell(config.data_name)}.\n\n"
         + _table(["split", kind, "labels given", f"{kind} without a label"], rows)
-        + f"\n\nA label has {counts.min()} to {counts.max()} training {kind}; "
-        f"{counts.max() / max(counts.min(), 1):.0f} times as many for the most frequent as for the "
-        "rarest."
+        + f"\n\nA label has {counts.min():,} to {counts.max():,} training {kind}; "
+        f"{counts.max() / max(counts.min(), 1):,.0f} times as many for the most frequent as for "
+        "the rarest."
     )
 
 
 def _training(config: ResolvedConfig) -> str:
-    length = f"{config.steps} steps" if config.epochs is None else f"{config.epochs} epochs"
+    length = f"{config.steps:,} steps" if config.epochs is None else f"{config.epochs:,} epochs"
     lines = [
         f"Method: `{config.method}`, {methods.get(config.method).summary}; {config.sampler} "
         "sampler.",
-        f"{length} of {config.batch_size}, {config.optimizer} at {config.learning_rate:.3g}, seed "
-        f"{config.seed}.",
+        f"{length} of {config.batch_size:,}, {config.optimizer} at {config.learning_rate:.3g}, "
+        f"seed {config.seed}.",
     ]
     if config.image_size is not None:
         trained = "the head alone" if config.freeze_backbone else "all layers"
@@ -95,8 +95,11 @@ def _training(config: ResolvedConfig) -> str:
 
 
 def _scores(result: EvaluationResult) -> str:
-    sizes = metrics.num_classes_by_group(result.scores)
-    rows = [["labels", *sizes.values()]]
+    tested = metrics.num_classes_by_group(result.scores)
+    untested = metrics.num_classes_by_group(result.scores, tested=False)
+    rows = [["tested labels", *tested.values()]]
+    if untested["total"]:
+        rows.append(["untested labels", *untested.values()])
     rows += [
         [metric.heading_with_unit, *map(metric.text, metric.read(result.scores))]
         for metric in metrics.METRICS
@@ -108,9 +111,9 @@ def _scores(result: EvaluationResult) -> str:
         if metric.heading and metric.over == "split"
     ]
     return (
-        f"{result.scores['num_test_examples']} test examples. The groups are by training examples "
-        "of a label.\n\n"
-        + _table(["", *sizes], rows)
+        f"{result.scores['num_test_examples']:,} test examples. The groups are by training "
+        "examples of a label; means are over the labels that test examples have.\n\n"
+        + _table(["", *tested], rows)
         + "\n\n"
         + _table(["", "what it is", "value"], of_split)
     )
@@ -164,11 +167,11 @@ def _limits(
     num_unlabeled = data.splits["train"].num_unlabeled
     if num_unlabeled:
         lines.append(
-            f"{num_unlabeled} training examples have no label, and count as examples of none."
+            f"{num_unlabeled:,} training examples have no label, and count as examples of none."
         )
     if num_unknown := data.splits["train"].num_unknown:
         lines.append(
-            f"{num_unknown} labels of training examples are not known, and were left out of it."
+            f"{num_unknown:,} labels of training examples are not known, and were left out of it."
         )
     return _list(lines)
 
@@ -201,7 +204,8 @@ def _list(lines: list[str]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines: list[Sequence[Any]] = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+    texts = ([f"{c:,}" if isinstance(c, int) else str(c) for c in cells] for cells in lines)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in texts)
 
 
 def _cell(text: str) -> str:

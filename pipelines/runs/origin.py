@@ -70,7 +70,7 @@ class SplitFingerprint(msgspec.Struct, frozen=True):
         """Returns what differs from an earlier fingerprint, in words."""
         found = []
         if self.num_examples != before.num_examples:
-            found.append(f"{before.num_examples} examples then, {self.num_examples} now")
+            found.append(f"{before.num_examples:,} examples then, {self.num_examples:,} now")
         if self.names != before.names:
             found.append("names")
         if self.labels != before.labels:

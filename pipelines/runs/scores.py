@@ -175,8 +175,11 @@ def format_table(scores: dict[str, Any]) -> str:
     Args:
         scores: the result of `score`.
     """
-    sizes = metrics.num_classes_by_group(scores)
-    rows = [("", list(sizes)), ("labels", [str(size) for size in sizes.values()])]
+    tested = metrics.num_classes_by_group(scores)
+    rows = [("", list(tested)), ("tested labels", [f"{number:,}" for number in tested.values()])]
+    untested = metrics.num_classes_by_group(scores, tested=False)
+    if untested["total"]:
+        rows.append(("untested labels", [f"{number:,}" for number in untested.values()]))
     rows += [
         (metric.heading_with_unit, [metric.text(value) for value in metric.read(scores)])
         for metric in metrics.METRICS

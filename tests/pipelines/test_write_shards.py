@@ -16,7 +16,7 @@ def test_shards_are_written_and_damage_is_found(tmp_path):
     folder = tmp_path / "shards"
     written = run(f"--output_dir={folder}", "--examples_per_shard=1000")
     assert "train: 920 images in 1 array_record shards" in written
-    assert "test: 2000 images in 2 array_record shards" in written
+    assert "test: 2,000 images in 2 array_record shards" in written
     shard = folder / "test-00001-of-00002.array_record"
     damaged = bytearray(shard.read_bytes())
     damaged[len(damaged) // 2] ^= 1

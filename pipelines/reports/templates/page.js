@@ -18,6 +18,9 @@
   const percent = (value, digits = 1) =>
     value === null ? "–" : `${(100 * value).toFixed(digits)} %`;
 
+  const significant = (value) => value.toLocaleString("en", {
+    minimumSignificantDigits: 4, maximumSignificantDigits: 4 });
+
   // Charts ---------------------------------------------------------------------------------------
 
   const views = new Map();
@@ -72,7 +75,12 @@
     },
     { rootMargin: "600px" },
   );
-  places.forEach((place) => seen.observe(place));
+  places.forEach((place) => {
+    seen.observe(place);
+    // A finger that does not move is no pointer that does, which is what tooltips wait for.
+    place.addEventListener("click", ({ target, clientX, clientY }) => target.dispatchEvent(
+      new PointerEvent("pointermove", { clientX, clientY, bubbles: true })));
+  });
   const drawn = () => places.filter((place) => views.has(place.dataset.chart));
   dark.addEventListener("change", () => drawn().forEach(draw));
   addEventListener("beforeprint", () => places.filter((p) => !drawn().includes(p)).forEach(draw));
@@ -90,6 +98,9 @@
       minimumFractionDigits: digits, maximumFractionDigits: digits });
   }
 
+  const classOf = ({ text, extra }) =>
+    [text && "l", extra && "extra"].filter(Boolean).join(" ") || null;
+
   class Table {
     constructor(root) {
       this.root = root;
@@ -104,6 +115,10 @@
       this.group = root.querySelector("[data-group]");
       this.flags = [...root.querySelectorAll("[data-flag]")];
       this.addHeadings();
+      this.explainHeadings();
+      const more = root.querySelector("[data-more]");
+      more?.addEventListener("change", () =>
+        root.querySelector("table").classList.toggle("more", more.checked));
       for (const event of ["input", "change"]) {
         root.querySelector(".controls").addEventListener(event, () => this.filter());
       }
@@ -122,11 +137,17 @@
       this.headings = this.columns.map((column, k) => {
         const button = make("button", { type: "button", title: column.title || null }, column.heading);
         button.addEventListener("click", () => this.sort(k));
-        const heading = make("th", { scope: "col", class: column.text ? "l" : null }, button);
+        const heading = make("th", { scope: "col", class: classOf(column) }, button);
         row.append(heading);
         return heading;
       });
       this.root.querySelector("thead").append(row);
+    }
+
+    explainHeadings() {
+      const explained = this.columns.filter((column) => column.title);
+      this.root.querySelector("dl").append(...explained.flatMap(({ heading, title }) =>
+        [make("dt", {}, heading), make("dd", {}, title)]));
     }
 
     sort(k) {
@@ -180,7 +201,7 @@
         label.addEventListener("click", () => this.pick(index));
       }
       const cells = others.map((column) =>
-        make("td", { class: column.text ? "l" : null }, shown(column, index)));
+        make("td", { class: classOf(column) }, shown(column, index)));
       const row = make("tr", { "data-row": index },
         make("th", { scope: "row", title: first.values[index] }, label), ...cells);
       row.classList.toggle("chosen", this.picks && index === chosen);
@@ -241,7 +262,8 @@
         ? "Without test images nothing can be measured."
         : `Average precision ${ap.toFixed(1)} %` +
           (low === null ? "" : ` (95 % interval ${low.toFixed(1)} to ${high.toFixed(1)} %)`) +
-          `; guessing would reach ${guessing.toFixed(1)} %.`)
+          `; guessing would reach ${guessing.toFixed(1)} %.`) +
+      (data.flags.unreliable[index] ? " Its probabilities are off by more than chance explains." : "")
     );
   }
 
@@ -258,8 +280,8 @@
       for (const cell of panel.querySelectorAll("[data-of]")) cell.textContent = "–";
     } else {
       const { given, right, positives, precision, recall } = at(point);
-      slider.setAttribute("aria-valuetext", `threshold ${thresholds[point].toPrecision(4)}`);
-      show("threshold", thresholds[point].toPrecision(4));
+      slider.setAttribute("aria-valuetext", `threshold ${significant(thresholds[point])}`);
+      show("threshold", significant(thresholds[point]));
       show("precision", percent(precision, 2));
       show("recall", percent(recall, 2));
       show("f1", percent((2 * right) / (given + positives), 2));

@@ -7,6 +7,7 @@ import sklearn.metrics
 
 from pipelines.reports import against
 from pipelines.reports.changes import KINDS, MIN_IMAGES, Changes
+from pipelines.runs.against import format_summary
 
 NAMES = ("=1+1", "sea", "tree", "boat", "gull")
 THRESHOLDS = [np.full(5, 0.45), np.full(5, 0.5)]
@@ -28,6 +29,7 @@ def write(folder, labels, probabilities, thresholds=THRESHOLDS, names=NAMES, **c
     arguments = dict(
         title="New against old",
         models={"old": "runs/old", "new": "runs/new"},
+        data_name="examples",
         class_names=names,
         groups=["head", "head", "medium", "tail", "tail"],
         train_counts=[200, 150, 50, 9, 0],
@@ -90,6 +92,10 @@ def test_scores_and_changes_are_those_of_the_two_models(written, tmp_path):
     pooled = [sklearn.metrics.f1_score(labels, g, average="micro") for g in given]
     assert [content["F1"]["old"], content["F1"]["new"]] == pytest.approx(pooled)
     assert content["labels"]["gull"]["AP %, new"] is None
+    # The mean is over four labels, as computed above.
+    in_mean = "4 labels; 1 without test images left out"
+    assert f"(mean average precision, {in_mean}): {100 * m_ap[0]:.1f} %" in page.text
+    assert f"mAP is over {in_mean}" in format_summary(content)
     rows = read_rows(tmp_path / against.IMAGES)
     found = {(row["image"], row["label"].removeprefix("'"), row["change"]) for row in rows}
     assert len(rows) == len(found) == sum(v.sum() for v in changed.values())

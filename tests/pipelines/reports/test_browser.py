@@ -67,7 +67,8 @@ def folder(tmp_path_factory, scores):
         scores=found,
         image_names=[f"images/{i}.jpg" for i in range(len(test))],
         read_images=lambda chosen: (np.full((40, 60, 3), i % 256, np.uint8) for i in chosen),
-        config={"method": "db", "dataset": "table"},
+        config={"method": "db", "dataset": "table", "examples": f"/data/{'x' * 60}/{'y' * 60}.csv"},
+        made_by={"command": "python train.py --dataset=table", "data": "f" * 64},
         history={"epoch": [0, 1], "loss": [0.5, 0.25], "val_map": [0.3, 0.4]},
         loss=loss.call,
         train_labels=train,
@@ -86,6 +87,7 @@ def folder(tmp_path_factory, scores):
         folder / "against",
         title="New against old",
         models={"old": "runs/old", "new": NAMES[-2]},
+        data_name="examples",
         class_names=NAMES,
         groups=[entry["group"] for entry in found["per_class"].values()],
         train_counts=statistics.class_counts.tolist(),
@@ -170,6 +172,30 @@ def heading(browser, text):
 def panel(browser):
     cells = browser.find_elements(By.CSS_SELECTOR, "[data-of]")
     return {cell.get_attribute("data-of"): cell.text for cell in cells}
+
+
+TABLES_THAT_FIT = {
+    1280: ["table of labels", "table of images", "How to make it again", "Settings"],
+    390: ["How to make it again", "Settings", "Common settings", "Settings that differ"],
+}
+
+
+def widths(browser):
+    """The width of each table and of its place, with everything unfolded."""
+    return browser.execute_script(
+        """document.querySelectorAll("details:not(.chart *)").forEach((d) => (d.open = true));
+        return Object.fromEntries([...document.querySelectorAll(".scroll")].map(
+            (box) => [box.getAttribute("aria-label"), [box.scrollWidth, box.clientWidth]]))"""
+    )
+
+
+def cut_texts(browser):
+    """Texts that are wider than their place, which hides what does not fit."""
+    return browser.execute_script(
+        """return [...document.querySelectorAll("main *:not(.chart *)")].filter((element) =>
+            getComputedStyle(element).overflowX === "hidden" &&
+            element.scrollWidth > element.clientWidth + 1).map((element) => element.outerHTML)"""
+    )
 
 
 def drawn(browser, name):
@@ -271,6 +297,10 @@ def test_nothing_is_cut_and_every_chart_is_drawn(show, folder, width, scheme):
             wait(browser, lambda p=place: p.find_elements(By.CSS_SELECTOR, ".marks"))
         root = browser.find_element(By.TAG_NAME, "html")
         assert int(root.get_property("scrollWidth")) <= width
+        assert cut_texts(browser) == []
+        # Tables of numbers may be wider than a phone.
+        too_wide = [name for name, (shown, place) in widths(browser).items() if shown > place]
+        assert not {*too_wide} & {*TABLES_THAT_FIT[width]}
         background = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background")
         assert ("22, 24, 29" if scheme == "dark" else "255, 255, 255") in background
 
@@ -285,6 +315,54 @@ def test_axe_finds_no_fault(show, folder, scheme):
         found = audit.run({"exclude": [[".chart"]]})
         faults = [(fault["id"], fault["nodes"][0]["html"]) for fault in found["violations"]]
         assert faults == [] and len(found["passes"]) > 20
+
+
+def test_what_headings_mean_and_settings_are_reached_by_touch_and_by_keyboard(show, folder):
+    for page in pages(folder):
+        browser = show(page, 390)
+        assert "Point at" not in browser.find_element(By.TAG_NAME, "body").text
+        for table in browser.find_elements(By.CSS_SELECTOR, "[data-table]"):
+            summary = table.find_element(By.CSS_SELECTOR, "details summary")
+            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)
+            touch(browser, summary)
+            listed = [term.text for term in table.find_elements(By.CSS_SELECTOR, "dl dt")]
+            headings = table.find_elements(By.CSS_SELECTOR, "thead button")
+            shown = [heading.text for heading in headings if heading.is_displayed()]
+            assert set(shown) - set(listed) <= {"label", "image"} and len(listed) > 2
+            assert all(d.text for d in table.find_elements(By.CSS_SELECTOR, "dl dd"))
+            summary.send_keys(Keys.ENTER)
+            assert not table.find_element(By.CSS_SELECTOR, "dl").is_displayed()
+
+
+def touch(browser, element):
+    where = browser.execute_script(
+        "const box = arguments[0].getBoundingClientRect();"
+        "return {x: box.x + box.width / 2, y: box.y + box.height / 2}",
+        element,
+    )
+    for kind, points in (("touchStart", [where]), ("touchEnd", [])):
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def test_a_mark_tells_its_label_when_it_is_touched(show, folder):
+    browser = show(folder / "db" / "report.html", 390)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    touch(browser, drawn(browser, "confusion")[0])
+    tooltip = wait(
+        browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible")
+    )
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    assert "missed label" in tooltip[0].text
+
+
+def test_more_columns_are_shown_on_demand(show, folder):
+    browser = show(folder / "against" / against.PAGE)
+    table = browser.find_element(By.CSS_SELECTOR, "[data-table=labels]")
+    assert not [h for h in table.find_elements(By.TAG_NAME, "th") if h.text == "recall %, new"]
+    table.find_element(By.CSS_SELECTOR, "[data-more]").click()
+    heading(browser, "recall %, new").click()
+    recalls = [float(row[-9]) for row in rows(browser)]
+    assert recalls == sorted(recalls, reverse=True)
 
 
 def test_a_comparison_links_the_page_of_its_run(show, folder, scores):

@@ -41,6 +41,99 @@ def test_a_class_without_examples_is_not_drawn_on_the_logarithmic_scale():
     assert {row["label"] for row in charts.class_shares(statistics).rows} == set(NAMES)
 
 
+def one_axis(title, values):
+    return {"epoch": range(len(values)), title: values}
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: charts.conditional_probability_matrix(STATISTICS), ["label", "also has label"]),
+        (
+            lambda: charts.confusion_matrix([{"missed": "dog", "given": "kite", "images": 12345}]),
+            ["missed label", "wrongly given label", "12,345"],
+        ),
+        (
+            lambda: charts.training_curves(one_axis("images_per_second", [8000, 15033, 14100]))[0],
+            ["5,000", "10,000", "15,000", "1", "2", "3"],
+        ),
+        (
+            lambda: charts.training_curves(one_axis("learning_rate", [4e-5, 2e-5, 1e-6]))[0],
+            ["0.00001", "0.00004"],
+        ),
+        (
+            lambda: charts.map_by_value(
+                "x", "x", "steps", [1000, 20000], {"total": [0.2, 0.3]}, {"total": [0.1, 0.1]}
+            ),
+            ["1,000", "10,000"],
+        ),
+    ],
+)
+def test_axes_have_words_of_the_field_and_numbers_without_exponents(make, named):
+    drawing = xml.etree.ElementTree.fromstring(make().svg())
+    texts = [e.text for e in drawing.iter() if e.tag.endswith("text")]
+    assert set(named) <= set(texts)
+    assert not {"row", "column"} & set(texts)
+    unreadable = re.compile(r"\de[+-]?\d|(?<![\d.])\d{4,}")
+    assert not [text for text in texts if unreadable.search(text)]
+    epochs = [t for t in texts if t in {"1", "2", "3"}]
+    assert len(epochs) == len(set(epochs))
+
+
+EXTREMES = np.array([1.0, 0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: charts.average_precision(
+            ["a", "b", "c", "d"],
+            ["tail", "tail", "head", "head"],
+            [0, 1, 10**5, 10**5],
+            EXTREMES,
+            np.c_[EXTREMES, EXTREMES],
+            EXTREMES,
+        ),
+        lambda: charts.gain_by_class(
+            "x", "x", "", "abcd", ["head"] * 4, [1, 1, 100, 100], 30 * EXTREMES - 20
+        ),
+        lambda: charts.variance_by_class(STATISTICS, np.array([0.0, 3.0, 0.0])),
+        lambda: charts.class_shares(STATISTICS, [1, 200, 200], 200),
+        lambda: charts.precision_recall(
+            "x",
+            "x",
+            [
+                {"label": "a", "threshold": t, "precision": p, "recall": r, "chosen": True}
+                for t, p, r in ((0.9, 0, 0), (0.7, 1, 0), (0.6, 1, 1), (0.5, 0, 1))
+            ],
+        ),
+        lambda: charts.training_curves(one_axis("loss", [2.0, 0.0, 1.0]))[0],
+        lambda: charts.map_by_value(
+            "x", "x", "β", [1, 10], {"total": [0.2, 0.4]}, {"total": [np.nan, np.nan]}
+        ),
+        lambda: charts.average_precision(
+            [f"{i}" for i in range(300)],
+            ["head"] * 300,
+            range(100, 400),
+            np.linspace(0, 1, 300),
+            np.zeros((300, 2)),
+            np.zeros(300),
+        ),
+    ],
+)
+def test_no_mark_is_cut_off_at_an_end_of_an_axis(make):
+    drawing = xml.etree.ElementTree.fromstring(make().svg())
+    parts = list(drawing.iter())
+    view = next(e.get("d") for e in parts if e.get("class") == "background" and e.get("d"))
+    width, height = map(float, re.search(r"h([\d.]+)v([\d.]+)h", view).groups())
+    points = [e for e in parts if e.get("aria-roledescription") == "point"]
+    assert points
+    for point in points:
+        x, y = map(float, re.findall(r"-?\d+\.?\d*", point.get("transform")))
+        reach = max(map(float, re.findall(r"\d+\.?\d*", point.get("d"))))
+        assert reach <= x <= width - reach and reach <= y <= height - reach
+
+
 def test_matrix_has_column_i_row_j():
     rows = charts.conditional_probability_matrix(STATISTICS).rows
     found = {(row["column"], row["row"]): row["p"] for row in rows}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dbl_tf import methods, metrics
+from pipelines.differences import PairedDifference
 from pipelines.reports import comparison, variants
 
 
@@ -156,6 +157,27 @@ def test_every_metric_of_the_list_is_compared(compare, monkeypatch):
     ]
     page = compare(runs)
     assert page.row("db")[-1] == "6.25" and "miss: share of wrong decisions" in page.text
+
+
+def test_labels_without_test_images_are_not_counted_into_the_means(compare):
+    runs = []
+    for method in ("erm", "db"):
+        for fold, untested in enumerate((["kite"], ["kite", "dog"])):
+            scores = scores_of(0.5)
+            for name in untested:
+                scores["per_class"][name] |= {"ap": None, "test_count": 0}
+            runs.append((config_of(method, held_out=f"{fold + 1}/2"), scores))
+    expected = "1 to 2 with test images: 1 head, 0 to 1 medium, 0 tail; 1 to 2 without test images"
+    assert f"{expected} left out" in compare(runs).text
+    page = compare([(config_of(method), scores_of(0.5)) for method in ("erm", "db")])
+    assert "the 3 with test images: 1 head, 1 medium, 1 tail. mAP:" in page.text
+
+
+def test_equal_variants_are_nothing_apart_and_thousands_are_separated():
+    pairs = {0: 0.5, 1: 0.6}
+    assert variants.distance(PairedDifference.of(pairs, pairs)) == "0.00 ± 0.00"
+    metric = metrics.Metric((), "split", None, "", percent=False)
+    assert metric.text(12345.678, 1234.5) == "12,345.68 ± 1,234.50"
 
 
 def test_gains_of_labels_are_a_table_of_points(compare):

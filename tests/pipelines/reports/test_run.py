@@ -224,7 +224,35 @@ def test_classes_without_test_images_and_empty_groups(write):
     row = page.table("labels", "kite")
     assert [row[h] for h in ("AP %", "from", "precision %", "recall %", "F1 %")] == [None] * 5
     assert "Labels without test images, which are left out of the means: kite." in page.text
+    assert "mAP, all (2 labels; 1 without test images left out)" in page.text
+    assert "fewer than 20 training images (1 label; 1 without test images left out)" in page.text
     assert "chosen on train" in page.text and "nan" not in page.text.lower()
+
+
+def test_a_label_whose_probabilities_are_off_is_remarked_on(write):
+    run, rng = make_run(num_test=400), np.random.default_rng(0)
+    truth = rng.beta(2, 3, run["labels"].shape)
+    run["labels"] = rng.random(truth.shape) < truth
+
+    def page_of(probabilities, **calibration):
+        run["probabilities"] = probabilities.astype(np.float32)
+        run["scores"] = score(
+            *(run[n] for n in ("labels", "probabilities", "statistics", "thresholds"))
+        )
+        return write(**run | {"scores": run["scores"] | calibration})
+
+    page = page_of(truth)
+    assert "do not come true" not in page.text and not any(page.data["flags"]["unreliable"])
+    off = np.c_[truth[:, 0], 0.2 * truth[:, 1], truth[:, 2]]
+    page = page_of(off, calibration={"fitted_on": "val"})
+    share, mean = run["labels"][:, 1].mean(), off[:, 1].mean()
+    said = f"dog is off by {100 * (share - mean):.0f} points (on average {100 * mean:.0f} % where "
+    assert f"{said}{100 * share:.0f} % of the images have it). Ranking" in page.text
+    assert page.data["flags"]["unreliable"] == [False, True, False]
+    assert (
+        "Do not read the probabilities of this label as shares: they were calibrated on val"
+        in page.text
+    )
 
 
 def test_one_class_and_sparse_labels(write):
@@ -332,3 +360,6 @@ def test_many_classes_stay_readable(write, tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 4_000_000
     assert page.tags.count("tr") < 250  # the script makes the rows that are looked at
     assert len(page.data["tables"]["labels"][0]["values"]) == 1203
+    assert "learned 1,203 labels from 3,000 images" in page.text
+    said = re.sub(r"category \d+|ECCV 2020|20\d\d-\d\d-\d\d", "", page.text)
+    assert re.findall(r"(?<![\d.,])\d{4,}", said) == []  # thousands are separated

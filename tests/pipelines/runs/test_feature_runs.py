@@ -156,6 +156,33 @@ def test_two_models_are_compared_by_the_labels_that_both_know(finished, older, e
     assert again["labels"] == content["labels"]
 
 
+def test_no_comparison_of_models_takes_the_place_of_another(finished, older, examples, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished[0], run_dir)
+    another = tmp_path / "another" / "saved_model" / "1"
+    shutil.copytree(older / "saved_model" / "1", another)
+    for old in (older, another, older):  # the last writes the first anew
+        against.of_run(str(run_dir), str(old), None)
+    kept = {path.parent.name for path in run_dir.glob("against/*/against.html")}
+    assert kept == {older.name, "another_saved_model_1"}
+    for name, old in ((older.name, older), ("another_saved_model_1", another)):
+        content = json.loads((run_dir / "against" / name / "against.json").read_text())
+        assert (content["old"], content["new"]) == (str(old), str(run_dir))
+    # A directory that was named holds one comparison too.
+    output = run_dir / "against" / older.name
+    before = {path.name: path.read_bytes() for path in output.glob("against*")}
+    pattern = (
+        rf"holds the comparison of {run_dir} with {older} on {examples.stem}.*; choose another"
+    )
+    with pytest.raises(ValueError, match=pattern):
+        against.of_run(str(run_dir), str(another), str(output))
+    elsewhere = shutil.copy(examples, tmp_path / "others.npz")
+    other = DataConfig.of(dataset="features", examples=str(elsewhere))
+    with pytest.raises(ValueError, match=pattern):
+        against.compare_models(str(run_dir), str(older), other, str(output))
+    assert before == {path.name: path.read_bytes() for path in output.glob("against*")}
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
