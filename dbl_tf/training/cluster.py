@@ -326,7 +326,9 @@ def _end_together(what: str, cluster: Cluster, limit: float = math.inf) -> None:
     if cluster.own != leader:
         _tell(what, _TOLD, cluster.own, {})
         _heard_at_last(what, leader, cluster, limit=limit)  # it may still evaluate
-        _tell(what, _READ, cluster.own, {})
+        # The leader may end as soon as it has this, before it says that it has.
+        with contextlib.suppress(tf.errors.OpError):
+            _tell(what, _READ, cluster.own, {})
         return
     for machine in cluster.others:
         _heard_at_last(what, machine, cluster, limit=limit)
