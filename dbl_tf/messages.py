@@ -1,4 +1,4 @@
-"""Texts in messages: lists cut to the first few items, and names that can be told apart."""
+"""Texts in messages: short lists, numbers with nouns, and names that can be told apart."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -48,6 +48,17 @@ def first_lines(
     more = _num_more(items, limit, count)
     lines = [*map(str, items[:limit]), *([f"and {more} more"] if more else [])]
     return "\n".join(f"{indent}{line}" for line in lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with a regular noun, in the singular or the plural.
+
+    Example:
+
+    >>> counted(1, "file"), counted(2000, "file")
+    ('1 file', '2,000 files')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def one_line(error: BaseException) -> str:

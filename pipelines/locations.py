@@ -22,6 +22,8 @@ from typing import IO, NamedTuple
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
 # What `os.path` and `pathlib` leave of a URL.
 _COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/(?!/)")
+# What file managers put into folders, in lower case. Those of macOS and Linux hide theirs by a dot.
+_OF_FILE_MANAGERS = {"__macosx", "desktop.ini", "ehthumbs.db", "thumbs.db"}
 _REMEDIES = {
     "http": "download the files, and give the folder they are in",
     "https": "download the files, and give the folder they are in",
@@ -245,13 +247,28 @@ def _reraise_missing(location: str) -> Iterator[None]:
         raise OSError(f"{location}: {error.message}") from error
 
 
+def is_passed_over(name: str) -> bool:
+    """Whether a search of folders passes over a name: a hidden one, or one of a file manager.
+
+    Args:
+        name: its name, without the folder it is in.
+
+    Example:
+
+    >>> [is_passed_over(name) for name in (".DS_Store", "._a.jpg", "Thumbs.db", "a.jpg")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in _OF_FILE_MANAGERS
+
+
 def files_below(
     folder: str | os.PathLike, *, on_error: Callable[[OSError], None] | None = None
 ) -> list[str]:
-    """Returns the sorted locations of all files in a folder and in the folders below it.
+    """Returns the sorted locations of the files in a folder and in the folders below it.
 
-    Whatever is no folder counts as a file: links that lead nowhere and pipes too, and links to
-    folders, which are not followed, because they can lead in circles.
+    Files and folders that `is_passed_over` names are left out. Whatever else is no folder counts as
+    a file: links that lead nowhere and pipes too, and links to folders, which are not followed,
+    because they can lead in circles.
 
     Args:
         folder: a local folder or a URL.
@@ -272,14 +289,21 @@ def files_below(
     if scheme_of(folder):
         import tensorflow as tf
 
-        return sorted(
+        found = [
             f"{root.rstrip('/')}/{name}"
             for root, _, names in tf.io.gfile.walk(folder, onerror=refuse)
             for name in names
+        ]
+        # This walk cannot be told to leave folders out.
+        return sorted(
+            path
+            for path in found
+            if not any(map(is_passed_over, relative(path, folder).split("/")))
         )
     found = []
     for root, folders, names in os.walk(folder, onerror=refuse):
-        found += [os.path.join(root, name) for name in names]
+        folders[:] = [name for name in folders if not is_passed_over(name)]
+        found += [os.path.join(root, name) for name in names if not is_passed_over(name)]
         inner = [os.path.join(root, name) for name in folders]
         found += [path for path in inner if os.path.islink(path)]
     return sorted(found)

@@ -66,8 +66,9 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
     """Returns the files at some places, those of a folder sorted.
 
     Args:
-        paths: files, and folders whose files and folders below are searched. What does not exist,
-            or cannot be listed, is in the result with the reason.
+        paths: files, and folders whose files and folders below are searched, hidden ones and those
+            of file managers left out; see `locations.is_passed_over`. What does not exist, or
+            cannot be listed, is in the result with the reason.
 
     Raises:
         ValueError: a path is a URL that TensorFlow does not read here.
@@ -85,13 +86,15 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
 def images_of_folder(folder: str) -> list[ImageFile]:
     """Returns the files of a folder and of those below it, called by their paths in it.
 
+    Those that `locations.is_passed_over` names are left out.
+
     Raises:
         ValueError: there are none, or the folder is a URL that TensorFlow does not read here.
     """
     locations.check_schemes([folder], "the folder of images")
     found = _files_of(folder)
     if not found:
-        raise ValueError(f"there are no files in {folder}")
+        raise ValueError(f"there are no files in {folder}, besides hidden ones")
     return [
         dataclasses.replace(image, name=_in_unicode(locations.relative(image.location, folder)))
         for image in found
@@ -154,15 +157,17 @@ class Summary:
     def __str__(self) -> str:
         num_labeled = self.num_images - self.num_errors - self.num_unlabeled
         text = (
-            f"{self.num_images} files: {num_labeled} with labels, {self.num_unlabeled} without any "
-            f"above its threshold, {self.num_errors} that could not be read"
+            f"{messages.counted(self.num_images, 'file')}: {num_labeled:,} with labels, "
+            f"{self.num_unlabeled:,} without any above its threshold, {self.num_errors:,} that "
+            "could not be read"
         )
         if not num_labeled:
             return text
         mean = self.label_counts.total() / num_labeled
         ranked = sorted(self.label_counts.items(), key=lambda item: (-item[1], item[0]))
         named = messages.first_few(
-            [f"{messages.printable(name)} {count}" for name, count in ranked], limit=_MOST_FREQUENT
+            [f"{messages.printable(name)} {count:,}" for name, count in ranked],
+            limit=_MOST_FREQUENT,
         )
         return f"{text}\n{mean:.1f} labels for each image that has any: {named}"
 

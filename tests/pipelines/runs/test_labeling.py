@@ -195,6 +195,27 @@ def test_images_of_several_batches_stay_in_order_and_are_bounded_in_bytes(
     assert sum(sizes) == 80 and max(sizes) <= 3
 
 
+def test_hidden_files_and_those_of_file_managers_are_labeled_only_when_named(model, tmp_path):
+    save(tmp_path / "a.png", (255, 0, 0))
+    folder = tmp_path / ".hidden"  # which is searched, because it is named
+    (folder / "__MACOSX").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    for name in (".b.png", "._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.INI"):
+        (folder / name).write_bytes(b"no image")
+    for name in ("a.png", ".git/a.png", "__MACOSX/a.png", ".b.png"):
+        save(folder / name, (255, 0, 0))
+    (folder / ".loop").symlink_to(folder)
+    found = labeling.find_images([str(tmp_path), str(folder), str(folder / ".b.png")])
+    rows = label_all(model, found)
+    wanted = [tmp_path / "a.png", folder / "a.png", folder / ".b.png"]
+    assert [(row.name, row.labels) for row in rows] == [(str(path), ("red",)) for path in wanted]
+    remote = f"ram://{tmp_path.name}/.seen"
+    for name in ("a.png", ".b.png", ".git/a.png", "Thumbs.db"):
+        tf.io.gfile.makedirs(os.path.dirname(f"{remote}/{name}"))
+        tf.io.gfile.copy(str(tmp_path / "a.png"), f"{remote}/{name}")
+    assert [image.location for image in labeling.find_images([remote])] == [f"{remote}/a.png"]
+
+
 def test_files_behind_a_scheme_are_labeled_alike(model, tmp_path):
     folder = f"ram://{tmp_path.name}/new"
     tf.io.gfile.makedirs(folder)
@@ -255,7 +276,10 @@ def test_the_command_prints_labels_and_a_summary(run_dir, tmp_path):
         ["red"],
         [],
     ]
-    done = programs.run(*command, tmp_path / "b.png")
+    (tmp_path / "c.txt").rename(tmp_path / ".DS_Store")
+    (tmp_path / "\x1b[2J.png").unlink()
+    done = programs.run(*command, tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].startswith("1 file: 0 with labels, 1 without any")
     done = programs.run("-m", "pipelines.tag", f"--model={tmp_path}", tmp_path)
     assert done.returncode == 1 and "tag: " in done.stderr and "Traceback" not in done.stderr
