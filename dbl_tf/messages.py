@@ -1,7 +1,8 @@
 """Texts in messages: short lists, numbers with nouns, and names that can be told apart."""
 
+import difflib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHOWN = 5
 
@@ -59,6 +60,26 @@ def counted(number: int, noun: str) -> str:
     ('1 file', '2,000 files')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def did_you_mean(found: object, known: Iterable[str]) -> str:
+    """Returns a question for the end of a message, with the name that was probably meant.
+
+    Args:
+        found: what is not known.
+        known: the names that are.
+
+    Returns:
+        The question, after a semicolon; empty if none of the names is similar, in whatever case.
+
+    Example:
+
+    >>> did_you_mean("DB-focal", ["db", "db_focal", "rs"]), did_you_mean("x", ["db"])
+    ("; did you mean 'db_focal'?", '')
+    """
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(str(found).casefold(), names, n=1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def one_line(error: BaseException) -> str:

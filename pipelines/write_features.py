@@ -29,10 +29,12 @@ def main(argv: list[str]) -> None:
 
     start.import_tensorflow()
     from dbl_tf import training
-    from pipelines.runs import features, resolution
+    from pipelines.runs import build, features, resolution
 
     try:
         with training.exiting_when_stopped("write_features"):
+            config.check_files()
+            build.check_backbone(config)
             data = config.load_data()
             shape = features.write(resolution.resolve(config, data), data, _OUTPUT.value)
             print(f"{_OUTPUT.value}: {shape[0]} rows of {shape[1]} features")
