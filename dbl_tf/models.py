@@ -25,6 +25,8 @@ _FEATURE_SCALING = "feature_scaling"  # the name of the layer
 # The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
 
+# For a file of a network that cannot be used.
+_REMEDY = "restore it from a copy, or start the training command that wrote it again"
 # Arguments of the networks of Keras that are no options, and what decides them.
 _NO_OPTIONS = {
     "input_shape": "input_shape follows from the size of the images",
@@ -68,7 +70,7 @@ def load(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras has no class of errors for files that it cannot read
-        raise ValueError(f"{path} holds no network: {one_line(error)}") from error
+        raise ValueError(f"{path} holds no network: {one_line(error)}; {_REMEDY}") from error
 
 
 def _check_archive(path: str | os.PathLike) -> None:
@@ -80,9 +82,13 @@ def _check_archive(path: str | os.PathLike) -> None:
                     raise ValueError("it has no config.json")
                 damaged = archive.testzip()
         except Exception as error:  # a place that the archive gives, but does not have; and others
-            raise ValueError(f"{path} is no .keras file, or damaged: {one_line(error)}") from error
+            raise ValueError(
+                f"{path} is no .keras file, or damaged: {one_line(error)}; {_REMEDY}"
+            ) from error
     if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged!r} in it is not as it was written")
+        raise ValueError(
+            f"{path} is damaged: {damaged!r} in it is not as it was written; {_REMEDY}"
+        )
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:

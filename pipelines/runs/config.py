@@ -93,7 +93,11 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 _FORMAT = saved_json.Format(
-    "dbl_tf.Config", "settings", dict[str, Any], migrations={1: _from_version_1}
+    "dbl_tf.Config",
+    "settings of a run",
+    dict[str, Any],
+    "restore it from a copy, or start again with another --run_dir",
+    migrations={1: _from_version_1},
 )
 
 
@@ -375,7 +379,7 @@ class ResolvedConfig(SharedConfig):
                     content[name] = tuple(content[name])
             return cls.of(**content)
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} cannot be used: {error}") from error
+            raise ConfigError(str(_FORMAT.unusable(path, error))) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -200,7 +200,9 @@ def test_configurations_of_earlier_versions_load(tmp_path):
     assert resolve(asked, make_data(), loaded).differences(loaded) == {}
 
     path.write_text(json.dumps({**content, "tfds_name": "voc"}))
-    with pytest.raises(ConfigError, match=r"config\.json cannot be used: --tfds_name goes with"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json holds no settings of a run: --tfds_name goes with"
+    ):
         ResolvedConfig.load(path)
     path.write_text(json.dumps({**content, "rebalance_in": "nowhere"}))
     with pytest.raises(ConfigError, match=r"config\.json holds .* field rebalance_in must"):
@@ -210,7 +212,8 @@ def test_configurations_of_earlier_versions_load(tmp_path):
         ResolvedConfig.load(path)
     path.write_text("[]")
     with pytest.raises(
-        ConfigError, match=r"config\.json holds no settings: Expected `object`, got `array`"
+        ConfigError,
+        match=r"config\.json holds no settings of a run: Expected `object`, got `array`",
     ):
         ResolvedConfig.load(path)
 
