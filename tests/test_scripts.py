@@ -51,7 +51,7 @@ def test_evaluate_asks_for_what_is_missing():
     assert "give either --run_dir or --saved_model" in run("evaluate.py", status=1)
     ignored = run("evaluate.py", "--run_dir=/nowhere", "--examples=x.csv", status=1)
     assert "--examples goes with --saved_model" in ignored
-    assert "holds no finished run" in run("evaluate.py", "--run_dir=/nowhere", status=1)
+    assert "holds no run" in run("evaluate.py", "--run_dir=/nowhere", status=1)
 
 
 def test_importing_the_package_loads_no_other_module():

@@ -11,6 +11,8 @@ import numpy as np
 
 from dbl_tf import messages, serving
 from pipelines import images, locations
+from pipelines.runs.config import ResolvedConfig
+from pipelines.runs.directory import check_finished
 from pipelines.runs.evaluate import SavedModel
 from pipelines.runs.network_inputs import BATCH_SIZE
 from pipelines.runs.predictions import UnlabeledPrediction, unlabeled_writer
@@ -43,7 +45,8 @@ def find_model(path: str) -> str:
             the newest is taken.
 
     Raises:
-        ValueError: there is no exported model at `path`.
+        ValueError: there is no exported model at `path`. The message says whether it is a run that
+            has not finished.
     """
     directory = pathlib.Path(path)
     if (directory / serving.DETAILS_FILE).exists():
@@ -52,9 +55,13 @@ def find_model(path: str) -> str:
         numbers = serving.versions(base) if base.is_dir() else []
         if numbers and (base / str(numbers[-1]) / serving.DETAILS_FILE).exists():
             return str(base / str(numbers[-1]))
-    if (directory / "config.json").exists():
+    config = directory / "config.json"
+    if config.exists():
+        is_exported = ResolvedConfig.load(config).export
+        check_finished(path, ("metrics.json", "saved_model") if is_exported else ("metrics.json",))
         raise ValueError(
-            f"the run in {path} has no exported model: run its command again without --noexport"
+            f"the run in {path} has no exported model: start its training command again without "
+            "--noexport, which adds it"
         )
     raise ValueError(
         f"{path} is neither a run nor a model that this project exported: give the directory of a "

@@ -10,6 +10,7 @@ import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
+from run_data import make_data
 
 from benchmarks import hostile_images
 from dbl_tf import serving
@@ -17,6 +18,8 @@ from dbl_tf.calibration import Calibration
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
 from pipelines.runs import evaluate, labeling
+from pipelines.runs.config import RunConfig
+from pipelines.runs.resolution import resolve
 
 NAMES = ("red", "green", "blue|dark")
 SIZE = 8
@@ -254,8 +257,22 @@ def test_models_are_found_by_run_by_base_and_by_version(run_dir, tmp_path):
     assert labeling.find_model(str(base / "2")) == str(base / "2")
     with pytest.raises(ValueError, match="is neither a run nor a model"):
         labeling.find_model(str(tmp_path))
-    (tmp_path / "config.json").touch()
-    with pytest.raises(ValueError, match="has no exported model: run its command again"):
+
+
+def test_a_run_without_a_model_is_told_apart_from_one_that_has_not_finished(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(ValueError, match=r"holds no run: there is no config\.json"):
+        evaluate.evaluate_run(str(tmp_path))
+    for exports in (True, False):
+        resolve(RunConfig.of(run_dir=str(tmp_path), export=exports), make_data()).save(path)
+        for begin in (labeling.find_model, evaluate.evaluate_run):
+            with pytest.raises(ValueError, match=r"not finished, .*; the same training command"):
+                begin(str(tmp_path))
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(ValueError, match=r"no exported model: start .* without --noexport"):
+        labeling.find_model(str(tmp_path))
+    resolve(RunConfig.of(run_dir=str(tmp_path)), make_data()).save(path)  # killed before its export
+    with pytest.raises(ValueError, match="not finished, as there is no saved_model"):
         labeling.find_model(str(tmp_path))
 
 

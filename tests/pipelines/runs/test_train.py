@@ -325,7 +325,7 @@ def test_an_image_that_breaks_in_the_middle_of_a_run_is_named(picture_table, tmp
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no finished run: there is no config\.json"):
+    with pytest.raises(ValueError, match=r"holds no run: there is no config\.json"):
         evaluate.evaluate_run(str(tmp_path))
     with pytest.raises(ValueError, match="is not a model that this project exported"):
         evaluate.SavedModel(str(tmp_path))
