@@ -9,7 +9,7 @@ continues a run that was stopped.
 
 import shlex
 
-from absl import flags, logging
+from absl import flags
 
 from pipelines import start
 from pipelines.datasets import LoadOptions
@@ -38,7 +38,6 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
-        logging.set_verbosity(logging.INFO)
         settings = run_flags.read_settings((TableOptions, LoadOptions))
         config = DataConfig.of(dataset="table", **settings)
         assert isinstance(config.source, TableOptions)
