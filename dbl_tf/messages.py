@@ -62,24 +62,33 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def did_you_mean(found: object, known: Iterable[str]) -> str:
-    """Returns a question for the end of a message, with the name that was probably meant.
+def nearest(found: object, known: Iterable[str]) -> str | None:
+    """Returns the known name that was probably meant; None if none is similar.
 
     Args:
-        found: what is not known.
-        known: the names that are.
+        found: the unknown name, whose case does not count. What is no text is not similar to any.
+        known: the known names.
 
-    Returns:
-        The question, after a semicolon; empty if none of the names is similar, in whatever case.
+    Example:
+
+    >>> nearest("DB-focal", ["db", "db_focal", "rs"])
+    'db_focal'
+    """
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(found.casefold(), names, n=1) if isinstance(found, str) else []
+    return names[near[0]] if near else None
+
+
+def did_you_mean(found: object, known: Iterable[str]) -> str:
+    """Returns a question for the end of a message, empty if no known name is similar.
 
     Example:
 
     >>> did_you_mean("DB-focal", ["db", "db_focal", "rs"]), did_you_mean("x", ["db"])
     ("; did you mean 'db_focal'?", '')
     """
-    names = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(str(found).casefold(), names, n=1)
-    return f"; did you mean {names[near[0]]!r}?" if near else ""
+    near = nearest(found, known)
+    return "" if near is None else f"; did you mean {near!r}?"
 
 
 def one_line(error: BaseException) -> str:

@@ -63,6 +63,8 @@ def test_help_imports_neither_tensorflow_nor_keras(name):
     [
         ("--no_such_flag", "Unknown command line flag 'no_such_flag'"),
         ("--sampler=other", "flag --sampler=other: value should be one of"),
+        ("--method=Dbfocal", "method=Dbfocal: value should be one of <erm|focal|"),
+        ("--method=Dbfocal", "; did you mean 'db_focal'?"),
         ("--batch_size=0", "train: --batch_size must be greater than 0 and at most 2^24; got 0"),
         ("--image_ids=/a", "train: --image_ids goes with --dataset=voc_mlt or coco_mlt"),
     ],

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from absl import app, flags, logging
 
 from dbl_tf import settings
+from dbl_tf.messages import did_you_mean
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import Setting, flag_name
 from pipelines import datasets, start
@@ -68,6 +69,9 @@ def define(
 ) -> None:
     """Defines a flag for each setting, with its name, default, choices and description.
 
+    From now on, all flags with choices, also those that a program has defined before, ask whether
+    another one was meant.
+
     Args:
         records: `DataConfig`, `RunConfig`, or records of settings.
         values: the flag values to which the flags are added.
@@ -87,6 +91,9 @@ def define(
                 flags.DEFINE_bool(old, None, words, flag_values=values)
             else:
                 flags.DEFINE_enum(old, None, list(value_names), words, flag_values=values)
+    for name in values:
+        if type(values[name].parser) is flags.EnumParser:
+            values[name].parser = _ChoiceParser(values[name].parser.enum_values)
 
 
 def read(config_class: type[_Config], values: flags.FlagValues = flags.FLAGS) -> _Config:
@@ -146,7 +153,7 @@ def parse_values(name: str, text: str) -> tuple[str, tuple[Any, ...]]:
     define(RunConfig, own)
     described = {flag_name(each.field): each for each in _described(RunConfig).values()}.get(name)
     if described is None:
-        raise ConfigError(f"there is no flag --{name}")
+        raise ConfigError(f"there is no flag --{name}{did_you_mean(name, own)}")
     has_lists = _is_any(described.kind, Sequence, Mapping)
     found = []
     for part in text.split(";" if has_lists else ","):
@@ -270,6 +277,18 @@ def _all_records(record: type) -> Iterator[tuple[type, str]]:
             yield held, _GROUPS[held]
     if record is not DataConfig:
         yield record, _GROUPS.get(record, _SOURCE_GROUP)
+
+
+class _ChoiceParser(flags.EnumParser):
+    """Parses one of several words, and asks whether another one was meant."""
+
+    def parse(self, argument: str) -> str:
+        """Returns the word."""
+        try:
+            return super().parse(argument)
+        except ValueError as error:
+            question = did_you_mean(argument, self.enum_values)
+            raise ValueError(f"{error}{question}") from None
 
 
 class _NumberOrWord(flags.ArgumentParser):
