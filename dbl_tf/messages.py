@@ -1,6 +1,7 @@
 """Texts in messages: short lists, numbers with nouns, and names that can be told apart."""
 
 import difflib
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -89,6 +90,23 @@ def did_you_mean(found: object, known: Iterable[str]) -> str:
     """
     near = nearest(found, known)
     return "" if near is None else f"; did you mean {near!r}?"
+
+
+def explained(error: BaseException) -> str:
+    """Returns the message of an error for the end of a program.
+
+    An error of the system begins with the file and has no number.
+
+    Example:
+
+    >>> explained(FileNotFoundError(2, "No such file or directory", "runs/a.json"))
+    'runs/a.json: no such file or directory'
+    """
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    files = [os.fsdecode(file) for file in (error.filename, error.filename2) if file is not None]
+    return f"{' to '.join(files)}: {reason}" if files else reason
 
 
 def one_line(error: BaseException) -> str:

@@ -8,12 +8,14 @@ TensorFlow is imported for locations behind a scheme alone.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import posixpath
 import re
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, NamedTuple
 
@@ -245,6 +247,71 @@ def _reraise_missing(location: str) -> Iterator[None]:
         raise FileNotFoundError(f"no such file: {location}") from None
     except tf.errors.OpError as error:
         raise OSError(f"{location}: {error.message}") from error
+
+
+def check_output_folder(folder: str | os.PathLike, flag: str) -> None:
+    """Refuses a place where a folder of results cannot be, before the work that leads to them.
+
+    Nothing is left there: a folder that does not exist yet is for the work to create.
+
+    Args:
+        folder: the folder.
+        flag: what gives it, for the message, such as "--run_dir".
+
+    Raises:
+        ValueError: it is no local folder, or nothing can be written to it or created there.
+    """
+    folder = os.fspath(folder)
+    if scheme_of(folder):
+        raise ValueError(f"{flag} must be a local folder; got {folder!r}")
+    nearest = absolute(folder)
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    with _naming_output(folder, nearest, flag):
+        if not os.path.isdir(nearest):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if nearest != absolute(folder):
+            _try_to_write(nearest)
+        elif not os.access(nearest, os.W_OK | os.X_OK):  # nothing foreign appears in it
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def check_output_file(path: str | os.PathLike, flag: str) -> None:
+    """Refuses a place where a file of results cannot be written, before the work that leads to it.
+
+    Args:
+        path: the file.
+        flag: what gives it, for the message, such as "--output".
+
+    Raises:
+        ValueError: it is no local file, or its folder does not exist or cannot be written to.
+    """
+    path = os.fspath(path)
+    if scheme_of(path):
+        raise ValueError(f"{flag} must be a local file; got {path!r}")
+    if os.path.isdir(path):
+        raise ValueError(f"{flag}={path} is a folder; give the file to write in it")
+    folder = os.path.dirname(absolute(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"{flag}={path}: there is no folder {folder}; create it first")
+    with _naming_output(path, folder, flag):
+        _try_to_write(folder)
+
+
+def _try_to_write(folder: str) -> None:
+    """Creates something in a folder, because some file systems refuse what permissions allow."""
+    os.rmdir(tempfile.mkdtemp(prefix=".", dir=folder))
+
+
+@contextlib.contextmanager
+def _naming_output(place: str, folder: str, flag: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(
+            f"{flag}={place}: nothing can be written to {folder} ({reason}); choose another place"
+        ) from error
 
 
 def is_passed_over(name: str) -> bool:

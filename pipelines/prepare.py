@@ -11,7 +11,8 @@ import shlex
 
 from absl import flags
 
-from pipelines import start
+from dbl_tf import messages
+from pipelines import locations, start
 from pipelines.datasets import LoadOptions
 from pipelines.datasets.options import TableOptions
 from pipelines.runs import flags as run_flags
@@ -38,12 +39,13 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
+        locations.check_output_folder(_OUTPUT_DIR.value, "--output_dir")
         settings = run_flags.read_settings((TableOptions, LoadOptions))
         config = DataConfig.of(dataset="table", **settings)
         assert isinstance(config.source, TableOptions)
         shrinking = Settings(max_side=_MAX_SIDE.value, quality=_QUALITY.value)
     except ValueError as error:
-        raise SystemExit(f"prepare: {error}") from error
+        raise SystemExit(f"prepare: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> None:
                 num_processes=_PROCESSES.value,
             )
     except (ValueError, OSError) as error:
-        raise SystemExit(f"prepare: {error}") from error
+        raise SystemExit(f"prepare: {messages.explained(error)}") from error
     print(prepared)
     arguments = [f"--examples={prepared.examples}"]
     if settings["class_names"] is not None:

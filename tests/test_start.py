@@ -58,6 +58,20 @@ def test_help_imports_neither_tensorflow_nor_keras(name):
     assert ended.stdout.splitlines()[-1] == "[]" and not ended.stderr
 
 
+def test_help_ends_without_a_word_where_nobody_reads_it():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        ended = subprocess.run(
+            [sys.executable, "train.py", "--help"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=SECONDS,
+        )
+    assert ended.returncode == 128 + signal.SIGPIPE and not ended.stderr
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import socket
 
 import keras
@@ -276,6 +277,17 @@ def test_a_run_without_a_model_is_told_apart_from_one_that_has_not_finished(tmp_
         labeling.find_model(str(tmp_path))
 
 
+# Runs a module whose output goes into a pipe that nobody reads.
+CLOSED_PIPE = """
+import os, runpy, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 def test_the_command_prints_labels_and_a_summary(run_dir, tmp_path):
     save(tmp_path / "\x1b[2J.png", (250, 0, 0))
     save(tmp_path / "b.png", (0, 0, 0))
@@ -298,5 +310,11 @@ def test_the_command_prints_labels_and_a_summary(run_dir, tmp_path):
     done = programs.run(*command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].startswith("1 file: 0 with labels, 1 without any")
+    done = programs.run("-c", CLOSED_PIPE, *command[1:], tmp_path)  # as `| head` leaves it
+    assert done.returncode == 128 + signal.SIGPIPE and "tag: " not in done.stderr
+    assert "Traceback" not in done.stderr and "Errno" not in done.stderr
+    done = programs.run(*command[:-1], f"--output={tmp_path}/none/labels.csv", tmp_path)
+    assert done.returncode == 1
+    assert f"tag: --output={tmp_path}/none/labels.csv: there is no folder" in done.stderr
     done = programs.run("-m", "pipelines.tag", f"--model={tmp_path}", tmp_path)
     assert done.returncode == 1 and "tag: " in done.stderr and "Traceback" not in done.stderr
