@@ -34,10 +34,10 @@ def summarize(data: LabelledData, *, compare_images: bool = True) -> str:
         OSError: an image that should be compared cannot be read.
     """
     statistics = LabelStatistics.from_labels(data.splits["train"].targets, data.class_names)
-    sizes = ", ".join(f"{len(data.splits.get(name, ()))} {name}" for name in SPLITS)
+    sizes = ", ".join(f"{len(data.splits.get(name, ())):,} {name}" for name in SPLITS)
     return "\n".join(
         [
-            f"{data.origin}: {sizes} images; {len(data.class_names)} classes",
+            f"{data.origin}: {sizes} images; {len(data.class_names):,} classes",
             *_classes(data, statistics),
             *_pairs(statistics),
             *_rows(data),
@@ -52,28 +52,28 @@ def _classes(data: LabelledData, statistics: LabelStatistics) -> Iterator[str]:
     splits = [name for name in SPLITS if name in data.splits]
     counts = {name: data.splits[name].labels.sum(axis=0, dtype=np.int64) for name in splits}
     order = np.argsort(-statistics.class_counts, kind="stable")
-    groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
+    groups = ", ".join(f"{len(index):,} {name}" for name, index in statistics.groups.items())
     yield f"Classes, by their train examples ({groups}):"
     yield "".join(f"{name:>8}" for name in splits) + "  class"
 
     def lines(classes: np.ndarray) -> Iterator[str]:
         for c in classes:
-            numbers = "".join(f"{counts[name][c]:8}" for name in splits)
+            numbers = "".join(f"{counts[name][c]:8,}" for name in splits)
             yield f"{numbers}  {_shown(data.class_names[c])}"
 
     if len(order) <= MOST_CLASSES:
         yield from lines(order)
     else:
         yield from lines(order[:_NUM_ENDS])
-        yield f"     ... {len(order) - 2 * _NUM_ENDS} more"
+        yield f"     ... {len(order) - 2 * _NUM_ENDS:,} more"
         yield from lines(order[-_NUM_ENDS:])
     unlabeled = [(name, data.splits[name].num_unlabeled) for name in splits]
     if any(count for _, count in unlabeled):
-        counted = ", ".join(f"{count} {name}" for name, count in unlabeled)
+        counted = ", ".join(f"{count:,} {name}" for name, count in unlabeled)
         yield f"Without any label: {counted}"
     unknown = [(name, data.splits[name].num_unknown) for name in splits]
     if any(count for _, count in unknown):
-        counted = ", ".join(f"{count} {name}" for name, count in unknown)
+        counted = ", ".join(f"{count:,} {name}" for name, count in unknown)
         yield f"Labels that are not known, and are left out: {counted}"
 
 
@@ -87,7 +87,7 @@ def _pairs(statistics: LabelStatistics) -> Iterator[str]:
     yield "Pairs of classes that come together most in train:"
     for i in order:
         names = (statistics.class_names[c] for c in (first[i], second[i]))
-        yield f"{counts[i]:8}  {' and '.join(map(_shown, names))}"
+        yield f"{counts[i]:8,}  {' and '.join(map(_shown, names))}"
 
 
 def _rows(data: LabelledData) -> Iterator[str]:

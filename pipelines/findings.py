@@ -95,7 +95,7 @@ class Findings:
         """Returns a line for each kind, with its number, and below it lines of those shown."""
         lines = []
         for kind, entry in self._kinds.items():
-            lines.append(f"{kind}: {entry.count}")
+            lines.append(f"{kind}: {entry.count:,}")
             if entry.shown:
                 count = entry.count if entry.says_rest else None
                 shown = first_lines(entry.shown, limit=len(entry.shown), count=count)

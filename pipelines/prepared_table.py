@@ -212,7 +212,7 @@ def write(
         if found and not load_options.skip_bad_images:
             (folder / EXAMPLES_NAME).unlink(missing_ok=True)
             raise BadImagesError(
-                f"{len(found)} of {len(files)} images of {options.examples} cannot be used:\n"
+                f"{len(found):,} of {len(files):,} images of {options.examples} cannot be used:\n"
                 f"{image_checks.describe(found, images_dir=images_dir)}\n"
                 f"All of them are listed in {folder / BAD_IMAGES_NAME}. Repair these images or "
                 "remove them from the table, and start the command again; --skip_bad_images "

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
             build.check_backbone(config)
             data = config.load_data()
             shape = features.write(resolution.resolve(config, data), data, _OUTPUT.value)
-            print(f"{_OUTPUT.value}: {shape[0]} rows of {shape[1]} features")
+            print(f"{_OUTPUT.value}: {shape[0]:,} rows of {shape[1]:,} features")
     except (ValueError, OSError) as error:
         raise SystemExit(f"write_features: {messages.explained(error)}") from error
 

@@ -101,12 +101,12 @@ def _write(data_config: DataConfig, beam_options: list[str]) -> None:
 
 def describe(manifest: "Manifest") -> str:
     """Describes the shards for people."""
-    lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names)} classes"]
+    lines = [f"{_OUTPUT_DIR.value}: {len(manifest.plan.class_names):,} classes"]
     for name, split in manifest.splits.items():
         size = sum(shard.bytes for shard in split.shards) / 1e6
         lines.append(
-            f"  {name}: {manifest.plan.num_examples[name]} images in {len(split.shards)} "
-            f"{manifest.plan.record_format} shards, {size:.1f} MB"
+            f"  {name}: {manifest.plan.num_examples[name]:,} images in {len(split.shards):,} "
+            f"{manifest.plan.record_format} shards, {size:,.1f} MB"
         )
     return "\n".join(lines)
 

@@ -143,7 +143,7 @@ def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findi
     sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
     title = (
         f"{path}: {sizes} examples of {rows.features.shape[1]} features; "
-        f"{len(rows.class_names)} classes"
+        f"{len(rows.class_names):,} classes"
     )
     logging.log(level, "%s", findings.text(title))
 

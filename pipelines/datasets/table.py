@@ -175,8 +175,8 @@ def load(
         findings.add_names(f"classes without {name} images", [classes[c] for c in absent])
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     title = (
-        f"{path}: {rows.layout} ({rows.reading}); {len(rows.images)} rows; {sizes} images; "
-        f"{len(classes)} classes"
+        f"{path}: {rows.layout} ({rows.reading}); {len(rows.images):,} rows; {sizes} images; "
+        f"{len(classes):,} classes"
     )
     logging.log(level, "%s", findings.text(title))
     return data

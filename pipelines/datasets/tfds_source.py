@@ -326,7 +326,7 @@ def read_columns(
     cached = cache.load(cached_file, _load_columns)
     if cached is not None:
         return cached
-    print(f"reading the labels of {len(split.positions)} images of {split}")
+    print(f"reading the labels of {len(split.positions):,} images of {split}")
     decoded = tfds.decode.PartialDecoding(features).extract_features(info.features)
 
     def parse_record(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from dbl_tf import methods, models
+from dbl_tf.messages import counted
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images, shrinking
 from pipelines.examples import LabelledData
@@ -35,27 +36,27 @@ def describe(
         plans: the plan of each stage.
         strategy: the strategy of the run.
     """
-    groups = ", ".join(f"{len(index)} {name}" for name, index in statistics.groups.items())
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
+    groups = ", ".join(f"{len(index):,} {name}" for name, index in statistics.groups.items())
+    sizes = ", ".join(f"{len(examples):,} {name}" for name, examples in data.splits.items())
     counts = statistics.class_counts
     method, unused = methods.get(config.method), ", ".join(config.unused())
     kind = "images" if config.image_size else "examples"
     given = data.splits["train"].features
     if given is not None:
-        network = f"head on {given.num_features} given features"
+        network = f"head on {given.num_features:,} given features"
     else:
         network = f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
         if config.freeze_backbone:
             network += ", of which the head alone is trained on features that are kept"
     return "\n".join(
         [
-            f"{config.dataset}: {sizes} {kind}; {statistics.num_classes} classes ({groups}) of "
-            f"{counts.min()} to {counts.max()} training examples",
+            f"{config.dataset}: {sizes} {kind}; {statistics.num_classes:,} classes ({groups}) of "
+            f"{counts.min():,} to {counts.max():,} training examples",
             f"{config.method}: {method.summary}; {config.sampler} sampler"
             f"{unused and f' ({unused} are not used)'}",
             network,
             *_stages(config, statistics, plans),
-            f"on {_devices(strategy)}; in {config.run_dir}",
+            f"{_devices(strategy)}; in {config.run_dir}",
             *(f"Caution: {caution}" for caution in cautions(config, data, statistics, strategy)),
         ]
     )
@@ -70,15 +71,15 @@ def cautions(
     """Yields what a person may not have meant, as sentences."""
     if config.batch_size > statistics.num_examples:
         yield (
-            f"a batch of {config.batch_size} holds more than the {statistics.num_examples} "
+            f"a batch of {config.batch_size:,} holds more than the {statistics.num_examples:,} "
             "training examples, so that each step sees some of them again. A smaller --batch_size "
             "trains more steps in the same time."
         )
     num_unlabeled = data.splits["train"].num_unlabeled
     if config.sampler != "uniform" and num_unlabeled:
         yield (
-            f"{num_unlabeled} of the {statistics.num_examples} training examples have no label, "
-            f"and the {config.sampler} sampler never draws them."
+            f"{num_unlabeled:,} of the {statistics.num_examples:,} training examples have no "
+            f"label, and the {config.sampler} sampler never draws them."
         )
     if config.image_size is not None:
         yield from _large_images(data, config.image_size)
@@ -95,7 +96,7 @@ def cautions(
         far = f"{factor:.3g} times" if factor > 1 else f"a {1 / factor:.3g}th of"
         yield (
             f"--learning_rate={config.learning_rate:g} is {far} the default for "
-            f"{config.optimizer}, this network and {statistics.num_classes} classes, {usual:.3g}."
+            f"{config.optimizer}, this network and {statistics.num_classes:,} classes, {usual:.3g}."
         )
 
 
@@ -128,17 +129,17 @@ def _stages(
     for name, plan in zip(names, plans, strict=True):
         drawn = plan.steps * config.batch_size
         yield (
-            f"{name}{plan.steps} steps of {config.batch_size}; the {config.sampler} sampler draws "
-            f"{drawn} times from the {statistics.num_examples} training examples, "
-            f"{drawn / statistics.num_examples:.3g} for each; an epoch is {plan.steps_per_epoch} "
-            "steps"
+            f"{name}{counted(plan.steps, 'step')} of {config.batch_size:,}; the {config.sampler} "
+            f"sampler draws {drawn:,} times from the {statistics.num_examples:,} training "
+            f"examples, {drawn / statistics.num_examples:.3g} for each; an epoch is "
+            f"{counted(plan.steps_per_epoch, 'step')}"
         )
 
 
 def _devices(strategy: tf.distribute.Strategy) -> str:
     count = strategy.num_replicas_in_sync
     kind = "GPU" if _has_gpu(strategy) else "CPU"
-    return f"{count} {kind}{'s' if count > 1 else ''}"
+    return f"on the {kind}" if count == 1 else f"on {counted(count, kind)}"
 
 
 def _has_gpu(strategy: tf.distribute.Strategy) -> bool:

@@ -50,7 +50,7 @@ class Features:
         features = cache.load(path, lambda file: _read(file, len(examples)))
         if features is not None:
             return FeatureRows.of(features)
-        print(f"computing features of {len(examples)} images")
+        print(f"computing features of {len(examples):,} images")
         images = ImageInputs(self.backbone.input_shape[1], self.config.full_decoding)
         with images.naming_unreadable(examples):
             features = prediction.predict_logits(self.backbone, images.batches(examples))
