@@ -140,9 +140,9 @@ def _log(path: str, rows: _Rows, splits: Mapping[str, Examples], findings: Findi
         findings.add_names(
             f"classes without {name} examples", [rows.class_names[c] for c in absent]
         )
-    sizes = ", ".join(f"{len(examples)} {name}" for name, examples in splits.items())
+    sizes = ", ".join(f"{len(examples):,} {name}" for name, examples in splits.items())
     title = (
-        f"{path}: {sizes} examples of {rows.features.shape[1]} features; "
+        f"{path}: {sizes} examples of {rows.features.shape[1]:,} features; "
         f"{len(rows.class_names):,} classes"
     )
     logging.log(level, "%s", findings.text(title))

@@ -173,7 +173,7 @@ def load(
     for name, split in data.splits.items():
         absent = np.flatnonzero(split.labels.sum(axis=0) == 0)
         findings.add_names(f"classes without {name} images", [classes[c] for c in absent])
-    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     title = (
         f"{path}: {rows.layout} ({rows.reading}); {len(rows.images):,} rows; {sizes} images; "
         f"{len(classes):,} classes"
