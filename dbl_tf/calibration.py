@@ -54,7 +54,12 @@ class _Saved(msgspec.Struct):
     fitted_on: str
 
 
-_FORMAT = saved_json.Format("dbl_tf.Calibration", "calibration", _Saved)
+_FORMAT = saved_json.Format(
+    "dbl_tf.Calibration",
+    "calibration",
+    _Saved,
+    "restore it from a copy, or start the training command again, which fits it anew",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,7 +145,7 @@ class Calibration:
         try:
             return cls(saved.slope, np.asarray(saved.offsets, np.float64), saved.fitted_on)
         except ValueError as error:
-            raise ValueError(f"{path} holds no calibration: {error}") from error
+            raise _FORMAT.unusable(path, error) from error
 
 
 def fit_calibration(

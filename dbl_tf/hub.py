@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from dbl_tf.messages import did_you_mean
 from dbl_tf.names import HUB_PREFIX, is_hub
 
 # The first token of these transformers stands for the whole image.
@@ -87,9 +88,13 @@ def build(
     fixed: _Options = tuple(sorted((options or {}).items()))
     kind, own = _kind_and_size(name)
     # A network of KerasHub takes any argument, and drops those that it does not know.
-    unknown = sorted(set(dict(fixed)) - set(inspect.signature(kind).parameters))
+    known = inspect.signature(kind).parameters
+    unknown = sorted(set(dict(fixed)) - set(known))
     if unknown:
-        raise ValueError(f"{name} is a {kind.__name__}, which has no option {', '.join(unknown)}")
+        raise ValueError(
+            f"{name} is a {kind.__name__}, which has no option {', '.join(unknown)}"
+            f"{did_you_mean(unknown[0], known)}"
+        )
     if kind.__name__ in _OF_ONE_SIZE:
         if own != size:
             raise ValueError(

@@ -1,7 +1,9 @@
-"""Texts in messages: lists cut to the first few items, and names that can be told apart."""
+"""Texts in messages: short lists, numbers with nouns, and names that can be told apart."""
 
+import difflib
+import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHOWN = 5
 
@@ -48,6 +50,63 @@ def first_lines(
     more = _num_more(items, limit, count)
     lines = [*map(str, items[:limit]), *([f"and {more} more"] if more else [])]
     return "\n".join(f"{indent}{line}" for line in lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with a regular noun, in the singular or the plural.
+
+    Example:
+
+    >>> counted(1, "file"), counted(2000, "file")
+    ('1 file', '2,000 files')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def nearest(found: object, known: Iterable[str]) -> str | None:
+    """Returns the known name that was probably meant; None if none is similar.
+
+    Args:
+        found: the unknown name, whose case does not count. What is no text is not similar to any.
+        known: the known names.
+
+    Example:
+
+    >>> nearest("DB-focal", ["db", "db_focal", "rs"])
+    'db_focal'
+    """
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(found.casefold(), names, n=1) if isinstance(found, str) else []
+    return names[near[0]] if near else None
+
+
+def did_you_mean(found: object, known: Iterable[str]) -> str:
+    """Returns a question for the end of a message, empty if no known name is similar.
+
+    Example:
+
+    >>> did_you_mean("DB-focal", ["db", "db_focal", "rs"]), did_you_mean("x", ["db"])
+    ("; did you mean 'db_focal'?", '')
+    """
+    near = nearest(found, known)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def explained(error: BaseException) -> str:
+    """Returns the message of an error for the end of a program.
+
+    An error of the system begins with the file and has no number.
+
+    Example:
+
+    >>> explained(FileNotFoundError(2, "No such file or directory", "runs/a.json"))
+    'runs/a.json: no such file or directory'
+    """
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    files = [os.fsdecode(file) for file in (error.filename, error.filename2) if file is not None]
+    return f"{' to '.join(files)}: {reason}" if files else reason
 
 
 def one_line(error: BaseException) -> str:

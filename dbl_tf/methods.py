@@ -19,6 +19,7 @@ import numpy as np
 
 import dbl_tf
 from dbl_tf import label_graphs, weighting
+from dbl_tf.messages import did_you_mean
 from dbl_tf.parameters import DEFAULTS, LossParameters
 from dbl_tf.statistics import LabelStatistics
 
@@ -520,7 +521,9 @@ def get(name: str) -> Method:
         ValueError: if there is none; the message lists the names of all methods.
     """
     if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {name!r}")
+        raise ValueError(
+            f"method must be one of {', '.join(METHODS)}; got {name!r}{did_you_mean(name, METHODS)}"
+        )
     return METHODS[name]
 
 

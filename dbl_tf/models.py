@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from dbl_tf import hub, keras_internals, replicas
 from dbl_tf.classifiers import GraphClassifier
-from dbl_tf.messages import one_line
+from dbl_tf.messages import did_you_mean, one_line
 from dbl_tf.names import HUB_PREFIX, HUB_PRESET, SMALL_RESNET, is_hub
 
 # The default learning rates of SGD are those of so many classes, times C over this number.
@@ -24,6 +24,19 @@ _FEATURE_SCALING = "feature_scaling"  # the name of the layer
 
 # The paper's training does not change the stem and the first stage of a pre-trained ResNet.
 _FROZEN_BY_DEFAULT = {name: ("conv1_", "conv2_") for name in ("ResNet50", "ResNet101", "ResNet152")}
+
+# For a file of a network that cannot be used.
+_REMEDY = "restore it from a copy, or start the training command that wrote it again"
+# Arguments of the networks of Keras that are no options, and what decides them.
+_NO_OPTIONS = {
+    "input_shape": "input_shape follows from the size of the images",
+    "input_tensor": "input_tensor is made here",
+    "weights": "weights has a setting of its own",
+    **dict.fromkeys(
+        ("include_top", "classes", "classifier_activation"),
+        "the top of the network is replaced by the head",
+    ),
+}
 
 
 def backbone_names() -> list[str]:
@@ -40,7 +53,7 @@ def check_backbone(name: str) -> None:
     if not is_hub(name) and name not in backbone_names():
         raise ValueError(
             f"backbone must be {HUB_PREFIX}PRESET_OR_FOLDER or one of "
-            f"{', '.join(backbone_names())}; got {name!r}"
+            f"{', '.join(backbone_names())}; got {name!r}{did_you_mean(name, backbone_names())}"
         )
 
 
@@ -57,7 +70,7 @@ def load(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras has no class of errors for files that it cannot read
-        raise ValueError(f"{path} holds no network: {one_line(error)}") from error
+        raise ValueError(f"{path} holds no network: {one_line(error)}; {_REMEDY}") from error
 
 
 def _check_archive(path: str | os.PathLike) -> None:
@@ -69,9 +82,13 @@ def _check_archive(path: str | os.PathLike) -> None:
                     raise ValueError("it has no config.json")
                 damaged = archive.testzip()
         except Exception as error:  # a place that the archive gives, but does not have; and others
-            raise ValueError(f"{path} is no .keras file, or damaged: {one_line(error)}") from error
+            raise ValueError(
+                f"{path} is no .keras file, or damaged: {one_line(error)}; {_REMEDY}"
+            ) from error
     if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged!r} in it is not as it was written")
+        raise ValueError(
+            f"{path} is damaged: {damaged!r} in it is not as it was written; {_REMEDY}"
+        )
 
 
 def default_frozen_layers(backbone: str, pretrained: bool) -> tuple[str, ...]:
@@ -515,25 +532,30 @@ def _network(
     else:
         build = getattr(keras.applications, name)
         preprocess = BackbonePreprocessing(name, name="preprocessing")
-        options = {"include_top": False, **options}
+    _check_options(name, build, options)
+    shown = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "its defaults"
     file = None if weights == "imagenet" else weights
     if file is not None and not os.path.isfile(file):
         raise ValueError(
             f"backbone weights must be 'imagenet', 'none' or a file; there is no file {file}"
         )
+    fixed: dict[str, Any] = {}
     if name != SMALL_RESNET:
-        options["weights"] = weights if file is None else None
+        fixed = {"include_top": False, "weights": weights if file is None else None}
     try:
-        network = build(input_shape=shape, **options)
-    except TypeError as error:
-        raise ValueError(f"{name} does not accept the options {options}: {error}") from error
+        network = build(input_shape=shape, **fixed, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be built with {shown} for images of {shape[0]} × {shape[1]} pixels: "
+            f"{one_line(error)}"
+        ) from error
     if file is not None:
         try:
             keras_internals.load_weights(network, file)
         except Exception as error:  # HDF5 and Keras raise many where bits of a file have changed
             raise ValueError(
-                f"{file} does not hold weights of {name} with options {options} and without "
-                f"its top: {one_line(error)}"
+                f"{file} does not hold weights of {name} with {shown} and without its top: "
+                f"{one_line(error)}"
             ) from error
         wrong = [w.path for w in network.weights if not np.isfinite(ops.convert_to_numpy(w)).all()]
         if wrong:
@@ -542,6 +564,19 @@ def _network(
                 f"{wrong[0]}"
             )
     return network, preprocess
+
+
+def _check_options(name: str, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuses options that a network does not have, or that `build_backbone` sets itself."""
+    known = [each for each in inspect.signature(build).parameters if each not in _NO_OPTIONS]
+    for option in options:
+        if option in _NO_OPTIONS:
+            raise ValueError(f"{_NO_OPTIONS[option]}, and is no option of the backbone {name}")
+        if option not in known:
+            raise ValueError(
+                f"{name} has no option {option!r}; it has {', '.join(known)}"
+                f"{did_you_mean(option, known)}"
+            )
 
 
 def _small_resnet(

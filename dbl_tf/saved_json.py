@@ -39,6 +39,7 @@ class Format(Generic[_T]):
         name: its name, such as "dbl_tf.Thresholds".
         what: what such a file holds, for messages.
         schema: the type of its content, such as a `msgspec.Struct`; without format and digest.
+        remedy: what to do about a file that cannot be used, for messages: an imperative clause.
         version: the version that is written.
         migrations: for each earlier version whose fields differ, a function from its fields to
             those of the next version. It may raise a `ValueError`.
@@ -50,6 +51,7 @@ class Format(Generic[_T]):
     name: str
     what: str
     schema: type[_T]
+    remedy: str
     version: int = 2
     migrations: Mapping[int, Callable[[Fields], Fields]] = dataclasses.field(default_factory=dict)
     first_with_digest: int = 2
@@ -103,7 +105,13 @@ class Format(Generic[_T]):
                 fields = self.migrations.get(earlier, lambda same: same)(fields)
             return msgspec.convert(fields, self.schema)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} holds no {self.what}: {_reason(error)}") from error
+            raise self.unusable(path, error) from error
+
+    def unusable(self, path: str | os.PathLike, reason: Exception) -> ValueError:
+        """Returns the error of a file that cannot be used, on one line that says what to do."""
+        return ValueError(
+            f"{os.fspath(path)} holds no {self.what}: {_reason(reason)}; {self.remedy}"
+        )
 
     def _version(self, fields: Mapping[str, Any]) -> int:
         """Returns the version of a file."""
@@ -136,7 +144,7 @@ class Format(Generic[_T]):
         elif changed:
             raise ValueError(
                 f"its field {DIGEST} is not that of its content, which was changed since it was "
-                f"written; restore the file, or remove the field {DIGEST} if the change is meant"
+                f"written: remove the field {DIGEST} if the change is meant"
             )
 
 

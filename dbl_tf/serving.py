@@ -49,7 +49,12 @@ class Details(msgspec.Struct):
     calibration: dict[str, Any] = {}  # not in files of the first versions
 
 
-DETAILS = saved_json.Format("dbl_tf.Export", "classes and thresholds of a model", Details)
+DETAILS = saved_json.Format(
+    "dbl_tf.Export",
+    "classes and thresholds of a model",
+    Details,
+    "restore it from a copy, or export the model again, as train.py --new_version does",
+)
 
 
 def export(

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dbl_tf.messages import did_you_mean
+
 REQUIRED: Any = dataclasses.MISSING
 
 _KEY = "setting"
@@ -179,7 +181,10 @@ def check_value(
     """
     for item in value if isinstance(value, list | tuple) else [value]:
         if details.choices and item not in details.choices:
-            raise error(f"{name} must be one of {', '.join(details.choices)}; got {item!r}")
+            raise error(
+                f"{name} must be one of {', '.join(details.choices)}; got {item!r}"
+                f"{did_you_mean(item, details.choices)}"
+            )
     if details.words and isinstance(value, str) and value in details.words:
         return
     if details.words and not isinstance(value, int | float):

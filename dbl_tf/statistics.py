@@ -40,7 +40,12 @@ class _Saved(msgspec.Struct):
     unknown_counts: list[saved_json.Count] | None = None  # not in files without unknown labels
 
 
-_FORMAT = saved_json.Format("dbl_tf.LabelStatistics", "label statistics", _Saved)
+_FORMAT = saved_json.Format(
+    "dbl_tf.LabelStatistics",
+    "label statistics",
+    _Saved,
+    "restore it from a copy, or remove it and start the command that wrote it again",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -322,7 +327,7 @@ class LabelStatistics:
                 None if unknown is None else np.asarray(unknown, np.int64),
             )
         except ValueError as error:
-            raise ValueError(f"{path} holds no label statistics: {error}") from error
+            raise _FORMAT.unusable(path, error) from error
 
     @property
     def _num_nonempty(self) -> int:

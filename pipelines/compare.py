@@ -11,7 +11,8 @@ All other flags are those of train.py. The same command continues a comparison t
 
 from absl import flags
 
-from pipelines import start
+from dbl_tf import messages
+from pipelines import locations, start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import JUDGES, RunConfig
 
@@ -47,12 +48,13 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
+        locations.check_output_folder(_OUTPUT_DIR.value, "--output_dir")
         seeds = _SEEDS.value or (["0"] if _ON.value == "cv" else ["0", "1", "2"])
         if not all(seed.isdecimal() for seed in seeds):
             raise ValueError(f"--seeds takes whole numbers; got {','.join(seeds)}")
         template = run_flags.read(RunConfig)
     except ValueError as error:
-        raise SystemExit(f"compare: {error}") from error
+        raise SystemExit(f"compare: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> None:
         with training.exiting_when_stopped("compare"):
             print(compare.compare(list(runs), _OUTPUT_DIR.value))
     except (ValueError, OSError) as error:
-        raise SystemExit(f"compare: {error}") from error
+        raise SystemExit(f"compare: {messages.explained(error)}") from error
 
 
 def run() -> None:

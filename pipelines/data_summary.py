@@ -34,11 +34,10 @@ def summarize(data: LabelledData, *, compare_images: bool = True) -> str:
         OSError: an image that should be compared cannot be read.
     """
     statistics = LabelStatistics.from_labels(data.splits["train"].targets, data.class_names)
-    sizes = ", ".join(f"{len(data.splits.get(name, ()))} {name}" for name in SPLITS)
+    sizes = ", ".join(f"{len(data.splits.get(name, ())):,} {name}" for name in SPLITS)
     return "\n".join(
         [
-            # Scripts read this line, so its numbers have no separators.
-            f"{data.origin}: {sizes} images; {len(data.class_names)} classes",
+            f"{data.origin}: {sizes} images; {len(data.class_names):,} classes",
             *_classes(data, statistics),
             *_pairs(statistics),
             *_rows(data),
@@ -88,7 +87,7 @@ def _pairs(statistics: LabelStatistics) -> Iterator[str]:
     yield "Pairs of classes that come together most in train:"
     for i in order:
         names = (statistics.class_names[c] for c in (first[i], second[i]))
-        yield f"{counts[i]:8}  {' and '.join(map(_shown, names))}"
+        yield f"{counts[i]:8,}  {' and '.join(map(_shown, names))}"
 
 
 def _rows(data: LabelledData) -> Iterator[str]:

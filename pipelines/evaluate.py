@@ -12,7 +12,8 @@ from typing import Any
 
 from absl import flags
 
-from pipelines import start
+from dbl_tf import messages
+from pipelines import locations, start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
 
@@ -42,11 +43,13 @@ def main(argv: list[str]) -> None:
     """Runs the evaluation that the flags describe."""
     try:
         _check_flags(argv)
+        if _OUTPUT_DIR.value is not None:
+            locations.check_output_folder(_OUTPUT_DIR.value, "--output_dir")
         data = None
         if _RUN_DIR.value is None and _IMAGES.value is None:
             data = run_flags.read(DataConfig)
     except ValueError as error:
-        raise SystemExit(f"evaluate: {error}") from error
+        raise SystemExit(f"evaluate: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> None:
             else:
                 scores = evaluate.evaluate_saved_model(_SAVED_MODEL.value, data, _OUTPUT_DIR.value)
     except (ValueError, FloatingPointError, OSError) as error:
-        raise SystemExit(f"evaluate: {error}") from error
+        raise SystemExit(f"evaluate: {messages.explained(error)}") from error
     print(closing.describe(scores, _OUTPUT_DIR.value or _RUN_DIR.value))
 
 

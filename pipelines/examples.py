@@ -11,7 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 from absl import logging
 
-from dbl_tf.messages import first_few
+from dbl_tf.messages import did_you_mean, first_few
 
 # Small enough that several blocks can be read in parallel.
 _BLOCK = 32
@@ -274,6 +274,7 @@ class LabelledData:
             raise ValueError(
                 f"{len(unknown)} classes of the data are not among the {len(column)} of the model: "
                 f"{first_few(unknown)}; it knows {first_few(class_names)}"
+                f"{did_you_mean(unknown[0], class_names)}"
             )
         known = [i for i, name in enumerate(self.class_names) if name in column]
         target = np.array([column[self.class_names[i]] for i in known], int)

@@ -8,12 +8,14 @@ TensorFlow is imported for locations behind a scheme alone.
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import posixpath
 import re
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, NamedTuple
 
@@ -22,6 +24,8 @@ from typing import IO, NamedTuple
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
 # What `os.path` and `pathlib` leave of a URL.
 _COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):/(?!/)")
+# What file managers put into folders, in lower case. Those of macOS and Linux hide theirs by a dot.
+_OF_FILE_MANAGERS = {"__macosx", "desktop.ini", "ehthumbs.db", "thumbs.db"}
 _REMEDIES = {
     "http": "download the files, and give the folder they are in",
     "https": "download the files, and give the folder they are in",
@@ -245,13 +249,93 @@ def _reraise_missing(location: str) -> Iterator[None]:
         raise OSError(f"{location}: {error.message}") from error
 
 
+def check_output_folder(folder: str | os.PathLike, flag: str) -> None:
+    """Refuses a place where a folder of results cannot be, before the work that leads to them.
+
+    Nothing is left there: a folder that does not exist yet is for the work to create.
+
+    Args:
+        folder: the folder.
+        flag: what gives it, for the message, such as "--run_dir".
+
+    Raises:
+        ValueError: it is no local folder, or nothing can be written to it or created there.
+    """
+    folder = os.fspath(folder)
+    if scheme_of(folder):
+        raise ValueError(f"{flag} must be a local folder; got {folder!r}")
+    nearest = absolute(folder)
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    with _naming_output(folder, nearest, flag):
+        if not os.path.isdir(nearest):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if nearest != absolute(folder):
+            _try_to_write(nearest)
+        elif not os.access(nearest, os.W_OK | os.X_OK):  # nothing foreign appears in it
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def check_output_file(path: str | os.PathLike, flag: str) -> None:
+    """Refuses a place where a file of results cannot be written, before the work that leads to it.
+
+    Args:
+        path: the file.
+        flag: what gives it, for the message, such as "--output".
+
+    Raises:
+        ValueError: it is no local file, or its folder does not exist or cannot be written to.
+    """
+    path = os.fspath(path)
+    if scheme_of(path):
+        raise ValueError(f"{flag} must be a local file; got {path!r}")
+    if os.path.isdir(path):
+        raise ValueError(f"{flag}={path} is a folder; give the file to write in it")
+    folder = os.path.dirname(absolute(path))
+    if not os.path.isdir(folder):
+        raise ValueError(f"{flag}={path}: there is no folder {folder}; create it first")
+    with _naming_output(path, folder, flag):
+        _try_to_write(folder)
+
+
+def _try_to_write(folder: str) -> None:
+    """Creates something in a folder, because some file systems refuse what permissions allow."""
+    os.rmdir(tempfile.mkdtemp(prefix=".", dir=folder))
+
+
+@contextlib.contextmanager
+def _naming_output(place: str, folder: str, flag: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(
+            f"{flag}={place}: nothing can be written to {folder} ({reason}); choose another place"
+        ) from error
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a search of folders passes over a name: a hidden one, or one of a file manager.
+
+    Args:
+        name: its name, without the folder it is in.
+
+    Example:
+
+    >>> [is_passed_over(name) for name in (".DS_Store", "._a.jpg", "Thumbs.db", "a.jpg")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in _OF_FILE_MANAGERS
+
+
 def files_below(
     folder: str | os.PathLike, *, on_error: Callable[[OSError], None] | None = None
 ) -> list[str]:
-    """Returns the sorted locations of all files in a folder and in the folders below it.
+    """Returns the sorted locations of the files in a folder and in the folders below it.
 
-    Whatever is no folder counts as a file: links that lead nowhere and pipes too, and links to
-    folders, which are not followed, because they can lead in circles.
+    Files and folders that `is_passed_over` names are left out. Whatever else is no folder counts as
+    a file: links that lead nowhere and pipes too, and links to folders, which are not followed,
+    because they can lead in circles.
 
     Args:
         folder: a local folder or a URL.
@@ -272,14 +356,21 @@ def files_below(
     if scheme_of(folder):
         import tensorflow as tf
 
-        return sorted(
+        found = [
             f"{root.rstrip('/')}/{name}"
             for root, _, names in tf.io.gfile.walk(folder, onerror=refuse)
             for name in names
+        ]
+        # This walk cannot be told to leave folders out.
+        return sorted(
+            path
+            for path in found
+            if not any(map(is_passed_over, relative(path, folder).split("/")))
         )
     found = []
     for root, folders, names in os.walk(folder, onerror=refuse):
-        found += [os.path.join(root, name) for name in names]
+        folders[:] = [name for name in folders if not is_passed_over(name)]
+        found += [os.path.join(root, name) for name in names if not is_passed_over(name)]
         inner = [os.path.join(root, name) for name in folders]
         found += [path for path in inner if os.path.islink(path)]
     return sorted(found)

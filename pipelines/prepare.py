@@ -9,9 +9,10 @@ continues a run that was stopped.
 
 import shlex
 
-from absl import flags, logging
+from absl import flags
 
-from pipelines import start
+from dbl_tf import messages
+from pipelines import locations, start
 from pipelines.datasets import LoadOptions
 from pipelines.datasets.options import TableOptions
 from pipelines.runs import flags as run_flags
@@ -38,13 +39,13 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
-        logging.set_verbosity(logging.INFO)
+        locations.check_output_folder(_OUTPUT_DIR.value, "--output_dir")
         settings = run_flags.read_settings((TableOptions, LoadOptions))
         config = DataConfig.of(dataset="table", **settings)
         assert isinstance(config.source, TableOptions)
         shrinking = Settings(max_side=_MAX_SIDE.value, quality=_QUALITY.value)
     except ValueError as error:
-        raise SystemExit(f"prepare: {error}") from error
+        raise SystemExit(f"prepare: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
                 num_processes=_PROCESSES.value,
             )
     except (ValueError, OSError) as error:
-        raise SystemExit(f"prepare: {error}") from error
+        raise SystemExit(f"prepare: {messages.explained(error)}") from error
     print(prepared)
     arguments = [f"--examples={prepared.examples}"]
     if settings["class_names"] is not None:

@@ -20,16 +20,15 @@ import json
 import os
 import pathlib
 import re
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import msgspec
-from absl import logging
 
-from dbl_tf import atomic
+from dbl_tf import atomic, terminal
 from dbl_tf.cores import usable_cores
 from dbl_tf.lock import Lock
+from dbl_tf.messages import counted
 from pipelines import locations
 from pipelines.datasets import LoadOptions, image_checks, table
 from pipelines.datasets.image_checks import BadImage, BadImagesError
@@ -44,7 +43,6 @@ BAD_IMAGES_NAME = "bad_images.csv"
 IMAGES_NAME = "images"
 
 _OWN_NAMES = {EXAMPLES_NAME, MANIFEST_NAME, BAD_IMAGES_NAME, IMAGES_NAME, Lock.NAME}
-_SECONDS_BETWEEN_MESSAGES = 10
 # The longest part of a file name that comes from the image's, and the folders that are kept.
 _LONGEST_NAME = 60
 _MOST_FOLDERS = 3
@@ -107,8 +105,8 @@ class PreparedTable:
             )
         ]
         lines = [
-            f"{self.examples}: {len(self.images):,} images, {megabytes[1]:.1f} MB of "
-            f"{megabytes[0]:.1f}; {copies:,} copied as they were; {self.num_new:,} made now, "
+            f"{self.examples}: {counted(len(self.images), 'image')}, {megabytes[1]:,.1f} MB of "
+            f"{megabytes[0]:,.1f}; {copies:,} copied as they were; {self.num_new:,} made now, "
             f"{len(self.images) - self.num_new:,} before"
         ]
         if several := [each for each in self.images if each.num_frames > 1]:
@@ -188,13 +186,12 @@ def write(
             finished.pop(file, None)
         _write_manifest(folder, settings, finished.values())
         names = {file: _name(file, images_dir) for file in todo}
-        logging.info(
-            "%s: %d images, of which %d are finished and %d cannot be used",
-            folder,
-            len(files),
-            len(files) - len(todo) - len(bad),
-            len(bad),
-        )
+        num_finished = len(files) - len(todo) - len(bad)
+        if num_finished:
+            print(
+                f"{folder}: {num_finished:,} of {counted(len(files), 'image')} are finished",
+                flush=True,
+            )
         finished, failed = _prepare(
             folder,
             todo,
@@ -383,7 +380,6 @@ def _prepare(
         All finished JPEGs by their source, and the reasons why images cannot be used.
     """
     finished, bad = dict(finished), dict[str, str]()
-    progress = _Progress(len(todo))
 
     def requests() -> Iterator[tuple[str, str | bytes]]:
         for file in todo:
@@ -398,7 +394,10 @@ def _prepare(
                 source = file
             yield file, source
 
-    with open(folder / MANIFEST_NAME, "a", encoding="ascii", newline="") as manifest:
+    with (
+        open(folder / MANIFEST_NAME, "a", encoding="ascii", newline="") as manifest,
+        terminal.Counter("preparing images", len(todo), "images") as counter,
+    ):
         for file, shrunk in processes.shrink_all(
             requests(),
             settings=settings,
@@ -409,7 +408,7 @@ def _prepare(
             else:
                 finished[file] = _publish(folder, file, names[file], versions[file], shrunk)
                 _append(manifest, finished[file])
-            progress.update(len(bad))
+            counter.advance(1)
     return finished, bad
 
 
@@ -471,28 +470,3 @@ def _write_table(folder: pathlib.Path, data: LabelledData, prepared: Mapping[str
     if any(split.unknown is not None for split in data.splits.values()):
         table.check_classes(str(path), data.class_names)
     return str(path)
-
-
-class _Progress:
-    """Messages on lines of their own, which a log file shows as a terminal does."""
-
-    def __init__(self, num_images: int):
-        self._num_images, self._num_done = num_images, 0
-        self._started = self._last = time.monotonic()
-
-    def update(self, num_bad: int) -> None:
-        self._num_done += 1
-        now = time.monotonic()
-        is_last = self._num_done == self._num_images
-        if now - self._last < _SECONDS_BETWEEN_MESSAGES and not is_last:
-            return
-        self._last = now
-        rate = self._num_done / max(now - self._started, 1e-9)
-        logging.info(
-            "%d of %d images, %.1f a second, %d cannot be used, about %.0f s left",
-            self._num_done,
-            self._num_images,
-            rate,
-            num_bad,
-            (self._num_images - self._num_done) / rate,
-        )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from dbl_tf import messages
-from pipelines import start
+from pipelines import locations, start
 from pipelines.runs import flags as run_flags
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ def main(argv: list[str]) -> int:
     if len(argv) == 1:
         raise SystemExit("tag: name the images: files, or folders of them")
 
+    try:
+        for path in _OUTPUT.value:
+            locations.check_output_file(path, "--output")
+    except ValueError as error:
+        raise SystemExit(f"tag: {error}") from error
+
     start.import_tensorflow()
     from dbl_tf import training
     from pipelines.runs import evaluate, labeling
@@ -51,7 +57,7 @@ def main(argv: list[str]) -> int:
                 print(messages.printable(_line(row, model.class_names)), flush=True)
                 summary.add(row)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"tag: {error}") from error
+        raise SystemExit(f"tag: {messages.explained(error)}") from error
     print(summary)
     return 1 if summary.num_errors else 0
 

@@ -7,8 +7,8 @@ python train.py --dataset=table --examples=my_pictures/examples.csv --method=db_
 
 from absl import flags
 
-from dbl_tf import methods
-from pipelines import start
+from dbl_tf import messages, methods
+from pipelines import locations, start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import RunConfig
 
@@ -29,8 +29,9 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"train: unexpected arguments: {argv[1:]}")
     try:
         asked = run_flags.read(RunConfig)
+        locations.check_output_folder(asked.directory, "--run_dir")
     except ValueError as error:
-        raise SystemExit(f"train: {error}") from error
+        raise SystemExit(f"train: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
                 return
             scores = train_and_evaluate(asked)
     except (ValueError, FloatingPointError, OSError, training.LostWorkerError) as error:
-        raise SystemExit(f"train: {error}") from error
+        raise SystemExit(f"train: {messages.explained(error)}") from error
     if scores is not None:
         has_images = asked.dataset != "features"
         print(closing.describe(scores, asked.directory, has_images=has_images))

@@ -8,7 +8,8 @@ those of a pre-trained network of `keras.applications`, or of a run that is give
 
 from absl import flags
 
-from pipelines import start
+from dbl_tf import messages
+from pipelines import locations, start
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import RunConfig
 
@@ -23,21 +24,24 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
         if not _OUTPUT.value.endswith(".npz"):
             raise ValueError(f"--output must end in .npz; got {_OUTPUT.value}")
+        locations.check_output_file(_OUTPUT.value, "--output")
         config = run_flags.read(RunConfig).with_settings(freeze_backbone=True)
     except ValueError as error:
-        raise SystemExit(f"write_features: {error}") from error
+        raise SystemExit(f"write_features: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
-    from pipelines.runs import features, resolution
+    from pipelines.runs import build, features, resolution
 
     try:
         with training.exiting_when_stopped("write_features"):
+            config.check_files()
+            build.check_backbone(config)
             data = config.load_data()
             shape = features.write(resolution.resolve(config, data), data, _OUTPUT.value)
-            print(f"{_OUTPUT.value}: {shape[0]} rows of {shape[1]} features")
+            print(f"{_OUTPUT.value}: {shape[0]:,} rows of {shape[1]:,} features")
     except (ValueError, OSError) as error:
-        raise SystemExit(f"write_features: {error}") from error
+        raise SystemExit(f"write_features: {messages.explained(error)}") from error
 
 
 if __name__ == "__main__":

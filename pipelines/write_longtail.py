@@ -11,7 +11,8 @@ import shlex
 
 from absl import flags
 
-from pipelines import start
+from dbl_tf import messages
+from pipelines import locations, start
 from pipelines.datasets import LoadOptions
 from pipelines.datasets.options import TableOptions
 from pipelines.runs import flags as run_flags
@@ -46,11 +47,12 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ValueError(f"unexpected arguments: {argv[1:]}")
+        locations.check_output_folder(_OUTPUT_DIR.value, "--output_dir")
         settings = run_flags.read_settings((TableOptions, LoadOptions))
         config = DataConfig.of(dataset="table", **settings)
         assert isinstance(config.source, TableOptions)
     except ValueError as error:
-        raise SystemExit(f"write_longtail: {error}") from error
+        raise SystemExit(f"write_longtail: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> None:
                 picture=_PICTURE.value,
             )
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"write_longtail: {error}") from error
+        raise SystemExit(f"write_longtail: {messages.explained(error)}") from error
     print(thinned)
     folder = os.path.dirname(thinned.examples)
     print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")

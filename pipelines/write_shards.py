@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pipelines import start
+from dbl_tf import messages
+from pipelines import locations, start
 from pipelines.record_formats import FORMATS
 from pipelines.runs import flags as run_flags
 from pipelines.runs.config import DataConfig
@@ -60,9 +61,12 @@ def main(argv: list[str]) -> None:
     if beam_options and not _BEAM.value:
         raise SystemExit(f"write_shards: unexpected arguments: {beam_options}")
     try:
-        data_config = run_flags.read(DataConfig) if not _VERIFY.value else None
+        data_config = None
+        if not _VERIFY.value:
+            locations.check_output_folder(_OUTPUT_DIR.value, "--output_dir")
+            data_config = run_flags.read(DataConfig)
     except ValueError as error:
-        raise SystemExit(f"write_shards: {error}") from error
+        raise SystemExit(f"write_shards: {messages.explained(error)}") from error
 
     start.import_tensorflow()
     from dbl_tf import training
@@ -74,7 +78,7 @@ def main(argv: list[str]) -> None:
             else:
                 _write(data_config, beam_options)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"write_shards: {error}") from error
+        raise SystemExit(f"write_shards: {messages.explained(error)}") from error
 
 
 def _write(data_config: DataConfig, beam_options: list[str]) -> None:
@@ -102,7 +106,7 @@ def describe(manifest: "Manifest") -> str:
         size = sum(shard.bytes for shard in split.shards) / 1e6
         lines.append(
             f"  {name}: {manifest.plan.num_examples[name]:,} images in {len(split.shards):,} "
-            f"{manifest.plan.record_format} shards, {size:.1f} MB"
+            f"{manifest.plan.record_format} shards, {size:,.1f} MB"
         )
     return "\n".join(lines)
 

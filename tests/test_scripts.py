@@ -47,11 +47,23 @@ def test_a_wrong_flag_ends_with_one_readable_message(flags, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_data_are_read():
+    data = ("--dataset=table", "--examples=none.csv")
+    for program, *flags in (
+        ("train.py", "--run_dir=/proc/x", *data),
+        ("evaluate.py", "--output_dir=/proc/x", "--saved_model=none", *data),
+    ):
+        output = run(program, *flags, status=1)
+        name = program.removesuffix(".py")
+        [line] = [each for each in output.splitlines() if each.startswith(f"{name}: ")]
+        assert line.startswith(f"{name}: {flags[0]}: nothing can be written to /proc (")
+
+
 def test_evaluate_asks_for_what_is_missing():
     assert "give either --run_dir or --saved_model" in run("evaluate.py", status=1)
     ignored = run("evaluate.py", "--run_dir=/nowhere", "--examples=x.csv", status=1)
     assert "--examples goes with --saved_model" in ignored
-    assert "holds no finished run" in run("evaluate.py", "--run_dir=/nowhere", status=1)
+    assert "holds no run" in run("evaluate.py", "--run_dir=/nowhere", status=1)
 
 
 def test_importing_the_package_loads_no_other_module():

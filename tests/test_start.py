@@ -58,11 +58,27 @@ def test_help_imports_neither_tensorflow_nor_keras(name):
     assert ended.stdout.splitlines()[-1] == "[]" and not ended.stderr
 
 
+def test_help_ends_without_a_word_where_nobody_reads_it():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        ended = subprocess.run(
+            [sys.executable, "train.py", "--help"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=SECONDS,
+        )
+    assert ended.returncode == 128 + signal.SIGPIPE and not ended.stderr
+
+
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
         ("--no_such_flag", "Unknown command line flag 'no_such_flag'"),
         ("--sampler=other", "flag --sampler=other: value should be one of"),
+        ("--method=Dbfocal", "method=Dbfocal: value should be one of <erm|focal|"),
+        ("--method=Dbfocal", "; did you mean 'db_focal'?"),
         ("--batch_size=0", "train: --batch_size must be greater than 0 and at most 2^24; got 0"),
         ("--image_ids=/a", "train: --image_ids goes with --dataset=voc_mlt or coco_mlt"),
     ],

@@ -110,7 +110,10 @@ class Checkpoints:
                 damaged.append(str(error))
                 logging.warning("cannot use a checkpoint; trying the one before: %s", damaged[-1])
         if damaged:
-            raise ValueError("no checkpoint can be used: " + "; ".join(damaged))
+            raise ValueError(
+                f"no checkpoint can be used: {'; '.join(damaged)}. Restore one from a copy, or "
+                f"remove {self.directory} to train again from step 0"
+            )
         return 0, 0.0
 
     def _check_finite(

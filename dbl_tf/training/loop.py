@@ -14,8 +14,9 @@ import tensorflow as tf
 from absl import logging
 
 from dbl_tf.losses import MultiLabelLoss
+from dbl_tf.messages import counted
 from dbl_tf.terminal import Progress
-from dbl_tf.training.callbacks import History
+from dbl_tf.training.callbacks import History, read_history
 from dbl_tf.training.checkpoints import Checkpoints
 from dbl_tf.training.cluster import reraise_lost_worker, wait_for_all
 from dbl_tf.training.distribution import CommonStop, check_same_on_all, is_chief
@@ -133,6 +134,8 @@ def fit(
         )
     if step:
         logging.info("continuing from step %d of %d", step, steps)
+    elif checkpoints is not None and history_path is not None and is_chief(strategy):
+        _warn_of_start_again(checkpoints, history_path)
     if step >= steps:
         return
     writes = is_chief(strategy)
@@ -288,6 +291,18 @@ class _EpochLosses:
                 self.sum += loss
                 self._num_summed += 1
         self._due_at = time.monotonic() + _SECONDS_BETWEEN_READINGS
+
+
+def _warn_of_start_again(checkpoints: Checkpoints, history_path: str | os.PathLike) -> None:
+    """Says that a training begins anew whose history has epochs, since no checkpoint is left."""
+    if os.path.exists(history_path) and (rows := read_history(history_path)):
+        logging.warning(
+            "%s has %s, but there is no checkpoint in %s to continue from: the training starts "
+            "again from step 0",
+            history_path,
+            counted(len(rows), "epoch"),
+            checkpoints.directory,
+        )
 
 
 def _last_checkpoint(checkpoints: Checkpoints | None) -> str:

@@ -3,7 +3,6 @@
 import collections
 import csv
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Collection, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import scipy.sparse
 from absl import logging
 
-from dbl_tf.messages import quoted
+from dbl_tf.messages import nearest, quoted
 from pipelines import doubles, locations
 from pipelines.datasets import assembly, image_checks, spellings
 from pipelines.datasets.image_checks import BadImage
@@ -500,8 +499,8 @@ def _labels_of_rows(
 
         def describe(i: int) -> str:
             name = rows.label_names[codes[order[i]]]
-            near = difflib.get_close_matches(name, classes, n=1)
-            hint = f", near {near[0]!r}" if near else ""
+            near = nearest(name, classes)
+            hint = "" if near is None else f", near {near!r}"
             return f"{name!r}{hint} (rows with it: {counts[order[i]]})"
 
         problems = Findings(path, rows.place)

@@ -10,7 +10,7 @@ from pipelines.reports import against as page
 from pipelines.reports.text import labels_in_mean
 from pipelines.runs import report
 from pipelines.runs.config import DataConfig, ResolvedConfig
-from pipelines.runs.directory import check_data
+from pipelines.runs.directory import check_data, check_finished
 from pipelines.runs.evaluate import SavedModel
 from pipelines.runs.labeling import find_model
 
@@ -30,11 +30,10 @@ def of_run(run_dir: str, old: str, output_dir: str | None) -> dict[str, Any]:
     Raises:
         ValueError: see `compare_models`; or the data of the run have changed.
     """
-    path = pathlib.Path(run_dir, "config.json")
-    if not path.exists():
-        raise ValueError(f"{run_dir} holds no finished run: there is no config.json in it")
+    check_finished(run_dir)
+    config = ResolvedConfig.load(pathlib.Path(run_dir, "config.json"))
     output_dir = output_dir or os.path.join(run_dir, "against", _name_of(old))
-    return compare_models(run_dir, old, ResolvedConfig.load(path), output_dir, run_dir)
+    return compare_models(run_dir, old, config, output_dir, run_dir)
 
 
 def _name_of(model: str) -> str:

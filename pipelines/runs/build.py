@@ -1,9 +1,10 @@
 """Builds the parts of a run from its configuration and its data: loss, networks, batches."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,11 +19,13 @@ from dbl_tf.statistics import LabelStatistics
 from dbl_tf.training import Batches
 from pipelines import inputs, sampling
 from pipelines.examples import Examples, FeatureRows, LabelledData
+from pipelines.runs import resolution
 from pipelines.runs.config import (
     IMAGENET,
     NO_WEIGHTS,
     ConfigError,
     ResolvedConfig,
+    RunConfig,
     SharedConfig,
 )
 
@@ -71,6 +74,28 @@ def check_classes(config: SharedConfig, statistics: LabelStatistics) -> None:
             f"no training example has {'this class' if len(empty) == 1 else 'these classes'}: "
             f"{first_few(empty)}. Add some, leave the classes out, or pass --clamp_counts"
         )
+
+
+def check_backbone(asked: RunConfig) -> None:
+    """Refuses options that a backbone does not take, before the data are read, by building it.
+
+    Args:
+        asked: the configuration of a run. Without `backbone_options`, nothing is built.
+
+    Raises:
+        ValueError: the network does not take them; the message names it and those it takes.
+    """
+    if not asked.backbone_options or asked.dataset == "features":
+        return
+    backbone = resolution.Backbone.of(asked)
+    # Keras numbers the layers of each thread, so that those of the run keep their names.
+    with concurrent.futures.ThreadPoolExecutor(1) as other_thread:
+        other_thread.submit(
+            _build_backbone,
+            backbone,
+            asked.backbone_options,
+            load_weights=asked.init_from is None,
+        ).result()
 
 
 def check_loss(config: ResolvedConfig, statistics: LabelStatistics) -> None:
@@ -253,7 +278,18 @@ def build_networks(
         label_embeddings = _label_embeddings(config.word_vectors, statistics.class_names)
     backbone = None
     if num_features is None:
-        backbone = _build_backbone(config, load_weights=load_weights)
+        assert config.image_size is not None
+        backbone = _build_backbone(
+            resolution.Backbone(
+                config.backbone,
+                config.backbone_weights,
+                config.image_size,
+                config.has_trained_backbone,
+                tuple(config.frozen_layers),
+            ),
+            config.backbone_options,
+            load_weights=load_weights and config.init_from is None,
+        )
         num_features = backbone.output_shape[-1]
     head = methods.get(config.method).make_head(
         num_features,
@@ -278,23 +314,24 @@ def scale_features(config: ResolvedConfig, head: keras.Model, features: FeatureR
         models.scale_features(head, *features.moments())
 
 
-def _build_backbone(config: ResolvedConfig, *, load_weights: bool) -> keras.Model:
-    assert config.image_size is not None
-    weights = None if config.backbone_weights == NO_WEIGHTS else config.backbone_weights
+def _build_backbone(
+    backbone: resolution.Backbone, options: Mapping[str, Any], *, load_weights: bool
+) -> keras.Model:
+    weights = None if backbone.weights == NO_WEIGHTS else backbone.weights
     try:
         return models.build_backbone(
-            config.backbone,
-            config.image_size,
-            weights=weights if load_weights and config.init_from is None else None,
-            pretrained=weights is not None or config.init_from is not None,
-            options=config.backbone_options,
-            frozen_layers=config.frozen_layers,
+            backbone.name,
+            backbone.image_size,
+            weights=weights if load_weights else None,
+            pretrained=backbone.is_pretrained,
+            options=options,
+            frozen_layers=backbone.frozen_layers,
         )
     except Exception as error:  # Keras raises a plain Exception where a download fails
         if weights != IMAGENET or isinstance(error, ValueError):
             raise
         raise ConfigError(
-            f"the ImageNet weights of {config.backbone} cannot be had here ({error}); pass "
+            f"the ImageNet weights of {backbone.name} cannot be had here ({error}); pass "
             "--backbone_weights=FILE with a file of them, or =none"
         ) from error
 

@@ -25,6 +25,7 @@ def check(asked: RunConfig) -> None:
     """
     asked.check_files()
     tracking.check(asked)
+    build.check_backbone(asked)
     try:
         # What loading prints, such as how far it is, is not part of the summary.
         with contextlib.redirect_stdout(sys.stderr):

@@ -13,7 +13,7 @@ import keras
 from dbl_tf import atomic
 from pipelines import folds
 from pipelines.reports import comparison, variants
-from pipelines.runs import directory, report
+from pipelines.runs import build, directory, report
 from pipelines.runs import flags as run_flags
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import ConfigError, ResolvedConfig, RunConfig
@@ -118,6 +118,8 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
         config.check_files()
         directory.saved_config(config)
         _finished_scores(config.directory)
+    for config in {_backbone_settings(config): config for config in runs}.values():
+        build.check_backbone(config)
     output = pathlib.Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     done, failed = [], []
@@ -138,6 +140,12 @@ def compare(runs: Sequence[RunConfig], output_dir: str | os.PathLike) -> str:
     title = f"{runs[0].data_name}: {len(rows)} variants"
     comparison.write_comparison(output / "report.html", title=title, runs=done)
     return "\n".join([variants.format_table(done), *failed, f"report: {output / 'report.html'}"])
+
+
+def _backbone_settings(config: RunConfig) -> str:
+    """Returns a text that is the same for runs whose backbones are built alike."""
+    fields = ("backbone", "backbone_weights", "backbone_options", "image_size", "frozen_layers")
+    return repr([getattr(config, name) for name in (*fields, "init_from")])
 
 
 def _in_name(value: Any) -> str:

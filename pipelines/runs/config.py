@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import msgspec
 
 from dbl_tf import methods, names, saved_json, settings
+from dbl_tf.messages import did_you_mean
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import (
     AT_LEAST_TWO,
@@ -93,7 +94,11 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 _FORMAT = saved_json.Format(
-    "dbl_tf.Config", "settings", dict[str, Any], migrations={1: _from_version_1}
+    "dbl_tf.Config",
+    "settings of a run",
+    dict[str, Any],
+    "restore it from a copy, or start again with another --run_dir",
+    migrations={1: _from_version_1},
 )
 
 
@@ -131,7 +136,7 @@ class DataConfig:
         own = {name: values.pop(name) for name in list(values) if name in known}
         held = {name: _make_record(record, dataset, values) for name, record in records.items()}
         for name, value in values.items():
-            _check_foreign(name, value, dataset)
+            _check_foreign(name, value, dataset, _names_of(cls))
         return cls(**own, **held)
 
     def flat(self) -> dict[str, Any]:
@@ -375,7 +380,7 @@ class ResolvedConfig(SharedConfig):
                     content[name] = tuple(content[name])
             return cls.of(**content)
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} cannot be used: {error}") from error
+            raise ConfigError(str(_FORMAT.unusable(path, error))) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -656,11 +661,20 @@ def _check_types(config_class: type[SharedConfig], content: Mapping[str, Any]) -
                 raise ConfigError(f"field {field.name} must be less than 2^53; got {value}")
 
 
-def _check_foreign(name: str, value: Any, dataset: str) -> None:
+def _names_of(config_class: type[DataConfig]) -> list[str]:
+    """Returns the names of the settings of a configuration but those of its data source."""
+    records = (config_class, *records_of(config_class).values())
+    return [field.name for record in records for field, _ in settings.settings_of(record)]
+
+
+def _check_foreign(name: str, value: Any, dataset: str, known: Sequence[str]) -> None:
     """Refuses a setting that does not exist, or that only another data source has."""
     field = datasets.all_options().get(name)
     if field is None:
-        raise ConfigError(f"there is no setting {name}; it may be of another version")
+        raise ConfigError(
+            f"there is no setting {name}; it may be of another version"
+            f"{did_you_mean(name, [*known, *datasets.all_options()])}"
+        )
     default = settings.default_of(field)
     if value is not None and value != default:
         raise ConfigError(

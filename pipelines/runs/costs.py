@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from dbl_tf import methods, models
+from dbl_tf.messages import counted
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images, shrinking
 from pipelines.examples import LabelledData
@@ -42,7 +43,7 @@ def describe(
     kind = "images" if config.image_size else "examples"
     given = data.splits["train"].features
     if given is not None:
-        network = f"head on {given.num_features} given features"
+        network = f"head on {given.num_features:,} given features"
     else:
         network = f"{config.backbone} at {config.image_size}², weights {config.backbone_weights}"
         if config.freeze_backbone:
@@ -55,7 +56,7 @@ def describe(
             f"{unused and f' ({unused} are not used)'}",
             network,
             *_stages(config, statistics, plans),
-            f"on {_devices(strategy)}; in {config.run_dir}",
+            f"{_devices(strategy)}; in {config.run_dir}",
             *(f"Caution: {caution}" for caution in cautions(config, data, statistics, strategy)),
         ]
     )
@@ -128,17 +129,17 @@ def _stages(
     for name, plan in zip(names, plans, strict=True):
         drawn = plan.steps * config.batch_size
         yield (
-            f"{name}{plan.steps:,} steps of {config.batch_size:,}; the {config.sampler} sampler "
-            f"draws {drawn:,} times from the {statistics.num_examples:,} training examples, "
-            f"{drawn / statistics.num_examples:.3g} for each; an epoch is {plan.steps_per_epoch:,} "
-            "steps"
+            f"{name}{counted(plan.steps, 'step')} of {config.batch_size:,}; the {config.sampler} "
+            f"sampler draws {drawn:,} times from the {statistics.num_examples:,} training "
+            f"examples, {drawn / statistics.num_examples:.3g} for each; an epoch is "
+            f"{counted(plan.steps_per_epoch, 'step')}"
         )
 
 
 def _devices(strategy: tf.distribute.Strategy) -> str:
     count = strategy.num_replicas_in_sync
     kind = "GPU" if _has_gpu(strategy) else "CPU"
-    return f"{count:,} {kind}{'s' if count > 1 else ''}"
+    return f"on the {kind}" if count == 1 else f"on {counted(count, kind)}"
 
 
 def _has_gpu(strategy: tf.distribute.Strategy) -> bool:

@@ -1,8 +1,9 @@
 """The directory of a run: whose it is, and what a run that goes on finds in it."""
 
 import errno
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -118,6 +119,27 @@ def open_directory(config: ResolvedConfig, statistics: LabelStatistics, origin: 
     if not continues:
         config.save(path)
     return origin
+
+
+def check_finished(run_dir: str | os.PathLike, names: Sequence[str] = ()) -> None:
+    """Refuses a directory that holds no run, or one that was stopped before its end.
+
+    Args:
+        run_dir: the directory.
+        names: the files that the run must have written.
+
+    Raises:
+        ValueError: one of them is not there, or `config.json` is not.
+    """
+    for name in ("config.json", *names):
+        if os.path.exists(os.path.join(run_dir, name)):
+            continue
+        if name == "config.json":
+            raise ValueError(f"{run_dir} holds no run: there is no {name} in it")
+        raise ValueError(
+            f"the run in {run_dir} has not finished, as there is no {name} in it; the same "
+            "training command continues it"
+        )
 
 
 def check_still_there(run_dir: pathlib.Path) -> None:

@@ -19,7 +19,7 @@ from pipelines.examples import Examples, LabelledData
 from pipelines.runs import network_inputs, report
 from pipelines.runs import scores as run_scores
 from pipelines.runs.config import DataConfig, ResolvedConfig
-from pipelines.runs.directory import check_data
+from pipelines.runs.directory import check_data, check_finished
 from pipelines.runs.network_inputs import BATCH_SIZE, NetworkInputs
 from pipelines.runs.origin import Origin
 from pipelines.runs.predictions import write_predictions
@@ -44,9 +44,7 @@ def evaluate_run(run_dir: str, output_dir: str | None = None) -> dict[str, Any]:
         OSError: the results would go into `run_dir`, and another process is writing to it.
     """
     directory = pathlib.Path(run_dir)
-    for name in ("config.json", "statistics.json", "model.keras", "thresholds.json"):
-        if not (directory / name).exists():
-            raise ValueError(f"{run_dir} holds no finished run: there is no {name} in it")
+    check_finished(directory, ("statistics.json", "model.keras", "thresholds.json"))
     output = pathlib.Path(output_dir or run_dir)
     with Lock(directory) as lock:
         if output.resolve() == directory.resolve():

@@ -1,6 +1,11 @@
 """Defines absl flags from records of settings, and makes configurations from the flags."""
 
+import contextlib
 import dataclasses
+import logging
+import os
+import select
+import signal
 import sys
 import textwrap
 import types
@@ -8,9 +13,11 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from dbl_tf import settings
+from dbl_tf.messages import did_you_mean
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import Setting, flag_name
 from pipelines import datasets, start
@@ -68,6 +75,9 @@ def define(
 ) -> None:
     """Defines a flag for each setting, with its name, default, choices and description.
 
+    From now on, all flags with choices, also those that a program has defined before, ask whether
+    another one was meant.
+
     Args:
         records: `DataConfig`, `RunConfig`, or records of settings.
         values: the flag values to which the flags are added.
@@ -87,6 +97,9 @@ def define(
                 flags.DEFINE_bool(old, None, words, flag_values=values)
             else:
                 flags.DEFINE_enum(old, None, list(value_names), words, flag_values=values)
+    for name in values:
+        if type(values[name].parser) is flags.EnumParser:
+            values[name].parser = _ChoiceParser(values[name].parser.enum_values)
 
 
 def read(config_class: type[_Config], values: flags.FlagValues = flags.FLAGS) -> _Config:
@@ -118,7 +131,7 @@ def read_settings(
             value = value_names[values[old].value]
             if values[new].present:
                 raise ConfigError(f"--{old} is the old name of --{new}; give one of them")
-            logging.warning("--%s is the old name of --%s=%s", old, new, value)
+            absl_logging.warning("--%s is the old name of --%s=%s", old, new, value)
             found[new] = value
     return found
 
@@ -146,7 +159,7 @@ def parse_values(name: str, text: str) -> tuple[str, tuple[Any, ...]]:
     define(RunConfig, own)
     described = {flag_name(each.field): each for each in _described(RunConfig).values()}.get(name)
     if described is None:
-        raise ConfigError(f"there is no flag --{name}")
+        raise ConfigError(f"there is no flag --{name}{did_you_mean(name, own)}")
     has_lists = _is_any(described.kind, Sequence, Mapping)
     found = []
     for part in text.split(";" if has_lists else ","):
@@ -178,7 +191,48 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             sys.exit(0)
         return app.parse_flags_with_usage(list(argv))
 
-    app.run(main, flags_parser=parse)
+    absl_logging.get_absl_handler().setFormatter(_LogFormatter())
+    with _ending_with_readers():
+        app.run(main, flags_parser=parse)
+
+
+class _LogFormatter(logging.Formatter):
+    """Writes records as plain lines, without the time and the place of the code."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the message, behind its level unless it is a note."""
+        message = record.getMessage()
+        noted = record.levelno <= logging.INFO
+        return message if noted else f"{record.levelname.lower()}: {message}"
+
+
+@contextlib.contextmanager
+def _ending_with_readers() -> Iterator[None]:
+    """Where nobody reads the output any more, as after `| head`, ends as SIGPIPE ends a program.
+
+    The signal itself stays ignored, since it would also end the process where a connection breaks.
+    """
+    try:
+        yield
+    except (SystemExit, BrokenPipeError) as error:
+        causes = (error, error.__cause__)
+        ended = any(isinstance(cause, BrokenPipeError) for cause in causes) and _has_no_reader()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            ended = ended or not getattr(error, "code", 1)  # a message of an error comes first
+        if ended:
+            # What is left of the output goes nowhere, so that the interpreter can end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
+        raise
+
+
+def _has_no_reader() -> bool:
+    """Whether the output is a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def help_text(summary: str, program: str, values: flags.FlagValues = flags.FLAGS) -> str:
@@ -270,6 +324,18 @@ def _all_records(record: type) -> Iterator[tuple[type, str]]:
             yield held, _GROUPS[held]
     if record is not DataConfig:
         yield record, _GROUPS.get(record, _SOURCE_GROUP)
+
+
+class _ChoiceParser(flags.EnumParser):
+    """Parses one of several words, and asks whether another one was meant."""
+
+    def parse(self, argument: str) -> str:
+        """Returns the word."""
+        try:
+            return super().parse(argument)
+        except ValueError as error:
+            question = did_you_mean(argument, self.enum_values)
+            raise ValueError(f"{error}{question}") from None
 
 
 class _NumberOrWord(flags.ArgumentParser):

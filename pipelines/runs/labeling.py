@@ -11,6 +11,8 @@ import numpy as np
 
 from dbl_tf import messages, serving
 from pipelines import images, locations
+from pipelines.runs.config import ResolvedConfig
+from pipelines.runs.directory import check_finished
 from pipelines.runs.evaluate import SavedModel
 from pipelines.runs.network_inputs import BATCH_SIZE
 from pipelines.runs.predictions import UnlabeledPrediction, unlabeled_writer
@@ -43,7 +45,8 @@ def find_model(path: str) -> str:
             the newest is taken.
 
     Raises:
-        ValueError: there is no exported model at `path`.
+        ValueError: there is no exported model at `path`. The message says whether it is a run that
+            has not finished.
     """
     directory = pathlib.Path(path)
     if (directory / serving.DETAILS_FILE).exists():
@@ -52,9 +55,13 @@ def find_model(path: str) -> str:
         numbers = serving.versions(base) if base.is_dir() else []
         if numbers and (base / str(numbers[-1]) / serving.DETAILS_FILE).exists():
             return str(base / str(numbers[-1]))
-    if (directory / "config.json").exists():
+    config = directory / "config.json"
+    if config.exists():
+        is_exported = ResolvedConfig.load(config).export
+        check_finished(path, ("metrics.json", "saved_model") if is_exported else ("metrics.json",))
         raise ValueError(
-            f"the run in {path} has no exported model: run its command again without --noexport"
+            f"the run in {path} has no exported model: start its training command again without "
+            "--noexport, which adds it"
         )
     raise ValueError(
         f"{path} is neither a run nor a model that this project exported: give the directory of a "
@@ -66,8 +73,9 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
     """Returns the files at some places, those of a folder sorted.
 
     Args:
-        paths: files, and folders whose files and folders below are searched. What does not exist,
-            or cannot be listed, is in the result with the reason.
+        paths: files, and folders whose files and folders below are searched, hidden ones and those
+            of file managers left out; see `locations.is_passed_over`. What does not exist, or
+            cannot be listed, is in the result with the reason.
 
     Raises:
         ValueError: a path is a URL that TensorFlow does not read here.
@@ -85,13 +93,15 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
 def images_of_folder(folder: str) -> list[ImageFile]:
     """Returns the files of a folder and of those below it, called by their paths in it.
 
+    Those that `locations.is_passed_over` names are left out.
+
     Raises:
         ValueError: there are none, or the folder is a URL that TensorFlow does not read here.
     """
     locations.check_schemes([folder], "the folder of images")
     found = _files_of(folder)
     if not found:
-        raise ValueError(f"there are no files in {folder}")
+        raise ValueError(f"there are no files in {folder}, besides hidden ones")
     return [
         dataclasses.replace(image, name=_in_unicode(locations.relative(image.location, folder)))
         for image in found
@@ -154,15 +164,17 @@ class Summary:
     def __str__(self) -> str:
         num_labeled = self.num_images - self.num_errors - self.num_unlabeled
         text = (
-            f"{self.num_images} files: {num_labeled} with labels, {self.num_unlabeled} without any "
-            f"above its threshold, {self.num_errors} that could not be read"
+            f"{messages.counted(self.num_images, 'file')}: {num_labeled:,} with labels, "
+            f"{self.num_unlabeled:,} without any above its threshold, {self.num_errors:,} that "
+            "could not be read"
         )
         if not num_labeled:
             return text
         mean = self.label_counts.total() / num_labeled
         ranked = sorted(self.label_counts.items(), key=lambda item: (-item[1], item[0]))
         named = messages.first_few(
-            [f"{messages.printable(name)} {count}" for name, count in ranked], limit=_MOST_FREQUENT
+            [f"{messages.printable(name)} {count:,}" for name, count in ranked],
+            limit=_MOST_FREQUENT,
         )
         return f"{text}\n{mean:.1f} labels for each image that has any: {named}"
 

@@ -190,7 +190,12 @@ class Origin(msgspec.Struct, frozen=True):
         ]
 
 
-_FORMAT = saved_json.Format("dbl_tf.Origin", "fingerprint of data", Origin)
+_FORMAT = saved_json.Format(
+    "dbl_tf.Origin",
+    "fingerprint of data",
+    Origin,
+    "restore it from a copy, or remove it to go on without knowing whether the data have changed",
+)
 
 
 def _digest_of_files(examples: Examples) -> str:

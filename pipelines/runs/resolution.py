@@ -63,6 +63,45 @@ def with_default_method(asked: RunConfig, data: LabelledData) -> RunConfig:
     return asked.with_settings(method=AUTO)
 
 
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """The network from images to features that a run asks for, whatever its data hold.
+
+    Attributes:
+        name: its name.
+        weights: its initial weights.
+        image_size: the side of its images.
+        is_pretrained: whether it starts from weights that have been trained.
+        frozen_layers: the prefixes of the names of layers that are not trained.
+    """
+
+    name: str
+    weights: str
+    image_size: int
+    is_pretrained: bool
+    frozen_layers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, asked: RunConfig) -> "Backbone":
+        """Returns the network of a run on images."""
+        defaults = datasets.SOURCES[asked.dataset].defaults
+        weights = asked.backbone_weights or _usual_weights(asked.backbone, defaults)
+        name = hub.absolute(
+            asked.backbone
+            or (defaults.backbone if weights == defaults.backbone_weights else "ResNet50")
+        )
+        own_size = hub.image_size(name) if names.is_hub(name) else None
+        image_size = asked.image_size or own_size or defaults.image_size
+        assert image_size is not None
+        is_pretrained = weights != NO_WEIGHTS or asked.init_from is not None
+        frozen_layers = (
+            models.default_frozen_layers(name, is_pretrained)
+            if asked.frozen_layers is None
+            else tuple(asked.frozen_layers)
+        )
+        return cls(name, weights, image_size, is_pretrained, frozen_layers)
+
+
 def resolve(
     asked: RunConfig,
     data: LabelledData,
@@ -97,7 +136,8 @@ def resolve(
 
     if train.features is not None:
         _refuse_image_settings(asked)
-        backbone, weights, image_size = names.NO_BACKBONE, NO_WEIGHTS, None
+        backbone, weights = names.NO_BACKBONE, NO_WEIGHTS
+        image_size: int | None = None
         frozen_layers: tuple[str, ...] = ()
         freeze = full_decoding = True
         scale_features = asked.scale_features is not False
@@ -105,24 +145,14 @@ def resolve(
         if asked.scale_features:
             raise ConfigError("--scale_features goes with features, and the examples are images")
         scale_features = False
-        weights = asked.backbone_weights or _usual_weights(asked.backbone, defaults)
-        backbone = asked.backbone or (
-            defaults.backbone if weights == defaults.backbone_weights else "ResNet50"
-        )
-        backbone = hub.absolute(backbone)
-        own_size = hub.image_size(backbone) if names.is_hub(backbone) else None
-        image_size = asked.image_size or own_size or defaults.image_size
+        found = Backbone.of(asked)
+        backbone, weights, image_size = found.name, found.weights, found.image_size
+        frozen_layers = found.frozen_layers
         full_decoding = (
             defaults.full_decoding if asked.full_decoding is None else asked.full_decoding
         )
-        pretrained = weights != NO_WEIGHTS or asked.init_from is not None
-        frozen_layers = (
-            models.default_frozen_layers(backbone, pretrained)
-            if asked.frozen_layers is None
-            else tuple(asked.frozen_layers)
-        )
         freeze = (
-            defaults.freeze_backbone and pretrained and not asked.head_steps
+            defaults.freeze_backbone and found.is_pretrained and not asked.head_steps
             if asked.freeze_backbone is None
             else asked.freeze_backbone
         )

@@ -22,7 +22,11 @@ class _SavedThresholds(msgspec.Struct):
 
 
 _THRESHOLDS = saved_json.Format(
-    "dbl_tf.Thresholds", "thresholds", _SavedThresholds, is_edited_by_hand=True
+    "dbl_tf.Thresholds",
+    "thresholds",
+    _SavedThresholds,
+    "restore it from a copy, or start the training command again, which chooses them anew",
+    is_edited_by_hand=True,
 )
 
 
@@ -85,7 +89,12 @@ class _Scores(msgspec.Struct):
     per_class: dict[str, _ScoresOfClass]
 
 
-_SCORES = saved_json.Format("dbl_tf.Scores", "scores of a run", dict[str, Any])
+_SCORES = saved_json.Format(
+    "dbl_tf.Scores",
+    "scores of a run",
+    dict[str, Any],
+    "restore it from a copy, or remove it and start the command that wrote it again",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +224,7 @@ def read_scores(path: str | os.PathLike) -> dict[str, Any]:
         for metric in metrics.METRICS:
             metric.read(scores)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no scores of a run: {error}") from error
+        raise _SCORES.unusable(path, error) from error
     return scores
 
 

@@ -98,7 +98,12 @@ class _SavedRuns(msgspec.Struct):
         _SAVED_RUNS.write(run_dir / self.NAME, msgspec.to_builtins(self), indent=1)
 
 
-_SAVED_RUNS = saved_json.Format("dbl_tf.TrackedRuns", "list of tracked runs", _SavedRuns)
+_SAVED_RUNS = saved_json.Format(
+    "dbl_tf.TrackedRuns",
+    "list of tracked runs",
+    _SavedRuns,
+    "restore it from a copy, or remove it to go on as another run there",
+)
 
 
 class MLflowRun:

@@ -101,6 +101,8 @@ def _prepare(asked: RunConfig, strategy: tf.distribute.Strategy, lock: Lock) -> 
     tracking.check(asked)
     saved = directory.saved_config(asked)
     _check_strategy(asked, strategy)
+    if saved is None:
+        build.check_backbone(asked)
     if training.is_chief(strategy) and asked.directory.exists():
         lock.acquire()  # a new directory is not created before the data have been checked
     data = asked.load_data()

@@ -68,7 +68,12 @@ class _Choice(msgspec.Struct):
     chosen: Candidate | None = None
 
 
-_CHOICE = saved_json.Format("dbl_tf.Selection", "choice of a method or rate", _Choice)
+_CHOICE = saved_json.Format(
+    "dbl_tf.Selection",
+    "choice of a method or rate",
+    _Choice,
+    "restore it from a copy, or start again with another --run_dir",
+)
 
 
 class _Trial(msgspec.Struct):

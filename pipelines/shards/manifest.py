@@ -30,7 +30,7 @@ from pipelines.shards.layout import (
 from pipelines.shrinking import Settings
 
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-_REMEDY = "Write the shards again into an empty folder, or copy this file from where they came from"
+_REMEDY = "write the shards again into an empty folder, or copy this file from where they came from"
 
 
 class ShardInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +94,7 @@ _FORMAT = saved_json.Format(
     FORMAT.partition("/")[0],
     "manifest of shards",
     _Content,
+    _REMEDY,
     version=3,
     migrations={
         1: lambda fields: {"has_unknown": False, **fields},
@@ -145,7 +146,7 @@ class Manifest:
         try:
             content = _FORMAT.read(path)
         except ValueError as error:
-            raise ShardsError(f"{error}. {_REMEDY}") from error
+            raise ShardsError(str(error)) from error
         plan = Plan(
             record_format=content.record_format,
             class_names=content.class_names,
@@ -159,7 +160,7 @@ class Manifest:
         )
         manifest = cls(plan, content.splits, content.statistics, content.has_identities)
         if problem := next(manifest._contradictions(), None):
-            raise ShardsError(f"{path} {problem}. {_REMEDY}")
+            raise ShardsError(f"{path} {problem}; {_REMEDY}")
         return manifest
 
     def _contradictions(self) -> Iterator[str]:

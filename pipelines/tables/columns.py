@@ -7,11 +7,11 @@ decides. The cells are those of the first rows.
 
 import collections
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from dbl_tf.messages import nearest
 from pipelines.tables import splits, text
 from pipelines.tables.json_records import as_text
 from pipelines.tables.text import TableError
@@ -264,8 +264,8 @@ class _Recognition:
         found = [c for c, other in enumerate(self._names) if other == name.strip()]
         if found:
             return self._only(found)
-        near = difflib.get_close_matches(name, self._names, n=1)
-        hint = f"; did you mean --{flag}={near[0]}?" if near else ""
+        near = nearest(name, self._names)
+        hint = "" if near is None else f"; did you mean --{flag}={near}?"
         raise TableError(
             f"{self._where}: --{flag} names {name!r}, and there is no such column; the columns are "
             f"{text.show(self._names)}{hint}"

@@ -9,11 +9,10 @@ import filecmp
 import os
 from collections.abc import Sequence
 
+from pipelines import locations
 from pipelines.findings import Findings
 from pipelines.tables import splits, text
 from pipelines.tables.text import TableError
-
-_IGNORED = ("__MACOSX",)
 
 
 def has_images(folder: str) -> bool:
@@ -76,11 +75,9 @@ def read(folder: str) -> tuple[list[str], list[str], list[list[str]]]:
 
 def _images(folder: str):
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in _IGNORED
-        )
+        folders[:] = sorted(name for name in folders if not locations.is_passed_over(name))
         for name in sorted(files):
-            if text.is_image_name(name) and not name.startswith("."):
+            if text.is_image_name(name) and not locations.is_passed_over(name):
                 yield os.path.relpath(os.path.join(parent, name), folder)
 
 

@@ -1,3 +1,5 @@
+import re
+
 import h5py
 import keras
 import numpy as np
@@ -227,14 +229,34 @@ def test_starting_from_a_network_of_the_same_or_another_kind(tmp_path):
         models.copy_weights(tmp_path / "graph.keras", backbone, head, same_classes=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("MobileNet", {"alhpa": 1}, ["no option 'alhpa'; it has alpha, ", "did you mean 'alpha'?"]),
+        ("MobileNet", {"alpha": "x"}, ["MobileNet cannot be built with alpha='x'", "32 × 32"]),
+        ("MobileNet", {"weights": None}, ["weights has a setting of its own"]),
+        ("ResNet50", {"include_top": True}, ["the top of the network is replaced"]),
+        (
+            "small_resnet",
+            {"blocks": 1, "widht": 4},
+            ["'widht'; it has width, blocks; did you mean"],
+        ),
+        ("small_resnet", {"width": -4}, ["small_resnet cannot be built with width=-4"]),
+    ],
+)
+def test_options_that_a_backbone_does_not_take_are_named(name, options, words):
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
+        models.build_backbone(name, 32, options=options)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match=r"or one of small_resnet, .*ResNet50"):
+    with pytest.raises(ValueError, match=r"or one of small_resnet, .*ResNet50.*mean 'ResNet50'\?"):
         models.build_backbone("resnet50", 32)
     with pytest.raises(ValueError, match="no layer of small_resnet has a name that starts with"):
         models.build_backbone("small_resnet", 32, frozen_layers=["stem"])
     with pytest.raises(ValueError, match=r"there is no file nowhere\.h5"):
         models.build_backbone("MobileNet", 32, weights="nowhere.h5")
-    with pytest.raises(ValueError, match="MobileNet does not accept the options"):
-        models.build_backbone("MobileNet", 32, options={"beta": 1})
     with pytest.raises(ValueError, match="no ImageNet weights for small_resnet"):
         models.build_backbone("small_resnet", 32, weights="imagenet")

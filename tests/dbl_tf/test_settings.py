@@ -104,6 +104,7 @@ def test_records_do_not_share_a_mutable_default():
         ({"size": 0}, "^size must be greater than 0; got 0$"),
         ({"lambda_": math.nan}, "^lambda_ must be at least 0; got nan$"),
         ({"mode": "slow"}, "^mode must be one of fast, exact; got 'slow'$"),
+        ({"mode": "Exakt"}, r"one of fast, exact; got 'Exakt'; did you mean 'exact'\?$"),
     ],
 )
 def test_check_names_the_setting_and_the_accepted_values(values, message):

@@ -1,5 +1,6 @@
 import hashlib
 import pathlib
+import re
 
 import pytest
 import tensorflow as tf
@@ -132,3 +133,28 @@ def test_other_schemes_are_refused_in_one_line(paths, words):
         locations.check_schemes(paths, "images")
     message = str(error.value)
     assert "\n" not in message and all(each in message for each in [*words, repr(paths[0])])
+
+
+def test_places_for_results_are_tried_and_left_as_they_were(tmp_path):
+    (tmp_path / "file").touch()
+    locations.check_output_folder(tmp_path / "new" / "run", "--run_dir")
+    locations.check_output_folder(tmp_path, "--run_dir")
+    locations.check_output_file(tmp_path / "new.csv", "--output")
+    locations.check_output_file(tmp_path / "file", "--output")
+    for check, place, words in (
+        (locations.check_output_folder, "/proc/run", "nothing can be written to /proc (no such"),
+        (
+            locations.check_output_folder,
+            tmp_path / "file" / "run",
+            "file (not a directory);",
+        ),
+        (locations.check_output_folder, "gs://bucket/run", "must be a local folder"),
+        (locations.check_output_file, tmp_path / "a" / "b.csv", f"no folder {tmp_path}/a; create"),
+        (locations.check_output_file, tmp_path, "is a folder; give the file"),
+        (locations.check_output_file, "/proc/b.csv", "nothing can be written to /proc"),
+        (locations.check_output_file, "gs://bucket/b.csv", "must be a local file"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)) as caught:
+            check(place, "--place")
+        assert str(caught.value).startswith("--place") and str(place) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from dbl_tf import terminal
 from dbl_tf.lock import InUseError, Lock
 from pipelines import prepared_table, shrinking
 from pipelines.datasets.image_checks import BadImagesError
@@ -403,6 +405,19 @@ def test_a_test_split_that_is_set_aside_is_that_of_the_new_table(photos, write, 
     assert test == list(old.load_data().splits["test"].files)
 
 
+def test_progress_is_shown_as_by_the_other_commands(photos, write, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.0)
+    write(photos / "examples.csv", check_images="exists")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "preparing" in line]
+    assert len(lines) == 24
+    assert re.fullmatch(
+        r"preparing images: 6 of 24 images, [\d.,]+ a second, about \d+ s left", lines[5]
+    )
+    shutil.rmtree(tmp_path / "out" / "images" / "b")
+    write(photos / "examples.csv", check_images="exists")
+    assert f"{tmp_path / 'out'}: 12 of 24 images are finished" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("skip", [False, True])
 def test_the_command_tells_what_it_has_done(skip, photos, tmp_path):
     (photos / "a" / "x0.jpg").write_bytes(b"no image")
@@ -418,8 +433,11 @@ def test_the_command_tells_what_it_has_done(skip, photos, tmp_path):
         *(["--skip_bad_images"] if skip else []),
     )
     assert program.returncode == (0 if skip else 1), program.stderr
-    assert "24 of 24 images" in program.stderr and "a second" in program.stderr
+    # What is logged is plain lines.
+    assert re.search(rf"^{photos}/examples\.csv: list layout", program.stderr, re.MULTILINE)
+    assert not re.search(r"\.py:\d+\]", program.stderr)
     if skip:
+        assert "preparing" not in program.stdout + program.stderr  # short work says nothing
         assert "which the first is taken: 1" in program.stdout
         assert "left out: 1" in program.stdout
         assert f"--examples={tmp_path / 'out' / 'examples.jsonl'}" in program.stdout

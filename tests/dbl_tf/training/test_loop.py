@@ -240,11 +240,29 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, uninterrupted, 
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_training_whose_checkpoints_were_removed_says_that_it_starts_again(
+    tmp_path, whole, caplog
+):
+    with pytest.raises(KilledError):
+        fit(tmp_path, make_network(), callbacks=[KillAt(2 * STEPS_PER_EPOCH + 1)])
+    assert not caplog.records
+    shutil.rmtree(tmp_path / "checkpoints")
+    network = make_network()
+    fit(tmp_path, network)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/history.csv has 2 epochs, but there is no checkpoint in {tmp_path}/checkpoints"
+        " to continue from: the training starts again from step 0"
+    ]
+    for a, b in zip(whole[0], network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history(tmp_path) == whole[1]
+
+
 def test_without_a_whole_checkpoint_nothing_is_trained(tmp_path):
     directory = tmp_path / "checkpoints"
     directory.mkdir()
     (directory / "step-00000004.npz").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"no checkpoint can be used: .*step-00000004\.npz"):
+    with pytest.raises(ValueError, match=r"no checkpoint .*step-00000004\.npz.*remove .*/checkp"):
         fit(tmp_path, make_network())
 
 

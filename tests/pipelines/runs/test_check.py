@@ -3,12 +3,13 @@
 import os
 import pathlib
 
+import keras
 import numpy as np
 import programs
 import pytest
 import tensorflow as tf
 
-from pipelines.runs import check
+from pipelines.runs import check, compare, train
 from pipelines.runs.config import ConfigError, RunConfig
 
 
@@ -39,6 +40,31 @@ def pictures(picture_table, tmp_path):
         if path.is_file():  # other tests have a cache there
             (folder / path.name).write_bytes(path.read_bytes())
     return folder / "examples.csv"
+
+
+def test_options_of_the_backbone_are_tried_before_the_data_are_read(tmp_path):
+    keras.layers.Dense(1)
+    before = keras.layers.Dense(1).name
+    settings = {
+        "dataset": "table",
+        "examples": str(tmp_path / "none.csv"),
+        "run_dir": str(tmp_path / "run"),
+        "backbone": "small_resnet",
+        "image_size": 16,
+    }
+    for options, words in ({"widht": 4}, "has no option 'widht'"), ({"width": 0}, "with width=0"):
+        asked = RunConfig.of(**settings, backbone_options=options)
+        for begin in (check.check, train.train_and_evaluate):
+            with pytest.raises(ValueError, match=words):
+                begin(asked)
+        with pytest.raises(ValueError, match=words):
+            compare.compare([asked], tmp_path / "comparison")
+    with pytest.raises(ValueError, match=r"none\.csv was not found"):
+        check.check(RunConfig.of(**settings, backbone_options={"width": 4}))
+    # Layers that are numbered keep the numbers that they have without the trial.
+    number = int(before.removeprefix("dense_"))
+    assert keras.layers.Dense(1).name == f"dense_{number + 1}"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_table_is_summed_up_and_nothing_but_the_cache_is_written(pictures, tmp_path):

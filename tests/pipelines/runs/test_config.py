@@ -50,6 +50,7 @@ def test_what_was_left_open_differs_from_no_run():
             r"--dataset must be one of digits_mlt, table, .*shards; got 'coco'",
         ),
         ({"method": "dbl"}, r"--method must be one of erm, focal, .*db_focal, auto; got 'dbl'"),
+        ({"metod": "rs"}, r"there is no setting metod; .*; did you mean 'method'\?"),
         ({"sampler": "balanced"}, "--sampler must be one of uniform, class_aware, class_cycle"),
         ({"margin": "none"}, "--margin must be one of paper, released"),
         ({"precision": "half"}, "--precision must be one of float32, mixed_bfloat16"),
@@ -200,17 +201,20 @@ def test_configurations_of_earlier_versions_load(tmp_path):
     assert resolve(asked, make_data(), loaded).differences(loaded) == {}
 
     path.write_text(json.dumps({**content, "tfds_name": "voc"}))
-    with pytest.raises(ConfigError, match=r"config\.json cannot be used: --tfds_name goes with"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json holds no settings of a run: --tfds_name goes with"
+    ):
         ResolvedConfig.load(path)
     path.write_text(json.dumps({**content, "rebalance_in": "nowhere"}))
     with pytest.raises(ConfigError, match=r"config\.json holds .* field rebalance_in must"):
         ResolvedConfig.load(path)
     path.write_text(json.dumps({**content, "color": "red"}))
-    with pytest.raises(ConfigError, match="there is no setting color"):
+    with pytest.raises(ConfigError, match=r"no setting color; it may be of another version; rest"):
         ResolvedConfig.load(path)
     path.write_text("[]")
     with pytest.raises(
-        ConfigError, match=r"config\.json holds no settings: Expected `object`, got `array`"
+        ConfigError,
+        match=r"config\.json holds no settings of a run: Expected `object`, got `array`",
     ):
         ResolvedConfig.load(path)
 

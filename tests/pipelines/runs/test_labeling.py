@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import socket
 
 import keras
@@ -10,6 +11,7 @@ import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
+from run_data import make_data
 
 from benchmarks import hostile_images
 from dbl_tf import serving
@@ -17,6 +19,8 @@ from dbl_tf.calibration import Calibration
 from dbl_tf.statistics import LabelStatistics
 from pipelines import images
 from pipelines.runs import evaluate, labeling
+from pipelines.runs.config import RunConfig
+from pipelines.runs.resolution import resolve
 
 NAMES = ("red", "green", "blue|dark")
 SIZE = 8
@@ -195,6 +199,27 @@ def test_images_of_several_batches_stay_in_order_and_are_bounded_in_bytes(
     assert sum(sizes) == 80 and max(sizes) <= 3
 
 
+def test_hidden_files_and_those_of_file_managers_are_labeled_only_when_named(model, tmp_path):
+    save(tmp_path / "a.png", (255, 0, 0))
+    folder = tmp_path / ".hidden"  # which is searched, because it is named
+    (folder / "__MACOSX").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    for name in (".b.png", "._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "Desktop.INI"):
+        (folder / name).write_bytes(b"no image")
+    for name in ("a.png", ".git/a.png", "__MACOSX/a.png", ".b.png"):
+        save(folder / name, (255, 0, 0))
+    (folder / ".loop").symlink_to(folder)
+    found = labeling.find_images([str(tmp_path), str(folder), str(folder / ".b.png")])
+    rows = label_all(model, found)
+    wanted = [tmp_path / "a.png", folder / "a.png", folder / ".b.png"]
+    assert [(row.name, row.labels) for row in rows] == [(str(path), ("red",)) for path in wanted]
+    remote = f"ram://{tmp_path.name}/.seen"
+    for name in ("a.png", ".b.png", ".git/a.png", "Thumbs.db"):
+        tf.io.gfile.makedirs(os.path.dirname(f"{remote}/{name}"))
+        tf.io.gfile.copy(str(tmp_path / "a.png"), f"{remote}/{name}")
+    assert [image.location for image in labeling.find_images([remote])] == [f"{remote}/a.png"]
+
+
 def test_files_behind_a_scheme_are_labeled_alike(model, tmp_path):
     folder = f"ram://{tmp_path.name}/new"
     tf.io.gfile.makedirs(folder)
@@ -233,9 +258,34 @@ def test_models_are_found_by_run_by_base_and_by_version(run_dir, tmp_path):
     assert labeling.find_model(str(base / "2")) == str(base / "2")
     with pytest.raises(ValueError, match="is neither a run nor a model"):
         labeling.find_model(str(tmp_path))
-    (tmp_path / "config.json").touch()
-    with pytest.raises(ValueError, match="has no exported model: run its command again"):
+
+
+def test_a_run_without_a_model_is_told_apart_from_one_that_has_not_finished(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(ValueError, match=r"holds no run: there is no config\.json"):
+        evaluate.evaluate_run(str(tmp_path))
+    for exports in (True, False):
+        resolve(RunConfig.of(run_dir=str(tmp_path), export=exports), make_data()).save(path)
+        for begin in (labeling.find_model, evaluate.evaluate_run):
+            with pytest.raises(ValueError, match=r"not finished, .*; the same training command"):
+                begin(str(tmp_path))
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(ValueError, match=r"no exported model: start .* without --noexport"):
         labeling.find_model(str(tmp_path))
+    resolve(RunConfig.of(run_dir=str(tmp_path)), make_data()).save(path)  # killed before its export
+    with pytest.raises(ValueError, match="not finished, as there is no saved_model"):
+        labeling.find_model(str(tmp_path))
+
+
+# Runs a module whose output goes into a pipe that nobody reads.
+CLOSED_PIPE = """
+import os, runpy, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 
 
 def test_the_command_prints_labels_and_a_summary(run_dir, tmp_path):
@@ -255,7 +305,16 @@ def test_the_command_prints_labels_and_a_summary(run_dir, tmp_path):
         ["red"],
         [],
     ]
-    done = programs.run(*command, tmp_path / "b.png")
+    (tmp_path / "c.txt").rename(tmp_path / ".DS_Store")
+    (tmp_path / "\x1b[2J.png").unlink()
+    done = programs.run(*command, tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].startswith("1 file: 0 with labels, 1 without any")
+    done = programs.run("-c", CLOSED_PIPE, *command[1:], tmp_path)  # as `| head` leaves it
+    assert done.returncode == 128 + signal.SIGPIPE and "tag: " not in done.stderr
+    assert "Traceback" not in done.stderr and "Errno" not in done.stderr
+    done = programs.run(*command[:-1], f"--output={tmp_path}/none/labels.csv", tmp_path)
+    assert done.returncode == 1
+    assert f"tag: --output={tmp_path}/none/labels.csv: there is no folder" in done.stderr
     done = programs.run("-m", "pipelines.tag", f"--model={tmp_path}", tmp_path)
     assert done.returncode == 1 and "tag: " in done.stderr and "Traceback" not in done.stderr

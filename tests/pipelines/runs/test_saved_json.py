@@ -78,6 +78,7 @@ def test_a_changed_file_is_refused_in_one_line_that_names_it_or_is_valid(kind, t
             loaded = load(path)
         except ValueError as error:
             assert str(path) in str(error) and "\n" not in str(error), (text[:200], error)
+            assert "; restore it from a copy, or " in str(error), (text[:200], error)
             refused += 1
         else:
             assert all(np.isfinite(numbers).all() for numbers in numbers_of(loaded)), text
@@ -138,7 +139,7 @@ def test_a_valid_value_that_was_changed_is_refused_until_the_digest_is_removed(
     (name,) = CHANGES[kind]
     assert document[name] != CHANGES[kind][name]
     path.write_text(json.dumps(document | CHANGES[kind]))
-    with pytest.raises(ValueError, match=r"changed since it was written; restore .*, or remove"):
+    with pytest.raises(ValueError, match=r"changed since it was written: remove .*; restore it"):
         load(path)
     assert not caplog.records
     path.write_text(json.dumps(without_digest(document) | CHANGES[kind]))
@@ -154,7 +155,11 @@ def test_a_valid_value_that_was_changed_is_refused_until_the_digest_is_removed(
     assert not caplog.records
 
 
-WHAT = {"statistics": "label statistics", "calibration": "calibration", "config": "settings"}
+WHAT = {
+    "statistics": "label statistics",
+    "calibration": "calibration",
+    "config": "settings of a run",
+}
 
 
 def test_thresholds_that_were_changed_by_hand_are_used_and_said_to_be(tmp_path, caplog):
