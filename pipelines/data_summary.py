@@ -34,10 +34,11 @@ def summarize(data: LabelledData, *, compare_images: bool = True) -> str:
         OSError: an image that should be compared cannot be read.
     """
     statistics = LabelStatistics.from_labels(data.splits["train"].targets, data.class_names)
-    sizes = ", ".join(f"{len(data.splits.get(name, ())):,} {name}" for name in SPLITS)
+    # The form of the first line is fixed for scripts: its numbers have no separators.
+    sizes = ", ".join(f"{len(data.splits.get(name, ()))} {name}" for name in SPLITS)
     return "\n".join(
         [
-            f"{data.origin}: {sizes} images; {len(data.class_names):,} classes",
+            f"{data.origin}: {sizes} images; {len(data.class_names)} classes",
             *_classes(data, statistics),
             *_pairs(statistics),
             *_rows(data),

@@ -102,7 +102,7 @@ def test_an_image_in_two_splits_under_two_names_is_shown(pictures, tmp_path):
 def test_the_embedded_data_are_summed_up(flags, first):
     done = run(*flags, status=0 if first else 1)
     if first:
-        assert done.stdout.startswith(first) and "2,000 test images; 10 classes\n" in done.stdout
+        assert done.stdout.startswith(first) and "2000 test images; 10 classes\n" in done.stdout
     else:
         assert done.stdout == "" and "must not be given" in done.stderr
 
