@@ -87,9 +87,10 @@ def _in_order(
                 f"it has {len(thresholds)} thresholds, and the model has {len(class_names)} classes"
             )
         return list(thresholds)
-    if other := [name for name in thresholds if name not in set(class_names)]:
+    known = set(class_names)
+    if other := [name for name in thresholds if name not in known]:
         raise ValueError(
-            f"{first_few([repr(name) for name in other])} is no class of the model"
+            f"the model has no class {first_few([repr(name) for name in other])}"
             f"{did_you_mean(other[0], class_names)}"
         )
     if absent := [repr(name) for name in class_names if name not in thresholds]:

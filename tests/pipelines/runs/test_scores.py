@@ -221,10 +221,10 @@ def test_thresholds_come_back_by_the_names_of_their_classes(tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("b", "c", "a"), "'caf\u00e9' is no class of the model"),
+        (("b", "c", "a"), "holds no thresholds: the model has no class 'caf\u00e9'"),
         (
             ("b", "Caf\u00e9", "a"),
-            "'caf\u00e9' is no class of the model; did you mean 'Caf\u00e9'?",
+            "the model has no class 'caf\u00e9'; did you mean 'Caf\u00e9'?",
         ),
         (
             ("b", "caf\u00e9", "a", "d"),
