@@ -5,11 +5,13 @@ Imports no library of tensors: a tensor of TensorFlow is one only where TensorFl
 
 import numbers
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dbl_tf.libraries import library_of
+from dbl_tf.messages import SHOWN, first_few
 
 _WANTED = "labels must be of shape (N, C), with 0 or 1 for each example and class"
 # What to do with lists of class ids, for messages.
@@ -56,6 +58,8 @@ rows of 1 to 2 entries. sklearn.preprocessing.MultiLabelBinarizer(classes=CLASSE
             raise _not_multi_hot(f"rows of {min(lengths)} to {max(lengths)} entries")
     array = np.asarray(labels)
     if array.dtype.kind in "OUS":
+        if array.ndim == 2 and hasattr(labels, "columns"):
+            _check_columns(array, [str(name) for name in labels.columns])
         array = _numbers_of(array)
     if array.ndim == 1 and len(array) and array.dtype.kind in "iu":
         raise ValueError(
@@ -104,6 +108,28 @@ def _dense_of_ragged(labels: Any) -> Any:
     if lengths.size and lengths.min() != lengths.max():
         raise _not_multi_hot(f"rows of {lengths.min()} to {lengths.max()} entries")
     return labels.to_tensor()
+
+
+def _check_columns(array: np.ndarray, names: Sequence[str]) -> None:
+    """Refuses columns of a data frame that hold text or lists, and says which ones to pass."""
+    kinds = (str, bytes, list, tuple, set)
+    first = {}
+    for c in range(len(names)):
+        found = [entry for entry in array[:, c] if isinstance(entry, kinds)]
+        if found:
+            first[c] = found[0]
+    others = [repr(name) for c, name in enumerate(names) if c not in first]
+    if not first or (not others and set(map(str, array.flat)) <= {"0", "1"}):
+        return
+    column = min(first)
+    more = ", …" if len(others) > SHOWN else ""
+    of_classes = f"table[[{', '.join(others[:SHOWN])}{more}]]"
+    remedy = f"Pass the columns of the classes alone, such as {of_classes}; or, " if others else ""
+    raise ValueError(
+        f"{_WANTED}; got a data frame whose column {names[column]!r} holds {_kind(first[column])}, "
+        f"such as {first[column]!r}; its columns are {first_few([*map(repr, names)])}. "
+        f"{remedy}{OF_IDS}"
+    )
 
 
 def _numbers_of(array: np.ndarray) -> np.ndarray:

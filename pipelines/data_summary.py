@@ -55,11 +55,16 @@ def _classes(data: LabelledData, statistics: LabelStatistics) -> Iterator[str]:
     order = np.argsort(-statistics.class_counts, kind="stable")
     groups = ", ".join(f"{len(index):,} {name}" for name, index in statistics.groups.items())
     yield f"Classes, by their train examples ({groups}):"
-    yield "".join(f"{name:>8}" for name in splits) + "  class"
+    columns = counts | (
+        {"unknown": sum(data.splits[name].unknown_counts for name in splits)}
+        if any(data.splits[name].num_unknown for name in splits)
+        else {}
+    )
+    yield "".join(f"{name:>8}" for name in columns) + "  class"
 
     def lines(classes: np.ndarray) -> Iterator[str]:
         for c in classes:
-            numbers = "".join(f"{counts[name][c]:8,}" for name in splits)
+            numbers = "".join(f"{column[c]:8,}" for column in columns.values())
             yield f"{numbers}  {_shown(data.class_names[c])}"
 
     if len(order) <= MOST_CLASSES:

@@ -151,6 +151,13 @@ class Examples:
         return 0 if self.unknown is None else self.unknown.nnz
 
     @property
+    def unknown_counts(self) -> np.ndarray:
+        """The number of examples of which it is not known whether they have a class, int64 (C,)."""
+        if self.unknown is None:
+            return np.zeros(self.labels.shape[1], np.int64)
+        return self.unknown.sum(axis=0, dtype=np.int64)
+
+    @property
     def num_unlabeled(self) -> int:
         """The number of examples without any known label."""
         return int(np.count_nonzero(np.diff(self.labels.indptr) == 0))

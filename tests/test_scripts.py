@@ -38,6 +38,10 @@ def test_training_prints_a_table_and_evaluation_the_same_one(tmp_path):
         (["--method=dbl"], "should be one of <erm|focal|"),
         (["--lambda=0"], "--lambda must be greater than 0; got 0.0"),
         (["--dataset=table", "--examples=none.csv"], "none.csv"),
+        (
+            ["--dataset=table", "--examples=none.csv", "--cache_dir=/proc/x"],
+            "--cache_dir=/proc/x: n",
+        ),
         (["--backbone_options=width"], "name=value"),
     ],
 )

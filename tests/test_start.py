@@ -75,7 +75,11 @@ def test_help_ends_without_a_word_where_nobody_reads_it():
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("--no_such_flag", "Unknown command line flag 'no_such_flag'"),
+        ("--no_such_flag", "train: Unknown command line flag 'no_such_flag'"),
+        (
+            "--flagfile=none.flags",
+            "train: --flagfile=none.flags: no such file or directory\n--help lists",
+        ),
         ("--sampler=other", "flag --sampler=other: value should be one of"),
         ("--method=Dbfocal", "method=Dbfocal: value should be one of <erm|focal|"),
         ("--method=Dbfocal", "; did you mean 'db_focal'?"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dbl_tf.settings import settings_of
+from pipelines import locations
 from pipelines.datasets.options import SOURCES
 from pipelines.datasets.source import Defaults, LoadOptions, Source, SourceOptions
 
@@ -43,9 +44,13 @@ def load(
             unless `test_fraction` makes it, test.
 
     Raises:
-        ValueError: the data cannot be used; the message names the file and the row.
+        ValueError: the data cannot be used, and the message names the file and the row; or there
+            can be no cache where it was asked for.
     """
     from pipelines.datasets.image_checks import BadImagesError
+
+    if load_options.cache_dir is not None and not load_options.cache_path.is_dir():
+        locations.check_output_folder(load_options.cache_path, "--cache_dir")
 
     try:
         data = SOURCES[name].load(options, load_options, splits)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+from dbl_tf import training
 from dbl_tf.statistics import LabelStatistics
 from pipelines import data_summary
 from pipelines.datasets.image_checks import BadImagesError
@@ -47,12 +48,20 @@ def _reasons(asked: RunConfig, data: LabelledData) -> list[str]:
     reasons: list[str] = []
     with _noting(reasons):
         build.check_classes(asked, statistics)
-    if not asked.left_to_choice():
-        with _noting(reasons):
+    with _noting(reasons):
+        if _trains_on_one_device(asked):
+            asked = resolution.with_default_method(asked, data)
+        if not asked.left_to_choice():
             config = resolution.resolve(asked, data)
             build.check_loss(config, statistics)
             build.check_sampler(config, train)
     return reasons
+
+
+def _trains_on_one_device(asked: RunConfig) -> bool:
+    # A cluster is not to be set up for a look at the data.
+    several = asked.strategy == "multi_worker"
+    return not several and training.make_strategy(asked.strategy).num_replicas_in_sync == 1
 
 
 @contextlib.contextmanager

@@ -525,7 +525,8 @@ class RunConfig(SharedConfig):
         if self.word_vectors is not None:
             method = self.method or DEFAULT_METHOD
             if method == AUTO or not methods.get(method).classifier.takes_label_embeddings:
-                raise ConfigError(f"--word_vectors goes with --method=ml_gcn, not {method}")
+                given = f", not {self.method}" if self.method else "; pass it"
+                raise ConfigError(f"--word_vectors goes with --method=ml_gcn{given}")
             if not os.path.isfile(self.word_vectors):
                 raise ConfigError(f"--word_vectors: there is no file {self.word_vectors}")
         if self.freeze_backbone and self.precision != "float32":

@@ -62,8 +62,7 @@ def _evaluate_run(directory: pathlib.Path, output_dir: pathlib.Path) -> dict[str
         )
     check_data(directory, {"test": data.splits["test"]}, content=config.loading.check_content)
     num_classes = len(data.class_names)
-    thresholds = Thresholds.load(directory / "thresholds.json")
-    thresholds.check_classes(num_classes, directory / "thresholds.json")
+    thresholds = Thresholds.load(directory / "thresholds.json", data.class_names)
     path = directory / "calibration.json"
     calibration = Calibration.load(path) if path.exists() else Calibration.identity(num_classes)
     if len(calibration.offsets) != num_classes:
@@ -148,7 +147,11 @@ class SavedModel:
         self.thresholds = Thresholds(
             np.array(content.thresholds, np.float64), content.thresholds_from
         )
-        self.thresholds.check_classes(len(self.class_names), details)
+        if len(content.thresholds) != len(self.class_names):
+            raise ValueError(
+                f"{details} has {len(content.thresholds)} thresholds for its "
+                f"{len(self.class_names)} classes; {serving.DETAILS.remedy}"
+            )
         statistics_path = details.with_name(serving.STATISTICS_FILE.name)
         self.statistics = LabelStatistics.load(statistics_path)
         if self.class_names != self.statistics.class_names:

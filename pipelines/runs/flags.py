@@ -17,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from dbl_tf import settings
-from dbl_tf.messages import did_you_mean
+from dbl_tf.messages import did_you_mean, explained
 from dbl_tf.parameters import LossParameters
 from dbl_tf.settings import Setting, flag_name
 from pipelines import datasets, start
@@ -181,7 +181,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     """
     module = sys.modules[main.__module__]
     spec = module.__spec__
-    start.stop_at_once((spec.name if spec else sys.argv[0]).rpartition(".")[2])
+    command = (spec.name if spec else sys.argv[0]).rpartition(".")[2]
+    start.stop_at_once(command)
 
     def parse(argv: Sequence[str]) -> list[str]:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
@@ -189,7 +190,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             program = sys.argv[0] if module.__name__ == "__main__" else module.__name__
             print(help_text(module.__doc__ or "", program))
             sys.exit(0)
-        return app.parse_flags_with_usage(list(argv))
+        try:
+            return flags.FLAGS(list(argv))
+        except flags.Error as error:
+            reason = str(error)
+            if isinstance(error, flags.CantOpenFlagFileError) and error.__context__ is not None:
+                reason = f"--flagfile={explained(error.__context__)}"
+            sys.exit(f"{command}: {reason}\n--help lists the flags")
 
     absl_logging.get_absl_handler().setFormatter(_LogFormatter())
     with _ending_with_readers():

@@ -4,20 +4,23 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from dbl_tf import atomic, metrics, saved_json
-from dbl_tf.messages import first_few
+from dbl_tf.messages import did_you_mean, first_few
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples
 from pipelines.runs import curves
 
 
 class _SavedThresholds(msgspec.Struct):
-    thresholds: list[saved_json.Probability]
+    """The thresholds by class; a list in files of versions 1 and 2, which have no names."""
+
+    thresholds: dict[str, saved_json.Probability] | list[saved_json.Probability]
     chosen_on: str
 
 
@@ -26,6 +29,7 @@ _THRESHOLDS = saved_json.Format(
     "thresholds",
     _SavedThresholds,
     "restore it from a copy, or start the training command again, which chooses them anew",
+    version=3,
     is_edited_by_hand=True,
 )
 
@@ -42,10 +46,10 @@ class Thresholds:
     values: np.ndarray
     chosen_on: str
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the thresholds as JSON."""
-        content = {"thresholds": self.values.tolist(), "chosen_on": self.chosen_on}
-        _THRESHOLDS.write(path, content)
+    def save(self, path: str | os.PathLike, class_names: Sequence[str]) -> None:
+        """Writes the thresholds as JSON, by the names of the C classes."""
+        named = dict(zip(class_names, self.values.tolist(), strict=True))
+        _THRESHOLDS.write(path, {"chosen_on": self.chosen_on, "thresholds": named}, indent=1)
 
     @classmethod
     def choose(cls, labels: np.ndarray, probabilities: np.ndarray, chosen_on: str) -> "Thresholds":
@@ -53,27 +57,45 @@ class Thresholds:
         return cls(metrics.best_f1_thresholds(labels, probabilities), chosen_on)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Thresholds":
+    def load(cls, path: str | os.PathLike, class_names: Sequence[str]) -> "Thresholds":
         """Reads a file that `save` wrote. One that was changed since is used with a warning.
+
+        Args:
+            path: the file.
+            class_names: the C classes of the model, in their order.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file holds no thresholds; the message names it and the field.
+            ValueError: the file holds no thresholds, or those of other classes; the message names
+                it and the field or class.
         """
         content = _THRESHOLDS.read(path)
-        return cls(np.array(content.thresholds, np.float64), content.chosen_on)
+        try:
+            values = _in_order(content.thresholds, class_names)
+        except ValueError as error:
+            raise _THRESHOLDS.unusable(path, error) from error
+        return cls(np.array(values, np.float64), content.chosen_on)
 
-    def check_classes(self, num_classes: int, path: str | os.PathLike) -> None:
-        """Refuses thresholds of another number of classes.
 
-        Raises:
-            ValueError: the message names the file.
-        """
-        if len(self.values) != num_classes:
+def _in_order(
+    thresholds: Mapping[str, float] | Sequence[float], class_names: Sequence[str]
+) -> list[float]:
+    """Returns thresholds in the order of the classes, and refuses those of other classes."""
+    if not isinstance(thresholds, Mapping):
+        if len(thresholds) != len(class_names):
             raise ValueError(
-                f"{path} holds {len(self.values)} thresholds, and the model has {num_classes} "
-                "classes"
+                f"it has {len(thresholds)} thresholds, and the model has {len(class_names)} classes"
             )
+        return list(thresholds)
+    known = set(class_names)
+    if other := [name for name in thresholds if name not in known]:
+        raise ValueError(
+            f"the model has no class {first_few([repr(name) for name in other])}"
+            f"{did_you_mean(other[0], class_names)}"
+        )
+    if absent := [repr(name) for name in class_names if name not in thresholds]:
+        raise ValueError(f"it has no threshold of {first_few(absent)}")
+    return [thresholds[name] for name in class_names]
 
 
 class _ScoresOfClass(msgspec.Struct):

@@ -452,7 +452,7 @@ def _evaluate_and_export(
         )
     calibration.save(run_dir / "calibration.json")
     thresholds = Thresholds.choose(judged.labels, calibration(judged.logits), judged.name)
-    thresholds.save(run_dir / "thresholds.json")
+    thresholds.save(run_dir / "thresholds.json", data.class_names)
     held_out = config.loading.held_out
     print(f"evaluating on {f'what is held out, {held_out}' if held_out else 'the test split'}")
     logits = logits_of(data.splits["test"])

@@ -93,6 +93,27 @@ def test_data_frames_with_gaps_are_refused_and_the_advice_helps():
     assert statistics.class_counts.tolist() == [2, 1]
 
 
+def test_data_frames_with_other_columns_are_refused_and_the_advice_helps():
+    if importlib.util.find_spec("pandas") is None:
+        pytest.skip("pandas is not installed")
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"image": ["a.jpg", "b.jpg"], "cat": [1, 0], "names": [["cat"], ["dog"]], "dog": [0, 1]}
+    )
+    with pytest.raises(ValueError, match=r"column 'image' holds a text, such as 'a\.jpg'") as error:
+        dbl_tf.LabelStatistics.from_labels(table)
+    assert "its columns are 'image', 'cat', 'names', 'dog'. Pass" in str(error.value)
+    advice = re.search(r"table\[\[.*?\]\]", str(error.value)).group()
+    assert advice == "table[['cat', 'dog']]"
+    assert dbl_tf.LabelStatistics.from_labels(eval(advice)).class_counts.tolist() == [1, 1]
+    with pytest.raises(ValueError, match=rf"'names' holds a list, such as \['cat'\].*{BINARIZER}"):
+        dbl_tf.LabelStatistics.from_labels(table[["names"]])
+    digits = pd.DataFrame({"cat": ["1", "0"], "dog": ["0", "1"]})
+    with pytest.raises(ValueError, match=r"Convert them by numpy\.asarray\(labels\)\.astype"):
+        dbl_tf.LabelStatistics.from_labels(digits)
+
+
 def test_the_advice_for_class_ids_gives_the_labels():
     from sklearn.preprocessing import MultiLabelBinarizer
 

@@ -95,10 +95,10 @@ class SavedThresholds(Kind):
     name = "thresholds.json"
 
     def write(self):
-        Thresholds(np.array([0.2, 0.4, 1 / 3]), "val").save(self.path)
+        Thresholds(np.array([0.2, 0.4, 1 / 3]), "val").save(self.path, NAMES)
 
     def read(self):
-        found = Thresholds.load(self.path)
+        found = Thresholds.load(self.path, NAMES)
         return found.values.tolist(), found.chosen_on
 
 

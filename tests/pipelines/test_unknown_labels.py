@@ -198,7 +198,15 @@ def test_a_wide_table_says_which_labels_are_not_known(wide_table, tmp_path, empt
     np.testing.assert_array_equal(data.splits["test"].targets.toarray(), [[-1, 1, 0], [0, 0, 1]])
     assert data.splits["val"].num_unknown == 0
     counted = f"Labels that are not known, and are left out: {3 - empty} train, 0 val, 1 test"
-    assert counted in data_summary.summarize(data)
+    summary = data_summary.summarize(data)
+    assert counted in summary
+    # Of each label: images of train, val and test that have it, and those where it is not known.
+    named = dict(line.rsplit(maxsplit=1)[::-1] for line in summary.splitlines()[2:6])
+    assert named["class"].split() == ["train", "val", "test", "unknown"]
+    all_labels = np.concatenate([split.targets.toarray() for split in data.splits.values()])
+    for c, name in enumerate(data.class_names):
+        *_, unknown = map(int, named[name].split())
+        assert unknown == np.count_nonzero(all_labels[:, c] == -1)
 
 
 def test_the_classes_of_a_file_choose_among_the_columns(wide_table, tmp_path):

@@ -67,6 +67,23 @@ def test_options_of_the_backbone_are_tried_before_the_data_are_read(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_method_that_is_left_to_cross_validation_is_not_judged_as_the_default(tmp_path, capsys):
+    """The margin of the default is not finite where every training example has a label."""
+    labels = np.eye(2, dtype=int)[np.arange(20) % 2]
+    labels[:, 0] = 1
+    split = np.repeat(["train", "test"], 10)
+    path = tmp_path / "features.npz"
+    names = np.array(["always", "sometimes"])
+    np.savez(path, features=np.eye(20), labels=labels, split=split, class_names=names)
+    data = {"dataset": "features", "examples": str(path), "cache_dir": str(tmp_path)}
+    check.check(RunConfig.of(**data))
+    check.check(RunConfig.of(**data, method="auto"))
+    with pytest.raises(ConfigError, match=r"always is in every .* --method=db_focal is not finite"):
+        check.check(RunConfig.of(**data, method="db_focal"))
+    with pytest.raises(ConfigError, match=r"goes with --method=ml_gcn; pass it$"):
+        RunConfig.of(**data, word_vectors=str(path))
+
+
 def test_a_table_is_summed_up_and_nothing_but_the_cache_is_written(pictures, tmp_path):
     before = files_in(tmp_path)
     run_dir, cache_dir = tmp_path / "run", tmp_path / "cache"

@@ -18,13 +18,25 @@ VALUES = [None, "x", True, -1, 0.5, 10**30, 1e300, [], {}, [None], [-1], ["x"], 
 TEXTS = ["", "[", "null", "{}", "[]", "7", "\x00", "[" * 100_000, '{"a": NaN}', '{"a": 1e999}']
 
 
+class NamedThresholds:
+    """Thresholds that are saved as the other kinds are."""
+
+    NAMES = ("a", "b")
+
+    def save(self, path):
+        Thresholds(np.array([0.2, 0.4]), "val").save(path, self.NAMES)
+
+
 def saved_files():
     statistics = LabelStatistics.from_labels(LABELS, list("abc"))
     config = resolve(RunConfig.of(run_dir="/run"), make_data())
     return {
         "statistics": (statistics, LabelStatistics.load),
         "calibration": (Calibration(1.5, np.array([0.0, 1.0]), "val"), Calibration.load),
-        "thresholds": (Thresholds(np.array([0.2, 0.4]), "val"), Thresholds.load),
+        "thresholds": (
+            NamedThresholds(),
+            lambda path: Thresholds.load(path, NamedThresholds.NAMES),
+        ),
         "config": (config, ResolvedConfig.load),
     }
 
@@ -107,6 +119,7 @@ def test_a_changed_file_is_refused_in_one_line_that_names_it_or_is_valid(kind, t
         ),
         ("config", {"batch_size": 10**9}, "batch_size must be greater than 0 and at most 2.24"),
         ("thresholds", {"thresholds": [0.5, 1e300]}, r"field thresholds\[1\]: .*<= 1"),
+        ("thresholds", {"thresholds": {"a": 0.5, "b": 2}}, r"field thresholds\[\.\.\.\]: .*<= 1"),
         ("config", {"batch_size": 10**30}, "batch_size"),
         ("config", {"steps": "many"}, "field steps: Expected `int | null`, got `str`"),
     ],
@@ -179,13 +192,16 @@ def test_files_of_the_first_version_are_read_and_later_ones_are_not(kind, tmp_pa
     path = tmp_path / f"{kind}.json"
     saved.save(path)
     document = json.loads(path.read_text())
-    assert document["format"].endswith("/2")
-    first = without_digest(document) | {"format": document["format"].replace("/2", "/1")}
+    name, version = document["format"].split("/")
+    assert version == ("3" if kind == "thresholds" else "2")
+    first = without_digest(document) | {"format": f"{name}/1"}
+    if kind == "thresholds":
+        first["thresholds"] = list(document["thresholds"].values())
     if kind != "statistics":
         del first["format"]
     path.write_text(json.dumps(first))
     load(path)
     assert not caplog.records
-    path.write_text(json.dumps(first | {"format": document["format"].replace("/2", "/3")}))
+    path.write_text(json.dumps(first | {"format": f"{name}/{int(version) + 1}"}))
     with pytest.raises(ValueError, match=r"field format: this version reads dbl_tf.* and dbl_tf"):
         load(path)

@@ -1,10 +1,11 @@
 import json
+import re
 
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from dbl_tf import LabelStatistics, metrics
+from dbl_tf import LabelStatistics, metrics, saved_json
 from pipelines.runs import closing
 from pipelines.runs import scores as run_scores
 
@@ -205,12 +206,50 @@ def test_a_metric_is_a_row_of_the_list(monkeypatch, tmp_path):
     assert scores == before  # nothing else changes
 
 
-def test_thresholds_come_back_as_they_were(tmp_path):
-    thresholds = run_scores.Thresholds(np.array([0.1, 1 / 3]), "train")
-    thresholds.save(tmp_path / "thresholds.json")
-    loaded = run_scores.Thresholds.load(tmp_path / "thresholds.json")
+def test_thresholds_come_back_by_the_names_of_their_classes(tmp_path):
+    path, names = tmp_path / "thresholds.json", ("b", "caf\u00e9", "a")
+    thresholds = run_scores.Thresholds(np.array([0.1, 1 / 3, 0.5]), "train")
+    thresholds.save(path, names)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["thresholds"] == {"b": 0.1, "caf\u00e9": 1 / 3, "a": 0.5}
+    loaded = run_scores.Thresholds.load(path, names)
     np.testing.assert_array_equal(loaded.values, thresholds.values)
     assert loaded.chosen_on == "train"
+    # The order of a file does not count, and that of the model does.
+    loaded = run_scores.Thresholds.load(path, sorted(names))
+    np.testing.assert_array_equal(loaded.values, [0.5, 0.1, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("b", "c", "a"), "holds no thresholds: the model has no class 'caf\u00e9'"),
+        (
+            ("b", "Caf\u00e9", "a"),
+            "the model has no class 'caf\u00e9'; did you mean 'Caf\u00e9'?",
+        ),
+        (
+            ("b", "caf\u00e9", "a", "d"),
+            "holds no thresholds: it has no threshold of 'd'; restore it",
+        ),
+    ],
+)
+def test_thresholds_of_other_classes_are_refused(names, words, tmp_path):
+    path = tmp_path / "thresholds.json"
+    run_scores.Thresholds(np.full(3, 0.5), "val").save(path, ("b", "caf\u00e9", "a"))
+    with pytest.raises(ValueError, match=re.escape(words)):
+        run_scores.Thresholds.load(path, names)
+
+
+def test_thresholds_of_earlier_versions_have_no_names_and_go_by_their_number(tmp_path, caplog):
+    path = tmp_path / "thresholds.json"
+    earlier = saved_json.Format("dbl_tf.Thresholds", "thresholds", dict, "", version=2)
+    earlier.write(path, {"thresholds": [0.25, 0.75], "chosen_on": "val"})
+    loaded = run_scores.Thresholds.load(path, ("b", "a"))
+    np.testing.assert_array_equal(loaded.values, [0.25, 0.75])
+    assert loaded.chosen_on == "val" and not caplog.records
+    with pytest.raises(ValueError, match=r"it has 2 thresholds, and the model has 3 c"):
+        run_scores.Thresholds.load(path, ("b", "a", "c"))
 
 
 def test_the_closing_shows_the_worst_and_best_labels_and_hostile_names_in_plain_text(tmp_path):
