@@ -208,7 +208,7 @@ class _LogFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the message, behind its level unless it is a note."""
-        message = record.getMessage()
+        message = super().format(record)
         noted = record.levelno <= logging.INFO
         return message if noted else f"{record.levelname.lower()}: {message}"
 
