@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
         _check_flags(argv)
         if _OUTPUT_DIR.value is not None:
             locations.check_output_folder(_OUTPUT_DIR.value, "--output_dir")
+        elif os.path.isdir(_RUN_DIR.value):
+            locations.check_output_folder(_RUN_DIR.value, "--run_dir")
         data = None
         if _RUN_DIR.value is None and _IMAGES.value is None:
             data = run_flags.read(DataConfig)

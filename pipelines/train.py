@@ -29,7 +29,8 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"train: unexpected arguments: {argv[1:]}")
     try:
         asked = run_flags.read(RunConfig)
-        locations.check_output_folder(asked.directory, "--run_dir")
+        if not _CHECK_ONLY.value:
+            locations.check_output_folder(asked.directory, "--run_dir")
     except ValueError as error:
         raise SystemExit(f"train: {messages.explained(error)}") from error
 

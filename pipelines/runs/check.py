@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dbl_tf import training
 from dbl_tf.statistics import LabelStatistics
-from pipelines import data_summary
+from pipelines import data_summary, locations
 from pipelines.datasets.image_checks import BadImagesError
 from pipelines.examples import LabelledData
 from pipelines.runs import build, resolution, tracking
@@ -46,6 +46,8 @@ def _reasons(asked: RunConfig, data: LabelledData) -> list[str]:
     train = data.splits["train"]
     statistics = LabelStatistics.from_labels(train.targets, data.class_names)
     reasons: list[str] = []
+    with _noting(reasons):
+        locations.check_output_folder(asked.directory, "--run_dir")
     with _noting(reasons):
         build.check_classes(asked, statistics)
     with _noting(reasons):

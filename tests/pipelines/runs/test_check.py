@@ -78,6 +78,11 @@ def test_a_method_that_is_left_to_cross_validation_is_not_judged_as_the_default(
     data = {"dataset": "features", "examples": str(path), "cache_dir": str(tmp_path)}
     check.check(RunConfig.of(**data))
     check.check(RunConfig.of(**data, method="auto"))
+    with pytest.raises(
+        ConfigError, match=r"^--run_dir=/proc/x: nothing can be written to /proc \("
+    ):
+        check.check(RunConfig.of(**data, run_dir="/proc/x"))
+    assert capsys.readouterr().out.count(": 10 train, 0 val, 10 test images; 2 classes") == 3
     with pytest.raises(ConfigError, match=r"always is in every .* --method=db_focal is not finite"):
         check.check(RunConfig.of(**data, method="db_focal"))
     with pytest.raises(ConfigError, match=r"goes with --method=ml_gcn; pass it$"):
