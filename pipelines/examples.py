@@ -360,7 +360,7 @@ def set_aside_val(data: LabelledData, fraction: float, *, seed: int) -> Labelled
             f"val_fraction = {fraction} sets nothing aside: there are {len(train)} train images, "
             "and every class keeps one; give a larger fraction, or data with a val split"
         )
-    logging.info("set aside %d of %d train images as val", num_val, len(train))
+    logging.info("set aside %s of %s train images as val", f"{num_val:,}", f"{len(train):,}")
     others = {name: split for name, split in data.splits.items() if name != "train"}
     rest, val = train.divide(in_val)
     return dataclasses.replace(data, splits={"train": rest, "val": val, **others})

@@ -152,9 +152,9 @@ def pareto_subset(
             chosen[generator.permutation(outside)[: reference - len(inside)]] = True
     reached = (chosen[np.newaxis] @ columns).ravel()
     logging.info(
-        "Pareto subset: %d of %d examples; class: count (reference), from head to tail: %s",
-        chosen.sum(),
-        of_all.num_examples,
-        ", ".join(f"{i}: {reached[i]} ({n})" for i, n in zip(ranking, references, strict=True)),
+        "Pareto subset: %s of %s examples; class: count (reference), from head to tail: %s",
+        f"{chosen.sum():,}",
+        f"{of_all.num_examples:,}",
+        ", ".join(f"{i}: {reached[i]:,} ({n:,})" for i, n in zip(ranking, references, strict=True)),
     )
     return np.flatnonzero(chosen)

@@ -43,9 +43,9 @@ class History(keras.callbacks.Callback):
                 )
         elif epochs:
             logging.warning(
-                "there is no %s; its rows of the %d epochs that are finished will be empty",
+                "there is no %s; its rows of the %s epochs that are finished will be empty",
                 path,
-                epochs,
+                f"{epochs:,}",
             )
             self._rows = [{"epoch": epoch} for epoch in range(epochs)]
 

@@ -133,7 +133,7 @@ def fit(
             "on a file system that they share. Steps of the newest ones",
         )
     if step:
-        logging.info("continuing from step %d of %d", step, steps)
+        logging.info("continuing from step %s of %s", f"{step:,}", f"{steps:,}")
     elif checkpoints is not None and history_path is not None and is_chief(strategy):
         _warn_of_start_again(checkpoints, history_path)
     if step >= steps:

@@ -87,10 +87,10 @@ def without_bad_images(
     if not skip_bad_images:
         raise image_checks.bad_images_error(bad, num_images=len(examples), examples=source)
     logging.warning(
-        "%s: %d of %d images cannot be used and are left out:\n%s",
+        "%s: %s of %s images cannot be used and are left out:\n%s",
         source,
-        len(bad),
-        len(examples),
+        f"{len(bad):,}",
+        f"{len(examples):,}",
         image_checks.describe(bad),
     )
     kept = np.delete(np.arange(len(examples)), [image.position for image in bad])

@@ -112,12 +112,12 @@ def load(
             cache_dir=cache_dir,
         )
         logging.info(
-            "%s: %d %s images from %s, %d of them without labels",
+            "%s: %s %s images from %s, %s of them without labels",
             benchmark.name,
-            len(loaded[split]),
+            f"{len(loaded[split]):,}",
             split,
             source,
-            loaded[split].num_unlabeled,
+            f"{loaded[split].num_unlabeled:,}",
         )
     origin = f"{benchmark.name} from {' and '.join(dict.fromkeys(sources))}"
     return LabelledData(class_names=benchmark.class_names, splits=loaded, origin=origin)
@@ -138,11 +138,11 @@ def draw_train(benchmark: Benchmark, labels: scipy.sparse.csr_array, *, seed: in
         The positions of the train set, int64 (M,), rising.
     """
     logging.info(
-        "%s: there is no list of image ids, so the train set is drawn from %d images (the %d "
+        "%s: there is no list of image ids, so the train set is drawn from %s images (the %s "
         "without labels are never drawn); it resembles the published one but is not equal to it",
         benchmark.name,
-        labels.shape[0],
-        np.count_nonzero(np.diff(labels.indptr) == 0),
+        f"{labels.shape[0]:,}",
+        f"{np.count_nonzero(np.diff(labels.indptr) == 0):,}",
     )
     return longtail.pareto_subset(labels, max_count=benchmark.max_count, seed=seed)
 

@@ -72,9 +72,9 @@ def read(path: str | os.PathLike, id_of: Callable[[str], str | None]) -> list[st
         raise ImageIdError(f"{path} is empty; it must hold one image id on each line")
     if repeated:
         logging.warning(
-            "%s: %d ids are repeated and are taken once: %s",
+            "%s: %s ids are repeated and are taken once: %s",
             path,
-            len(repeated),
+            f"{len(repeated):,}",
             first_few(repeated),
         )
     return list(first_line)

@@ -129,10 +129,10 @@ def load(
             cache_dir=load_options.cache_path,
         )
     logging.info(
-        "%s: %s images; %d classes",
+        "%s: %s images; %s classes",
         builder.info.full_name,
         ", ".join(f"{len(examples):,} {name}" for name, examples in loaded.items()),
-        len(classes),
+        f"{len(classes):,}",
     )
     return LabelledData(
         class_names=tuple(classes), splits=loaded, origin=f"TFDS {builder.info.full_name}"

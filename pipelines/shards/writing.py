@@ -17,7 +17,7 @@ from array_record.python import array_record_module
 from dbl_tf import atomic, terminal
 from dbl_tf.cores import usable_cores
 from dbl_tf.lock import Lock
-from dbl_tf.messages import first_lines
+from dbl_tf.messages import counted, first_lines
 from dbl_tf.statistics import LabelStatistics
 from pipelines.examples import Examples, LabelledData
 from pipelines.record_files import RecordFileError, RecordFiles
@@ -218,7 +218,7 @@ def finish(
     finished = Manifest(plan, splits, ShardInfo.of(directory / layout.STATISTICS))
     _write_bytes(directory / layout.MANIFEST, finished.dumps().encode())
     _remove_unfinished(directory, plan)
-    logging.info("%s: %d shards", directory, len(shards))
+    logging.info("%s: %s", directory, counted(len(shards), "shard"))
     return finished
 
 
