@@ -119,7 +119,10 @@ def exiting_when_stopped(program: str, *, continues: bool = True) -> Iterator[No
         SystemExit: a signal was received.
     """
 
+    received: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for each in before:
             signal.signal(each, signal.SIG_DFL)
         raise StoppedError(number, continues=continues)
@@ -144,9 +147,15 @@ def exiting_when_stopped(program: str, *, continues: bool = True) -> Iterator[No
     hook_before, sys.unraisablehook = sys.unraisablehook, stop_later
     try:
         yield
-    except StoppedError as stopped:
+    except BaseException as error:
+        if isinstance(error, StoppedError):
+            stopped = error
+        elif received:  # native code puts an error of its own in place of one that it meets
+            stopped = StoppedError(received[0], continues=continues)
+        else:
+            raise
         print(f"{program}: {stopped}", file=sys.stderr)
-        raise SystemExit(stopped.status) from stopped
+        raise SystemExit(stopped.status) from error
     finally:
         sys.unraisablehook = hook_before
         for number, handler in before.items():

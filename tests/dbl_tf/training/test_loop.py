@@ -645,6 +645,16 @@ def test_a_signal_in_a_callback_that_raises_nothing_is_not_lost(number, capsys):
     assert after == handlers
 
 
+def test_a_signal_in_whose_place_native_code_puts_its_own_error_still_stops(capsys):
+    with pytest.raises(SystemExit) as info, training.exiting_when_stopped("train"):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except training.StoppedError as stopped:
+            raise RuntimeError("MISMATCH of exception types") from stopped
+    assert info.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "train: stopped; the same command continues\n"
+
+
 class Referenced:
     """An object to which there can be weak references."""
 
