@@ -34,7 +34,7 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir",
     None,
     "Directory for the results. By default that of --run_dir, or against/NAME in it, where NAME is "
-    "that of the model of --against. Comparisons of other models or on other data in it are kept.",
+    "that of the model of --against. One with a comparison of other models or data is refused.",
 )
 run_flags.define(DataConfig, for_evaluation=True)
 

@@ -4,6 +4,7 @@ import csv
 import pathlib
 
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from absl import flags
@@ -14,6 +15,21 @@ from pipelines.runs import flags as run_flags
 from pipelines.runs.train import train_and_evaluate
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def start_cluster():
+    """Starts the machines of a cluster; all are ended at the end of the test."""
+    started = []
+
+    def start(commands):
+        members = programs.start_cluster(commands)
+        started.extend(members)
+        return members
+
+    yield start
+    for program in started:
+        program.kill()
 
 
 @pytest.fixture(scope="session")

@@ -260,13 +260,13 @@ def preparing_together(strategy: tf.distribute.Strategy, what: str) -> Iterator[
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         yield preparation
         return
-    cluster = Cluster.from_environment()
+    cluster, end = Cluster.from_environment(), f"the end of {what}"
     try:
         yield preparation
     except BaseException as error:
         with contextlib.suppress(Exception):  # the error that is raised matters more
             _tell(what, _TOLD, cluster.own, {"refused": one_line(error)})
-            _end_together(f"the end of {what}", cluster, _SECONDS_TO_BE_READ)
+            _end_together(end, cluster, _SECONDS_TO_BE_READ)
         raise
     with reraise_lost_worker(strategy, lambda: "before the first step"):
         _tell(what, _TOLD, cluster.own, {"statement": preparation.statement})
@@ -278,7 +278,7 @@ def preparing_together(strategy: tf.distribute.Strategy, what: str) -> Iterator[
     differences = [] if refused else _differences(answers, cluster)
     if refused or differences:
         with contextlib.suppress(tf.errors.OpError):  # what is wrong here matters more
-            _end_together(f"the end of {what}", cluster)
+            _end_together(end, cluster)
     if refused:
         raise ValueError(f"another machine of the cluster does not train. {'; '.join(refused)}")
     if differences:

@@ -30,7 +30,8 @@ _SECONDS_FOR_ANSWER = 5.0
 def noticing_preemption() -> Iterator[None]:
     """Inside, the process gets a SIGTERM once its machine is announced to end.
 
-    Elsewhere than on Compute Engine, or where `GCE_METADATA_IP` names a server, nobody is asked.
+    A metadata server is asked on Compute Engine, and where `GCE_METADATA_IP` names one; elsewhere,
+    nothing is done.
     """
     if not _is_compute_engine():
         yield

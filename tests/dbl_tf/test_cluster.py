@@ -1,9 +1,7 @@
 """Training by several processes, each a machine of a cluster on the loopback interface."""
 
-import os
 import re
 import signal
-import time
 
 import cluster_member
 import numpy as np
@@ -14,27 +12,17 @@ import tensorflow as tf
 from dbl_tf import training
 
 STEPS = 8
-SECONDS = 600  # after which something hangs
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts two processes that train together; all are stopped at the end of the test."""
-    processes = []
+def start(start_cluster, tmp_path):
+    """Starts two processes that train together."""
 
     def start_two(pause, steps=STEPS, directories=(tmp_path, tmp_path), nan_step=0, hold_at=0):
-        members = programs.start_cluster(
-            [
-                [cluster_member.__file__, directory, steps, pause, nan_step, hold_at]
-                for directory in directories
-            ]
-        )
-        processes.extend(members)
-        return members
+        arguments = [steps, pause, nan_step, hold_at]
+        return start_cluster([[cluster_member.__file__, d, *arguments] for d in directories])
 
-    yield start_two
-    for process in processes:
-        process.kill()
+    return start_two
 
 
 def weights_alone(directory, steps):
@@ -45,11 +33,7 @@ def weights_alone(directory, steps):
 
 def wait_for_step(tmp_path, step, members):
     checkpoints = training.Checkpoints(tmp_path / "checkpoints")
-    waited_until = time.monotonic() + SECONDS
-    while max(checkpoints.steps(), default=0) < step:
-        assert all(member.returncode is None for member in members)
-        assert time.monotonic() < waited_until
-        time.sleep(0.1)
+    programs.wait_until(lambda: max(checkpoints.steps(), default=0) >= step, members)
     return checkpoints
 
 
@@ -86,7 +70,7 @@ def test_both_machines_name_the_step_whose_loss_is_not_finite(start):
 def test_a_signal_to_one_machine_stops_all_after_the_same_step(start, tmp_path, told, number):
     members = start(pause=0.02, steps=100_000)
     checkpoints = wait_for_step(tmp_path, 6, members)
-    os.kill(members[told].pid, number)
+    members[told].signal(number)
     stopped = set()
     for member in members:
         assert member.wait() == 128 + number, member.stderr

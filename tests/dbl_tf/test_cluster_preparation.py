@@ -127,22 +127,17 @@ def test_a_single_machine_has_nobody_to_agree_with():
 
 
 @pytest.fixture
-def prepare(tmp_path):
+def prepare(start_cluster):
     """Starts two machines that prepare with settings of their own, and returns what they say."""
-    processes = []
 
     def start(*arguments, until=None):
-        processes.extend(programs.start_cluster([[MEMBER, *own] for own in arguments]))
+        members = start_cluster([[MEMBER, *own] for own in arguments])
         if until is not None:  # the last one has said this, and is killed
-            waited_until = time.monotonic() + 300
-            while until not in processes[-1].stdout and time.monotonic() < waited_until:
-                time.sleep(0.05)
-            processes[-1].kill()
-        return [(process.wait(), process.stdout + process.stderr) for process in processes]
+            programs.wait_until(lambda: until in members[-1].stdout, members)
+            members[-1].kill()
+        return [(member.wait(), member.stdout + member.stderr) for member in members]
 
-    yield start
-    for process in processes:
-        process.kill()
+    return start
 
 
 def test_machines_that_differ_or_are_refused_stop_together(prepare):

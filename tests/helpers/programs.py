@@ -14,7 +14,8 @@ import runpy
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # None of them defines flags or runs an operation of TensorFlow.
@@ -88,6 +89,21 @@ class Program:
     def stderr(self) -> str:
         """The messages of the program."""
         return pathlib.Path(self._files[1]).read_text(encoding="utf-8")
+
+
+def wait_until(happened: Callable[[], object], programs: Sequence[Program]) -> None:
+    """Returns once something has happened, which the programs bring about while they all run.
+
+    Args:
+        happened: whether it has.
+        programs: the programs.
+    """
+    waited_until = time.monotonic() + _SECONDS
+    while not happened():
+        for program in programs:
+            assert program.returncode is None, program.stderr
+        assert time.monotonic() < waited_until
+        time.sleep(0.02)
 
 
 def free_ports(number: int) -> list[int]:

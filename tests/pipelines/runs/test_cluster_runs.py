@@ -4,28 +4,22 @@ import random
 import signal
 import time
 
-import keras
 import numpy as np
-import programs
 import pytest
+from run_results import weights_of
 
 SMALL = ("--backbone_options=width=4", "--image_size=16", "--batch_size=8")
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts `train.py` on two machines; all are ended at the end of the test."""
-    processes = []
+def start(start_cluster, tmp_path):
+    """Starts `train.py` on two machines, each with flags of its own."""
 
     def start_two(*flags):
         shared = ("--strategy=multi_worker", f"--cache_dir={tmp_path / 'cache'}")
-        members = programs.start_cluster([("train.py", *shared, *own) for own in flags])
-        processes.extend(members)
-        return members
+        return start_cluster([("train.py", *shared, *own) for own in flags])
 
-    yield start_two
-    for process in processes:
-        process.kill()
+    return start_two
 
 
 def test_each_flag_that_differs_is_named_on_both_machines(start, tmp_path):
@@ -99,11 +93,7 @@ def test_a_cluster_of_which_a_machine_is_ended_at_random_moments(start, tmp_path
                 assert other in (0, 1, 128 + number), said
         ended += 1
         assert not list(run_dir.rglob("*.incomplete*"))
-        models = [
-            keras.models.load_model(folder / "model.keras", compile=False)
-            for folder in (tmp_path / "whole", run_dir)
-        ]
-        for a, b in zip(*[model.get_weights() for model in models], strict=True):
+        for a, b in zip(weights_of(tmp_path / "whole"), weights_of(run_dir), strict=True):
             np.testing.assert_array_equal(a, b)
         for name in ("metrics.json", "predictions.csv"):
             assert (run_dir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -10,6 +10,7 @@ import numpy as np
 import programs
 import pytest
 import tensorflow as tf
+from run_results import weights_of
 
 from dbl_tf import metrics
 from dbl_tf.calibration import Calibration
@@ -335,10 +336,7 @@ def test_all_the_states_of_training_are_in_a_checkpoint(examples, tmp_path):
     kept[-1].unlink()
     (tmp_path / "part" / "metrics.json").unlink()
     assert train_and_evaluate(config)["mAP"] == whole["mAP"]
-    ours, theirs = (
-        keras.models.load_model(tmp_path / name / "model.keras", compile=False).get_weights()
-        for name in ("whole", "part")
-    )
+    ours, theirs = (weights_of(tmp_path / name) for name in ("whole", "part"))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -11,11 +11,11 @@ import sys
 import time
 
 import cluster_member
-import keras
 import numpy as np
 import programs
 import pytest
 import tensorflow as tf
+from run_results import weights_of
 
 from dbl_tf import training
 from dbl_tf.lock import Lock
@@ -54,10 +54,7 @@ def test_a_process_killed_in_a_step_and_in_a_checkpoint_goes_on_exactly(tmp_path
     checkpoints = training.Checkpoints(directory / "checkpoints")
 
     in_a_step = start(directory, hold_at=4)
-    waited_until = time.monotonic() + SECONDS
-    while max(checkpoints.steps(), default=0) < 3:
-        assert in_a_step.returncode is None and time.monotonic() < waited_until
-        time.sleep(0.05)
+    programs.wait_until(lambda: max(checkpoints.steps(), default=0) >= 3, [in_a_step])
     in_a_step.kill()
     reached = checkpoints.steps()
     assert reached[-1] == 3
@@ -74,10 +71,6 @@ def test_a_process_killed_in_a_step_and_in_a_checkpoint_goes_on_exactly(tmp_path
         assert len(whole.files) > 5
         for name in whole.files:
             np.testing.assert_array_equal(whole[name], resumed[name])
-
-
-def weights_of(run_dir):
-    return keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
 
 
 # What is measured, and differs from run to run.
@@ -218,14 +211,6 @@ def shards(tmp_path_factory):
     return directory
 
 
-def wait_until(happened, program):
-    waited_until = time.monotonic() + SECONDS
-    while not happened():
-        assert program.returncode is None, program.stderr
-        assert time.monotonic() < waited_until
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_train_py_stops_after_a_step_with_a_line_and_a_status(number, features, tmp_path):
     program = programs.Program(
@@ -241,8 +226,8 @@ def test_train_py_stops_after_a_step_with_a_line_and_a_status(number, features, 
         ]
     )
     checkpoints = training.Checkpoints(tmp_path / "run" / "checkpoints")
-    wait_until(checkpoints.steps, program)
-    os.kill(program.pid, number)
+    programs.wait_until(checkpoints.steps, [program])
+    program.signal(number)
     assert program.wait() == 128 + number
     reached = checkpoints.steps()[-1]
     assert program.stderr.endswith(
@@ -254,9 +239,9 @@ def test_train_py_stops_after_a_step_with_a_line_and_a_status(number, features, 
 def test_a_second_signal_ends_a_step_that_does_not_end(tmp_path):
     program = start(tmp_path, hold_at=4)
     checkpoints = training.Checkpoints(tmp_path / "checkpoints")
-    wait_until(lambda: max(checkpoints.steps(), default=0) == 3, program)
-    os.kill(program.pid, signal.SIGINT)
-    wait_until(lambda: "SIGINT: stopping after this step" in program.stderr, program)
+    programs.wait_until(lambda: max(checkpoints.steps(), default=0) == 3, [program])
+    program.signal(signal.SIGINT)
+    programs.wait_until(lambda: "SIGINT: stopping after this step" in program.stderr, [program])
     waited_until = time.monotonic() + SECONDS
     while program.returncode is None and time.monotonic() < waited_until:
         with contextlib.suppress(ProcessLookupError):

@@ -12,6 +12,7 @@ import numpy as np
 import programs
 import pytest
 import tensorflow as tf
+from run_results import weights_of
 from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -76,10 +77,7 @@ def untracked(features, tmp_path_factory):
 
 
 def assert_same_weights(run_dir, other):
-    ours, theirs = (
-        keras.models.load_model(path / "model.keras", compile=False).get_weights()
-        for path in (run_dir, other)
-    )
+    ours, theirs = (weights_of(path) for path in (run_dir, other))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -9,6 +9,7 @@ import programs
 import pytest
 import tensorflow as tf
 from PIL import Image
+from run_results import weights_of
 
 from dbl_tf import LabelStatistics, serving, training
 from pipelines.runs import build, costs, directory, evaluate
@@ -158,7 +159,7 @@ def test_a_folder_of_unlabeled_images_is_predicted(finished, picture_table, tmp_
 def test_the_same_command_continues_and_another_is_refused(finished, picture_table):
     run_dir, scores = finished
     same = make_config(picture_table, run_dir, val_fraction=0.2)
-    weights = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    weights = weights_of(run_dir)
     # As if killed after the last checkpoint, in the evaluation or the export.
     for name in ("metrics.json", "thresholds.json", "model.keras"):
         (run_dir / name).unlink()
@@ -170,7 +171,7 @@ def test_the_same_command_continues_and_another_is_refused(finished, picture_tab
     assert checkpoint.stat().st_mtime_ns == trained
     assert serving.versions(run_dir / "saved_model") == [1]
     assert not list(run_dir.rglob("*.incomplete*"))
-    again = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    again = weights_of(run_dir)
     for a, b in zip(weights, again, strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ConfigError, match=r"another configuration(.|\n)*--mu: 0.2 there, 0.4 now"):
@@ -205,7 +206,7 @@ def test_a_full_disk_loses_nothing(picture_table, tmp_path):
     options = {"checkpoint_every": 1, "freeze_backbone": True, "calibrate": False, "export": False}
     config = make_config(picture_table, run_dir, **options)
     scores = train_and_evaluate(config)
-    expected = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    expected = weights_of(run_dir)
     checkpoints = training.Checkpoints(run_dir / "checkpoints")
 
     # The last checkpoint does not fit.
@@ -221,7 +222,7 @@ def test_a_full_disk_loses_nothing(picture_table, tmp_path):
 
     # With space it goes on.
     assert train_and_evaluate(config) == scores
-    again = keras.models.load_model(run_dir / "model.keras", compile=False).get_weights()
+    again = weights_of(run_dir)
     for a, b in zip(expected, again, strict=True):
         np.testing.assert_array_equal(a, b)
 
